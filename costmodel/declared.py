@@ -71,6 +71,10 @@ class Key(ValueRecord):
     name: str
 
 
+class Nullable(ValueRecord):
+    """Of a key that may be null in files: the field's default then stands for it."""
+
+
 class Measure(FieldType):
     """A quantity of one dimension, written as a string with its unit.
 

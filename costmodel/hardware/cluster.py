@@ -5,9 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from costmodel.declared import Bandwidth, Latency, LoadFactor, Money, NicBandwidth, Number, OneOf, Size, Watts
+from costmodel.declared import (
+    Bandwidth,
+    DType,
+    Latency,
+    LoadFactor,
+    Money,
+    NicBandwidth,
+    Nullable,
+    Number,
+    OneOf,
+    Peak,
+    Size,
+    Watts,
+    WattsOrZero,
+    Whole,
+)  # fmt: skip
 from costmodel.hardware.device import Device, Link
-from costmodel.quantities import BytesPerSecond, Count, FlopPerSecond, Quantity, Seconds
+from costmodel.quantities import BytesPerSecond, Count, Quantity, Seconds
 from costmodel.records import Record, field
 
 TOPOLOGIES = (
@@ -25,15 +40,14 @@ class Nic(Record):
 
 
 class Host(Record):
-    """The node's CPU side, all sockets together. Null, and a format that `peak` leaves out: no source.
-
-    peak: dense arithmetic by number format [FLOP/s].
-    """
+    """The node's CPU side, all sockets together. Null, and a format that `peak` leaves out: no source."""
 
     memory: Annotated[Size | None, "host memory"] = None
     bandwidth: Annotated[Bandwidth | None, "host memory bandwidth of all sockets"] = None
     sockets: Annotated[Number | None, "CPU sockets"] = None
-    peak: Mapping[str, FlopPerSecond] = field(default_factory=dict)
+    peak: Annotated[Mapping[DType, Peak], Nullable(), "format -> dense peak, all sockets; null: unknown"] = field(
+        default_factory=dict
+    )
     link: Annotated[str, "name of the device's link to the host"] = "pcie"
     price: Annotated[Money | None, "price of a node without its devices; null: unknown"] = None
     switches: Annotated[Number | None, "PCIe switches below the sockets; null: none"] = None
@@ -42,23 +56,25 @@ class Host(Record):
 
 
 class Facility(Record):
-    """What a device's power costs around it: of switches and optics [W], and the building's over the machines' [-]."""
+    """Power around the devices."""
 
-    network: Watts = 0.0
-    pue: Quantity = 1.0
+    network: Annotated[WattsOrZero, Nullable(), "switches, NICs and optics per device; null: not counted"] = 0.0
+    pue: Annotated[
+        LoadFactor, Nullable(), "power of the building over that of its machines (PUE); null: not counted"
+    ] = 1.0
 
 
 class Node(Record):
     """`count` devices joined by the link `intra`. Without `peer_to_peer` their traffic goes through host memory."""
 
-    name: str
+    name: Annotated[str, "name in references"]
     device: Device
-    count: Count
+    count: Annotated[Number, "devices in the node"]
     intra: Link
-    peer_to_peer: bool
-    nic: Nic | None
-    host: Host
-    facility: Facility = Facility()
+    peer_to_peer: Annotated[bool, "false: traffic between devices goes through host memory"] = True
+    nic: Annotated[Nic | None, "NICs; null: none"] = None
+    host: Annotated[Host, "the CPU side"] = field(default_factory=Host)
+    facility: Annotated[Facility, "power of network and building"] = Facility()
 
 
 class FabricPrice(Record):
@@ -73,7 +89,6 @@ class Network(Record):
     """The fabric between nodes.
 
     latencies: small message, end to end, null where no source states one.
-    reconfiguration: time in which optical circuits change [s].
     """
 
     topology: Annotated[Annotated[str, OneOf(TOPOLOGIES)], "how switches are wired; `unspecified` has no part counts"]
@@ -95,7 +110,7 @@ class Network(Record):
     pxn: Annotated[bool, "change rails inside the node, over the link between its devices"] = True
     failed: Annotated[tuple[str, ...], "failed parts: plane0, nic12, leaf0.3, leaf0.3-spine0.1 (flow engine only)"] = ()
     shape: tuple[float, ...] = ()
-    reconfiguration: Seconds = 0.0
+    reconfiguration: Annotated[Latency, Nullable(), "ocs: time in which the optical circuits change; null: none"] = 0.0
 
 
 class Cluster(Record):
@@ -103,8 +118,10 @@ class Cluster(Record):
 
     name: str
     node: Node
-    count: Count
-    network: Network | None
+    count: Annotated[Annotated[Quantity, Whole(1, 10**6)], "nodes in the cluster"]
+    network: Annotated[
+        Network | None, "the network; null: several nodes with NICs share one switch, at the NIC's latency"
+    ] = None
 
     @property
     def device(self) -> Device:

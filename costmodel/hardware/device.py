@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 
-from costmodel.declared import Latency, LinkBandwidth, Quoted, ShareOrZero, Watts
-from costmodel.quantities import (
-    Bytes,
-    BytesPerSecond,
-    Count,
-    FlopPerSecond,
-    Hertz,
-    Joules,
-    Quantity,
-)
+from costmodel.declared import (
+    Bandwidth,
+    Energy,
+    Latency,
+    LinkBandwidth,
+    Nullable,
+    Number,
+    OneOf,
+    Quoted,
+    ShareOrZero,
+    Size,
+    Watts,
+    WattsOrZero,
+)  # fmt: skip
+from costmodel.quantities import Bytes, BytesPerSecond, Count, FlopPerSecond, Hertz, Quantity
 from costmodel.records import Record, replace
+
+LEVELS = ("smem", "l1", "l2", "l3", "mall", "hbm", "dram")
 
 
 class MathUnit(Record):
@@ -25,27 +32,27 @@ class MathUnit(Record):
 
     flop_per_cycle: dense rate of one processor [FLOP/cycle].
     clock: the clock its peak is stated at [Hz].
-    accumulate: format of the running sum (`fp32`, `fp22`, `fp16`).
-    scaling: who applies block scales: `none`, `software` (the kernel, on CUDA cores) or `native` (the math unit).
+    scaling: `software` is the kernel's, on CUDA cores; `native` the math unit's.
     """
 
     flop_per_cycle: Count
     clock: Hertz
-    accumulate: str = "fp32"
-    scaling: str = "none"
+    accumulate: Annotated[Literal["fp64", "fp32", "fp22", "fp16", "int32"], "format of the accumulator"] = "fp32"
+    scaling: Annotated[Literal["none", "software", "native"], "where block scales are applied"] = "none"
 
 
 class MemoryLevel(Record):
     """One level of the hierarchy. Both figures are totals of the device, also where the level is per processor.
 
-    bandwidth is null where no source states it: such a level never bounds a kernel. driver: the part that the driver
-    keeps from programs.
+    bandwidth is null where no source states it: such a level never bounds a kernel.
     """
 
-    name: str
-    capacity: Bytes
-    bandwidth: BytesPerSecond | None
-    driver: Bytes = 0.0
+    name: Annotated[Annotated[str, OneOf(LEVELS)], "name of the level"]
+    capacity: Annotated[Size, "capacity"]
+    bandwidth: Annotated[Bandwidth | None, "read bandwidth; null: unknown"]
+    driver: Annotated[
+        Size, Nullable(), "part of the capacity that the driver keeps from programs; null: unknown, as if none"
+    ] = 0.0
 
     @property
     def visible_capacity(self) -> Bytes:
@@ -64,18 +71,21 @@ class Link(Record):
 class Power(Record):
     """Electrical power of a board, null where no source states it.
 
-    busy: more while kernels run, at the highest clock [W].
-    tensor: energy of a FLOP of 16-bit operands at that clock [J].
-    memory, link: energy of a byte of device memory, and of one sent [J].
+    busy, tensor: at the highest clock.
     timed: limit under which kernels were timed, that of the device's file; null: as `tdp` [W].
     """
 
     tdp: Annotated[Watts | None, "board power limit; null: unknown"] = None
     idle: Annotated[Watts | None, "idle board power; null: unknown"] = None
-    busy: Watts = 0.0
-    tensor: Joules = 0.0
-    memory: Joules = 0.0
-    link: Joules = 0.0
+    busy: Annotated[WattsOrZero, Nullable(), "more than idle while kernels run, whatever they do; null: none"] = 0.0
+    tensor: Annotated[
+        Energy, Nullable(), "per FLOP of 16-bit operands, others in proportion to their bytes; null: none"
+    ] = 0.0
+    memory: Annotated[
+        Energy, Nullable(),
+        "per byte of device memory; null: power stands at the limit, which then sets no clock",
+    ] = 0.0  # fmt: skip
+    link: Annotated[Energy, Nullable(), "per byte sent to other devices; null: not counted"] = 0.0
     timed: Watts | None = None
     error: Annotated[
         ShareOrZero | None,
@@ -134,16 +144,16 @@ class Device(Record):
     path: where its file is if no name of the search path finds it.
     """
 
-    name: str
-    architecture: str
-    processors: Count
+    name: Annotated[str, "name in references"]
+    architecture: Annotated[str, "vendor's architecture name, in lower case"]
+    processors: Annotated[Number, "usable streaming multiprocessors (SMs)"]
     clock: Hertz  # tensor reference clock
     clock_max: Hertz
     math: Mapping[str, MathUnit]
     memory: tuple[MemoryLevel, ...]
     links: Mapping[str, Link]
-    power: Power
-    price: Price
+    power: Annotated[Power, "electrical power"] = Power()
+    price: Annotated[Price, "prices"] = Price()
     path: str | None = None
 
     def peak(self, dtype: str, processors: Count | None = None) -> FlopPerSecond:

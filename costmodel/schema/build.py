@@ -12,7 +12,7 @@ from costmodel.quantities import Count, Quantity, divides, floor, maximum, where
 from costmodel.records import Record, fields, replace
 from costmodel.schema import serving as requests_files
 from costmodel.schema import workload
-from costmodel.schema.cluster import ClusterFile, FacilityFile, NetworkFile, NodeFile
+from costmodel.schema.cluster import ClusterFile, NetworkFile, NodeFile
 from costmodel.schema.device import DeviceFile, MathUnitFile, MemoryLevelFile, PowerFile
 from costmodel.schema.framework import PartFormatsFile, PrecisionFile
 from costmodel.schema.records import record
@@ -75,11 +75,8 @@ def _quote(file: DeviceFile, name: str) -> hardware.Quote | None:
 
 
 def _power(file: PowerFile, original: PowerFile) -> hardware.Power:
-    """Return the power of a board. Energies that the file leaves out are none; a `limit` stands for the board's own."""
-    work = {name: getattr(file, name) for name in ("busy", "tensor", "memory", "link")}
-    work = {name: 0.0 if value is None else value for name, value in work.items()}
-    limit = file.tdp if file.limit is None else file.limit
-    return record(hardware.Power, file, **work | {"tdp": limit, "timed": original.tdp})
+    """Return the power of a board. A `limit` stands for the board's own."""
+    return record(hardware.Power, file, tdp=file.tdp if file.limit is None else file.limit, timed=original.tdp)
 
 
 def _clock(file: DeviceFile, unit: MathUnitFile) -> Quantity:
@@ -96,19 +93,7 @@ def _memory_level(level: MemoryLevelFile, processors: Count) -> hardware.MemoryL
 
 def node(file: NodeFile, node_device: hardware.Device) -> hardware.Node:
     """Return the node. Its link `intra` must be one of the device's."""
-    return record(
-        hardware.Node,
-        file,
-        device=node_device,
-        intra=node_device.links[file.intra],
-        host=record(hardware.Host, file.host, peak=dict(file.host.peak or {})),
-        facility=_facility(file.facility),
-    )
-
-
-def _facility(file: FacilityFile) -> hardware.Facility:
-    """Return the power around the devices. What the file leaves out is not counted."""
-    return hardware.Facility(0.0 if file.network is None else file.network, 1.0 if file.pue is None else file.pue)
+    return record(hardware.Node, file, device=node_device, intra=node_device.links[file.intra])
 
 
 def cluster(file: ClusterFile, cluster_node: hardware.Node) -> hardware.Cluster:
@@ -124,7 +109,6 @@ def network(file: NetworkFile) -> hardware.Network:
         latency_same_leaf=file.latency.same_leaf,
         latency_cross_leaf=file.latency.cross_leaf,
         shape=tuple(map(float, file.shape)),
-        reconfiguration=0.0 if file.reconfiguration is None else file.reconfiguration,
     )
 
 
@@ -202,10 +186,7 @@ def communication(file: workload.CommunicationFile, kernels: scenario.Framework)
 
 def routing(file: workload.RoutingFile, counts: tuple[float, ...] | None) -> scenario.Routing:
     """Return how tokens are routed to experts. counts: the content of the file that `counts` names."""
-    skews = {key: getattr(file, key) for key in ("exponent", "spread")}
-    return record(
-        scenario.Routing, file, counts=counts, **{key: 0.0 if each is None else each for key, each in skews.items()}
-    )
+    return record(scenario.Routing, file, counts=counts)
 
 
 def plan(file: workload.PlanFile, kernels: scenario.Framework, device: hardware.Device) -> scenario.Plan:

@@ -5,18 +5,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from costmodel.declared import (
-    DType,
-    Latency,
-    LoadFactor,
-    NicBandwidth,
-    Number,
-    Peak,
-    WattsOrZero,
-    Whole,
-    Wrong,
-)
-from costmodel.hardware.cluster import Host, Network, Nic
+from costmodel.declared import Latency, NicBandwidth, Number, Whole, Wrong
+from costmodel.hardware.cluster import Cluster, Host, Network, Nic, Node
 from costmodel.quantities import Quantity
 from costmodel.schema.device import PLAUSIBLE, Source
 from costmodel.schema.records import Declared
@@ -35,31 +25,13 @@ class HostFile(Declared, of=Host):
     """The CPU side of a node. Null: unknown."""
 
     cpu: str | None = Field(default=None, description="CPU model")
-    peak: dict[DType, Peak] | None = Field(default=None, description="format -> dense peak, all sockets; null: unknown")
 
 
-class FacilityFile(Strict):
-    """Power around the devices."""
-
-    network: WattsOrZero | None = Field(
-        default=None, description="switches, NICs and optics per device; null: not counted"
-    )
-    pue: LoadFactor | None = Field(
-        default=None, description="power of the building over that of its machines (PUE); null: not counted"
-    )
-
-
-class NodeFile(Strict):
+class NodeFile(Declared, of=Node):
     """Devices in one machine."""
 
-    name: str = Field(description="name in references")
     device: str = Field(description="the device file, `devices/NAME`")
-    count: Number = Field(description="devices in the node")
     intra: str = Field(description="name of the link between the devices")
-    peer_to_peer: bool = Field(default=True, description="false: traffic between devices goes through host memory")
-    nic: NicFile | None = Field(default=None, description="NICs; null: none")
-    host: HostFile = Field(default_factory=HostFile, description="the CPU side")
-    facility: FacilityFile = Field(default_factory=FacilityFile, description="power of network and building")
     aliases: list[str] = Field(default=[], description="other names of the node")
     plausible: list[str] = Field(default=[], description=PLAUSIBLE)
     sources: list[Source] = Field(default=[], description="sources of the values")
@@ -83,9 +55,6 @@ class NetworkFile(Declared, of=Network):
     shape: list[Annotated[int, Whole(1, 4096, single=True)]] = Field(
         default=[], description="mesh, torus: routers along each side, the first in which endpoints are numbered first"
     )
-    reconfiguration: Latency | None = Field(
-        default=None, description="ocs: time in which the optical circuits change; null: none"
-    )
     latency: FabricLatencyFile = Field(default_factory=FabricLatencyFile, description="latencies")
 
     def _check_grid(self) -> None:
@@ -104,15 +73,11 @@ class NetworkFile(Declared, of=Network):
             raise Wrong("no port of a router is left for an endpoint", f"write radix: {least} or more")
 
 
-class ClusterFile(Strict):
+class ClusterFile(Declared, of=Cluster):
     """Identical nodes on one network. Inside a scenario, `name` is optional."""
 
     name: str = Field(default="inline", description="name in references")
     node: str = Field(description="the node file, `nodes/NAME`")
-    count: Annotated[Quantity, Whole(1, 10**6)] = Field(description="nodes in the cluster")
-    network: NetworkFile | None = Field(
-        default=None, description="the network; null: several nodes with NICs share one switch, at the NIC's latency"
-    )
     plausible: list[str] = Field(default=[], description=PLAUSIBLE)
     sources: list[Source] = Field(default=[], description="sources of the values")
 

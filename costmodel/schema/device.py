@@ -7,27 +7,10 @@ import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
-from costmodel.declared import (
-    Bandwidth,
-    DType,
-    Energy,
-    Factor,
-    Frequency,
-    Latency,
-    Number,
-    OneOf,
-    Peak,
-    Size,
-    Watts,
-    WattsOrZero,
-    Whole,
-    Wrong,
-)
-from costmodel.hardware.device import Link, Power, Price
+from costmodel.declared import DType, Factor, Frequency, Latency, Peak, Watts, Whole, Wrong
+from costmodel.hardware.device import Device, Link, MathUnit, MemoryLevel, Power, Price
 from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
-
-LEVELS = ("smem", "l1", "l2", "l3", "mall", "hbm", "dram")
 
 NO_SOURCE = "no source"  # cited for what stays null or is taken from another device
 PLAUSIBLE = "paths of fields whose values are meant although no known hardware has such"
@@ -59,27 +42,17 @@ class ClockFile(Strict):
     max: Frequency = Field(description="highest boost clock")
 
 
-class MathUnitFile(Strict):
+class MathUnitFile(Declared, of=MathUnit):
     """The dense arithmetic of one number format."""
 
     peak: Peak = Field(description="dense peak of the device; a multiply-add is two FLOP")
-    accumulate: Literal["fp64", "fp32", "fp22", "fp16", "int32"] = Field(
-        default="fp32", description="format of the accumulator"
-    )
-    scaling: Literal["none", "software", "native"] = Field(default="none", description="where block scales are applied")
     clock: Literal["reference", "max"] = Field(default="reference", description="clock of the stated peak")
 
 
-class MemoryLevelFile(Strict):
+class MemoryLevelFile(Declared, of=MemoryLevel):
     """One level of the memory hierarchy."""
 
-    name: Annotated[str, OneOf(LEVELS)] = Field(description="name of the level")
-    capacity: Size = Field(description="capacity")
-    bandwidth: Bandwidth | None = Field(description="read bandwidth; null: unknown")
     per: Literal["processor", "device"] = Field(default="device", description="unit of all values")
-    driver: Size | None = Field(
-        default=None, description="part of the capacity that the driver keeps from programs; null: unknown, as if none"
-    )
 
 
 class LinkFile(Declared, of=Link):
@@ -90,16 +63,6 @@ class PowerFile(Declared, of=Power):
     """Electrical power."""
 
     limit: Watts | None = Field(default=None, description="limit that the board is set to; null: `tdp`")
-    busy: WattsOrZero | None = Field(
-        default=None, description="more than idle while kernels run, whatever they do; null: none"
-    )
-    tensor: Energy | None = Field(
-        default=None, description="per FLOP of 16-bit operands, others in proportion to their bytes; null: none"
-    )
-    memory: Energy | None = Field(
-        default=None, description="per byte of device memory; null: power stands at the limit, which then sets no clock"
-    )
-    link: Energy | None = Field(default=None, description="per byte sent to other devices; null: not counted")
 
     def _check_idle(self) -> None:
         for name in ("tdp", "limit"):
@@ -163,25 +126,20 @@ class CalibrationFile(Strict):
     )
 
 
-class DeviceFile(Strict):
+class DeviceFile(Declared, of=Device):
     """One accelerator."""
 
-    name: str = Field(description="name in references")
     announced: Annotated[int, Whole(1990, 2100, single=True)] | None = Field(
         default=None, description="year in which the vendor presented it; null: unknown"
     )
     forecast: bool = Field(
         default=False, description="announced, and measured by nobody yet; every result on the device says so"
     )
-    architecture: str = Field(description="vendor's architecture name, in lower case")
     die: str | None = Field(default=None, description="chip that the device is cut from, in lower case")
-    processors: Number = Field(description="usable streaming multiprocessors (SMs)")
     clock: ClockFile = Field(description="clock frequencies")
     math: dict[DType, MathUnitFile] = Field(min_length=1, description="number format -> arithmetic; fp32: CUDA cores")
     memory: list[MemoryLevelFile] = Field(min_length=1, description="levels, from the nearest to device memory")
     links: dict[str, LinkFile] = Field(default_factory=dict, description="link name -> link")
-    power: PowerFile = Field(default_factory=PowerFile, description="electrical power")
-    price: PriceFile = Field(default_factory=PriceFile, description="prices")
     aliases: list[str] = Field(default=[], description="names of the device in measurement tables")
     calibration: CalibrationFile | None = Field(default=None, description="fits of the device")
     plausible: list[str] = Field(default=[], description=PLAUSIBLE)

@@ -6,6 +6,7 @@ dimension and bounds (`costmodel.declared`), its default is the field's. Fields 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
@@ -16,7 +17,7 @@ from msgspec import NODEFAULT, Struct
 from msgspec.structs import fields as struct_fields
 from pydantic import Field
 
-from costmodel.declared import FieldType, Key
+from costmodel.declared import FieldType, Key, Nullable
 from costmodel.records import fields
 from costmodel.schema.strict import Strict
 
@@ -52,6 +53,7 @@ class Declared(Strict):
         keys = {key: (kind, field) for key, kind, field in _keys(of, optional=optional) if key not in (*own, *without)}
         further = [key for key in own if key not in fields(of)]
         order = [*further, *(key for key in fields(of) if key in keys or key in own)]
+        order.sort(key=lambda key: key != "name")
         cls.__annotations__ = {key: keys[key][0] if key in keys else own[key] for key in order}
         for key, (_, field) in keys.items():
             setattr(cls, key, field)
@@ -70,7 +72,7 @@ class Declared(Strict):
     def made(self) -> Any:
         """Return the record."""
         keys = type(self).model_fields
-        return self.record_type(**{key: _made(getattr(self, key)) for key in fields(self.record_type) if key in keys})
+        return self.record_type(**_values(self.record_type, self, [k for k in fields(self.record_type) if k in keys]))
 
 
 def file_of(made: type[Struct]) -> type[Declared]:
@@ -90,7 +92,7 @@ def _keys(made: type[Struct], *, optional: bool) -> Iterator[tuple[str, Any, Any
         if meaning is None:
             continue
         kind, default = _file_type(hint), dict[str, Any]()
-        if optional:
+        if optional or any(isinstance(note, Nullable) for note in notes):
             kind, default = kind | None, {"default": None}
         elif field.default is not NODEFAULT:
             default = {"default": list(field.default) if isinstance(field.default, tuple) else field.default}
@@ -120,8 +122,22 @@ def _file_type(hint: Any) -> Any:
 
 def record(kind: type[Record], file: Strict, **given: object) -> Record:
     """Return a record: the `given` fields, and for every other one the file's value of the same name."""
-    values = {name: _made(getattr(file, name)) for name in fields(kind) if name not in given}
-    return kind(**values, **given)
+    return kind(**_values(kind, file, [name for name in fields(kind) if name not in given]), **given)
+
+
+def _values(kind: type[Struct], file: Strict, names: Collection[str]) -> dict[str, Any]:
+    """Return fields of a record as a file states them, without those whose null means their default."""
+    nullable = _nullable(kind)
+    stated = {name: getattr(file, name) for name in names}
+    return {name: _made(value) for name, value in stated.items() if value is not None or name not in nullable}
+
+
+@functools.cache
+def _nullable(kind: type[Struct]) -> frozenset[str]:
+    """Return the fields whose keys may be null."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    notes = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return frozenset(name for name, each in notes.items() if any(isinstance(note, Nullable) for note in each))
 
 
 def optional(kind: type[Record], file: Strict | None) -> Record | None:

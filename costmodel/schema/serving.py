@@ -7,14 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from costmodel.declared import (
-    Integer,
-    Number,
-    PositiveNumber,
-    RatioOrZero,
-    Wrong,
-    exceeds,
-)
+from costmodel.declared import Integer, Number, Wrong, exceeds
 from costmodel.errors import InputError
 from costmodel.schema.inputs import is_file, note_folder
 from costmodel.schema.records import Declared, record
@@ -38,15 +31,12 @@ class SchedulerFile(Declared, of=Scheduler, optional=True, without=("mixed", "re
 class LengthsFile(Declared, of=Lengths):
     """Lengths in tokens. A number alone is short for `{mean: NUMBER}`."""
 
-    mean: PositiveNumber | None = Field(default=None, description="mean; not for `uniform` and `values`")
-    deviation: RatioOrZero | None = Field(default=None, description="standard deviation in tokens")
     values: list[Integer] = Field(default=[], description="lengths that are drawn")
 
     def made(self) -> Lengths:
         """Return the lengths."""
-        mean, deviation = 1.0 if self.mean is None else self.mean, 0.0 if self.deviation is None else self.deviation
         values, weights = tuple(map(float, self.values)), tuple(map(float, self.weights))
-        return record(Lengths, self, mean=mean, deviation=deviation, values=values, weights=weights)
+        return record(Lengths, self, values=values, weights=weights)
 
     @model_validator(mode="before")
     @classmethod

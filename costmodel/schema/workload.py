@@ -7,7 +7,6 @@ from pydantic import Field
 
 from costmodel.declared import (
     DType,
-    Exponent,
     Integer,
     Named,
     Number,
@@ -60,10 +59,6 @@ class RoutingFile(Declared, of=Routing):
         description="balanced: all ranks equal; uniform / zipf / lognormal: random routing; counts: from a file; null: "
         "uniform in training, on engines of phase `serving` under a load lognormal with the framework's "
         "`expert_spread`, else balanced",
-    )
-    exponent: Exponent | None = Field(default=None, description="of Zipf's law, popularity = rank^-exponent; zipf only")
-    spread: Exponent | None = Field(
-        default=None, description="standard deviation of the logarithm of popularity; lognormal only"
     )
 
     def _check_load(self) -> None:

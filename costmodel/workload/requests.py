@@ -15,10 +15,12 @@ from costmodel.declared import (
     Latency,
     Measure,
     Moment,
+    Nullable,
     Number,
     NumberOrZero,
     PositiveNumber,
     Ratio,
+    RatioOrZero,
     Weight,
     Whole,
 )
@@ -43,8 +45,8 @@ class Lengths(Record, kw_only=True):
         Literal["constant", "uniform", "exponential", "normal", "lognormal", "values"],
         "of lengths; `uniform` from `low` to `high`, `values` from a list",
     ] = "constant"
-    mean: Count = 1.0
-    deviation: Count = 0.0  # standard deviation
+    mean: Annotated[PositiveNumber, Nullable(), "mean; not for `uniform` and `values`"] = 1.0
+    deviation: Annotated[RatioOrZero, Nullable(), "standard deviation in tokens"] = 0.0
     low: Annotated[Tokens, "least length"] = 1.0
     high: Annotated[Tokens | None, "largest length; null: any"] = None
     values: tuple[float, ...] = ()

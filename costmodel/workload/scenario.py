@@ -10,10 +10,12 @@ import numpy as np
 from costmodel.declared import (
     Bits,
     DType,
+    Exponent,
     Integer,
     Latency,
     LinearType,
     LoadFactor,
+    Nullable,
     Number,
     NumberOrZero,
     PositiveNumber,
@@ -211,8 +213,8 @@ class Routing(Record):
     """
 
     load: str = "balanced"
-    exponent: Count = 0.0
-    spread: Count = 0.0
+    exponent: Annotated[Exponent, Nullable(), "of Zipf's law, popularity = rank^-exponent; zipf only"] = 0.0
+    spread: Annotated[Exponent, Nullable(), "standard deviation of the logarithm of popularity; lognormal only"] = 0.0
     counts: tuple[float, ...] | None = None
     redundant: Annotated[NumberOrZero, "additional replicas of the most-loaded experts"] = 0.0
     placement: Annotated[
