@@ -165,17 +165,17 @@ class Anchors(MutableRecord, eq=False):
             self._files[name] = tuple(read_steps(document, self.library, self.resolve))
         steps = tuple(step for step in self._files[name] if _class(step.scenario) == _class(scenario))
         if not steps:
-            raise InputError.single(
-                f"{name} holds nothing of {_class(scenario)}", hint="name a file with runs of this class",
-                field=f"scenarios.{scenario.name}.anchor", location=reference.location,
+            raise reference.error(
+                f"{name} holds nothing of {_class(scenario)}", "name a file with runs of this class",
+                f"scenarios.{scenario.name}.anchor",
             )  # fmt: skip
         for step in steps:
             if _site(step.scenario)[:2] != _site(scenario)[:2]:
                 (framework, device, _), (other, on, _) = _site(step.scenario), _site(scenario)
-                raise InputError.single(
+                raise reference.error(
                     f"{name} was measured with {framework} on {device}, this scenario has {other} on {on}",
-                    hint="name an anchor of the same framework and device, or none: `anchor: null`",
-                    field=f"scenarios.{scenario.name}.anchor", location=reference.location,
+                    "name an anchor of the same framework and device, or none: `anchor: null`",
+                    f"scenarios.{scenario.name}.anchor",
                 )  # fmt: skip
         return steps
 
@@ -224,9 +224,7 @@ def read_steps(document: Tree, library: Library, resolve: Resolve) -> Iterator[M
         file = _checked(AnchorStepFile, item, "steps")
         field = f"steps.{file.name}"
         if file.name in seen:
-            raise InputError.single(
-                f"duplicate name {file.name!r}", hint="rename one", field=field, location=item.location
-            )
+            raise item.error(f"duplicate name {file.name!r}", "rename one", field)
         seen.add(file.name)
         tree, name = _workload(item.value["scenario"], library, field)
         yield _step(file, item, field, run_of(tree, name, file.set, RunReader(library, resolve, item.location)))
@@ -242,9 +240,9 @@ def read_scatter(library: Library, scenario: Scenario) -> SiteScatter:
 def _workload(tree: Tree, library: Library, field: str) -> tuple[Tree, str]:
     """Return the workload that a step's scenario is of, and the scenario's name there."""
     if not tree.is_mapping:
-        raise InputError.single(
-            "must be a mapping", hint="write a scenario with its `model`, or {workload: NAME, scenario: NAME}",
-            field=f"{field}.scenario", location=tree.location,
+        raise tree.error(
+            "must be a mapping", "write a scenario with its `model`, or {workload: NAME, scenario: NAME}",
+            f"{field}.scenario",
         )  # fmt: skip
     if tree.child("workload") is not None:
         reference = _checked(ReferenceFile, tree, f"{field}.scenario")
@@ -258,9 +256,9 @@ def _step(file: MeasuredStepFile, tree: Tree, field: str, scenario: Scenario) ->
     """Return a measured value in SI."""
     allowed = MEASURED[scenario.plan.phase]
     if file.metric not in allowed:
-        raise InputError.single(
-            f"{file.metric} is not measured in phase {scenario.plan.phase}", hint=f"write one of {', '.join(allowed)}",
-            field=f"{field}.metric", location=tree.value["metric"].location,
+        raise tree.value["metric"].error(
+            f"{file.metric} is not measured in phase {scenario.plan.phase}", f"write one of {', '.join(allowed)}",
+            f"{field}.metric",
         )  # fmt: skip
     measure = Measure(dimension_of(file.metric) or "ratio")
     value = tree.value["value"]
@@ -269,7 +267,7 @@ def _step(file: MeasuredStepFile, tree: Tree, field: str, scenario: Scenario) ->
     except Wrong as error:
         raise field_error(error, f"{field}.value", value.location) from None
     if not math.isfinite(number) or number <= 0.0:
-        raise InputError.single("must be above zero", field=f"{field}.value", location=value.location)
+        raise value.error("must be above zero", field=f"{field}.value")
     note_folder()  # the value's place is relative to it
     return MeasuredStep(scenario, file.metric, number, f"{field}.value", value.location)
 

@@ -143,10 +143,9 @@ class Assembly:
 def _check_import(reference: Tree, path: Tree, field: str) -> None:
     """Raise InputError unless `hf` is a path, and the only base of the model."""
     if not isinstance(path.value, str) or not path.value:
-        raise InputError.single(
-            f"must be a path, not {kind_of(path.value)}", hint="write the path of a config.json",
-            field=f"{field}.hf".lstrip("."), location=path.location,
-        )  # fmt: skip
+        raise path.error(
+            f"must be a path, not {kind_of(path.value)}", "write the path of a config.json", f"{field}.hf".lstrip(".")
+        )
     base = reference.child("extends")
     if base is not None:
         raise InputError.single(

@@ -251,7 +251,7 @@ def _cases(assembly: Assembly, tree: Tree, path: Path) -> Iterator[Case]:
             with assembly.collecting_problems():
                 case = _case(assembly, entry, overrides, path.stem, file.source)
                 if case.id in seen:
-                    raise InputError.single(f"duplicate id {case.id!r}", hint="rename one", location=entry.location)
+                    raise entry.error(f"duplicate id {case.id!r}", "rename one")
                 seen.add(case.id)
                 yield case
 
@@ -287,14 +287,9 @@ def _check_subject(file: EntryFile, tree: Tree, name: str) -> None:
     """Raise InputError unless a case has one subject, and all that a case needs which is not skipped."""
     subjects = [key for key in SUBJECTS if tree.child(key) is not None] or [SUBJECTS[0]]
     if file.identity is not None and file.assumed is not None:
-        raise InputError.single(
-            "is an identity or rests on assumed settings, not both", hint="remove one", field=name,
-            location=tree.location,
-        )  # fmt: skip
+        raise tree.error("is an identity or rests on assumed settings, not both", "remove one", name)
     if len(subjects) > 1:
-        raise InputError.single(
-            f"has {subjects[0]} and {subjects[1]}", hint="split it into two cases", field=name, location=tree.location
-        )
+        raise tree.error(f"has {subjects[0]} and {subjects[1]}", "split it into two cases", name)
     needed = () if file.skip else ("class", subjects[0], "expect")
     missing = [key for key in needed if tree.child(key) is None]
     if missing:
@@ -307,15 +302,9 @@ def _expectation(file: ExpectFile, tree: Tree, name: str) -> Expectation:
     field = f"{name}.expect.{file.metric}"
     dimension = dimension_of(file.metric)
     if dimension is None:
-        raise InputError.single(
-            f"unknown metric {file.metric!r}", hint=suggest(file.metric, metric_names()), field=field,
-            location=tree.value["metric"].location,
-        )  # fmt: skip
+        raise tree.value["metric"].error(f"unknown metric {file.metric!r}", suggest(file.metric, metric_names()), field)
     if file.check in ("ratio", "ordering") and file.baseline is None:
-        raise InputError.single(
-            f"check {file.check} needs a `baseline`", hint="name the case to compare with", field=field,
-            location=tree.location,
-        )  # fmt: skip
+        raise tree.error(f"check {file.check} needs a `baseline`", "name the case to compare with", field)
     value = None if file.check == "ordering" else _expected_value(file, dimension, tree.child("value") or tree, field)
     return Expectation(
         metric=file.metric,
@@ -333,9 +322,7 @@ def _expected_value(file: ExpectFile, dimension: str, tree: Tree, field: str) ->
     measure = Measure("ratio" if file.check == "ratio" else dimension, low=-math.inf)
     values = file.value if file.check == "range" else [file.value]
     if not isinstance(values, list) or len(values) != (2 if file.check == "range" else 1):
-        raise InputError.single(
-            "a range needs two values", hint="write [low, high]", field=field, location=tree.location
-        )  # fmt: skip
+        raise tree.error("a range needs two values", "write [low, high]", field)
     try:
         checked = [float(measure.check(value)) for value in values]
     except Wrong as error:
@@ -348,10 +335,9 @@ def _rows(assembly: Assembly, tree: Tree, path: Path) -> Iterator[tuple[Tree, di
     table = assembly.part(TableFile, tree, field="cases").file
     file = path.parent / table.table
     if not file.is_file():
-        raise InputError.single(
-            f"{table.table} not found in this file's folder", hint="check the name", field="cases.table",
-            location=tree.value["table"].location,
-        )  # fmt: skip
+        raise tree.value["table"].error(
+            f"{table.table} not found in this file's folder", "check the name", "cases.table"
+        )
     reader = csv.DictReader(io.StringIO(read_text(file, display_path(file), MAX_TABLE_BYTES), newline=""))
     headers = list(reader.fieldnames or [])
     column_trees = tree.value["columns"].value
@@ -391,10 +377,9 @@ def _target(column: Any, tree: Tree) -> tuple[str, str]:
         return column, ""
     if isinstance(column, dict) and "path" in column and set(column) <= {"path", "unit"}:
         return str(column["path"]), str(column.get("unit", ""))
-    raise InputError.single(
-        "a column is a path, or {path, unit}", hint="write `{path: expect.step_time, unit: ms}`",
-        field="cases.columns", location=tree.location,
-    )  # fmt: skip
+    raise tree.error(
+        "a column is a path, or {path, unit}", "write `{path: expect.step_time, unit: ms}`", "cases.columns"
+    )
 
 
 def _row(
@@ -423,10 +408,7 @@ def _with_expectation(entry: Tree, metric: str, value: Tree) -> Tree:
     """Return a case that expects `value` of `metric`, with the check of the template's entry for that metric."""
     expect = entry.child("expect")
     if expect is not None and not isinstance(expect.value, list):
-        raise InputError.single(
-            f"must be a list, not {kind_of(expect.value)}", hint="write a list", field="cases.template.expect",
-            location=expect.location,
-        )  # fmt: skip
+        raise expect.error(f"must be a list, not {kind_of(expect.value)}", "write a list", "cases.template.expect")
     expectations = [] if expect is None else list(expect.value)
     new = Tree({"metric": Tree(metric, value.location), "value": value}, value.location)
     known = (i for i, item in enumerate(expectations) if item.is_mapping and item.text("metric") == metric)

@@ -142,9 +142,7 @@ def load_cluster(
     overrides = read_overrides(changes or {}, [])
     for override in overrides:
         if override.target.document not in ("cluster", "node", "device"):
-            raise InputError.single(
-                "is not part of the hardware", hint="write --set hardware.…", location=override.value.location
-            )
+            raise override.value.error("is not part of the hardware", "write --set hardware.…")
     assembly = Assembly(Library(search_path), overrides)
     with assembly.collecting_problems():
         cluster = install(assembly, Tree(as_reference(name)), None, build.Ranks(devices)).cluster

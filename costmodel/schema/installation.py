@@ -130,10 +130,9 @@ def install_node(assembly: Assembly, document: Tree, scenario: str | None = None
     for field in ("intra", "host.link"):
         link = part.tree.at(field.split("."))
         if link is not None and link.value not in device.links:
-            raise InputError.single(
-                f"{device.name} has no link {link.value!r}", hint=suggest(link.value, list(device.links)),
-                field=field, location=link.location,
-            )  # fmt: skip
+            raise link.error(
+                f"{device.name} has no link {link.value!r}", suggest(link.value, list(device.links)), field
+            )
     assembly.warnings.extend(unlike_others(assembly.library, NodeFile, part.tree))
     return NodeInstallation(device_part, part, build.node(part.file, device))
 
@@ -149,9 +148,7 @@ def _cluster_document(assembly: Assembly, reference: Tree, above: str) -> tuple[
         known = [f"{kind}/{name}" for kind in ("clusters", "nodes") for name in library.names(kind)]
         full_name = next((name for name in (text, f"clusters/{text}", f"nodes/{text}") if name in known), None)
         if full_name is None:
-            raise InputError.single(
-                f"unknown cluster or node {text!r}", hint=suggest(text, known), field=above, location=reference.location
-            )
+            raise reference.error(f"unknown cluster or node {text!r}", suggest(text, known), above)
         is_node = full_name.startswith("nodes/")
     if is_node:
         return Tree({"node": reference}, reference.location), above, True

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from costmodel.errors import InputError
 from costmodel.hardware import Device
 from costmodel.schema.assemble import Assembly, DocumentPart
 from costmodel.schema.framework import PartFormatsFile, PrecisionFile, QuantizationFile
@@ -135,10 +134,9 @@ def choose_formats(
         missing = _missing_units(part, device)
     if missing:
         compute = (chosen.child("compute") or Tree(_DEFAULT_SET)).value
-        raise InputError.single(
+        raise chosen.error(
             f"{device.name} has no math unit for {' and '.join(missing)}",
-            hint=f"write `precision: {{compute: {compute}, fallback: {_DEFAULT_SET}}}`, or name another device",
-            field=field, location=chosen.location,
+            f"write `precision: {{compute: {compute}, fallback: {_DEFAULT_SET}}}`, or name another device", field,
         )  # fmt: skip
     _check_bits(part, chosen, field)
     return part, replaced
@@ -151,10 +149,9 @@ def check_masters(assembly: Assembly, chosen: Tree, field: str) -> None:
     compute = chosen.child("compute") or chosen
     sets = ((name, Tree({"compute": Tree(name)})) for name in assembly.library.names("precisions"))
     trained = [name for name, each in sets if _keeps_masters(_named_set(assembly, each, "compute", field))]
-    raise InputError.single(
+    raise compute.error(
         f"`precision: {compute.value}` is for inference: the optimizer has no master weights to update",
-        hint=f"train with one of {', '.join(trained)}, or state `master` beside `compute`",
-        field=f"{field}.compute", location=compute.location,
+        f"train with one of {', '.join(trained)}, or state `master` beside `compute`", f"{field}.compute",
     )  # fmt: skip
 
 
@@ -181,10 +178,9 @@ def _check_bits(part: DocumentPart[PrecisionFile], chosen: Tree, field: str) -> 
     if file.weight_bits is None or ELEMENT_BYTES[file.weights] <= 1.0:
         return
     bits = part.tree.child("weight_bits") or chosen
-    raise InputError.single(
+    raise bits.error(
         f"weight_bits is the average of quantised weights, but the weights are {file.weights}",
-        hint="write `weight_bits: null`, or a format of at most eight bits for `weights`",
-        field=f"{field}.weight_bits", location=bits.location,
+        "write `weight_bits: null`, or a format of at most eight bits for `weights`", f"{field}.weight_bits",
     )  # fmt: skip
 
 

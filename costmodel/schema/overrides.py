@@ -177,7 +177,7 @@ def _unknown_field(stopped: Tree, part: str, override: Override, field: str) -> 
         message, hint = f"unknown field {part!r}", suggest(part, known)
     else:
         message, hint = f"{part!r} is inside {kind_of(stopped.value)} that has no fields", "shorten the path"
-    return InputError.single(message, hint=hint, field=path, location=override.value.location)
+    return override.value.error(message, hint, path)
 
 
 def _from_python(value: Any, label: Location) -> Tree:

@@ -21,7 +21,7 @@ from itertools import pairwise
 from typing import Any
 
 from costmodel.declared import Measure
-from costmodel.errors import InputError, Location, Problem, suggest
+from costmodel.errors import Location, Problem, suggest
 from costmodel.quantities import is_single
 from costmodel.records import ValueRecord
 from costmodel.schema.cluster import ClusterFile, NodeFile
@@ -304,10 +304,7 @@ def _meant(tree: Tree) -> list[str]:
             known: Sequence[str] = _known(location)
             location = None if location is None else location.child(part)
             if location is None:
-                raise InputError.single(
-                    f"names no field of this file: {item.value!r}", hint=suggest(part, known), field="plausible",
-                    location=item.location,
-                )  # fmt: skip
+                raise item.error(f"names no field of this file: {item.value!r}", suggest(part, known), "plausible")
     return [str(item.value) for item in items]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from costmodel.declared import SI
-from costmodel.errors import InputError
 from costmodel.quantities import Count
 from costmodel.records import replace
 from costmodel.schema import build
@@ -32,10 +31,9 @@ def pools_of(assembly: Assembly, name: str, tree: Tree, file: ServingFile, read:
     read: returns the scenario of one engine.
     """
     if tree.child("anchor") is not None:
-        raise InputError.single(
-            "measured runs anchor one engine, not two pools", hint="remove `anchor`", field=f"scenarios.{name}.anchor",
-            location=tree.child("anchor").location,  # type: ignore[union-attr]
-        )  # fmt: skip
+        raise tree.child("anchor").error(
+            "measured runs anchor one engine, not two pools", "remove `anchor`", f"scenarios.{name}.anchor"
+        )
     inputs, outputs = build.mean_lengths(file)
     parts = {key: _part(assembly, name, key, tree, (inputs, outputs), read) for key in ("prefill", "decode")}
     prefill, decode = (_engines(parts[key].scenario) for key in ("prefill", "decode"))

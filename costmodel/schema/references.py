@@ -190,9 +190,9 @@ class Library:
     def document(self, reference: Tree, kind: str, schema: str, field: str) -> Tree:
         """Return the document that a reference names, `extends` applied."""
         if not isinstance(reference.value, str):
-            raise InputError.single(
-                f"must be the name of a file in {kind}/, not {kind_of(reference.value)}",
-                hint=available(self.names(kind)), field=field, location=reference.location,
+            raise reference.error(
+                f"must be the name of a file in {kind}/, not {kind_of(reference.value)}", available(self.names(kind)),
+                field,
             )  # fmt: skip
         path = self.find(reference.value, kind, origin=reference.location, field=field)
         return self.read(path, schema)
@@ -219,9 +219,7 @@ class Library:
         if base is None:
             return tree
         if not isinstance(base.value, str):
-            raise InputError.single(
-                f"must name one file, not {kind_of(base.value)}", field="extends", location=base.location
-            )
+            raise base.error(f"must name one file, not {kind_of(base.value)}", field="extends")
         is_named_workload = schema == "workload" and not base.value.startswith("./")
         path = (
             self.find_workload(base.value)
@@ -229,9 +227,9 @@ class Library:
             else self.find(base.value, folder_of(schema), origin=base.location, field="extends")
         )
         if self._resolved(path) in map(self._resolved, chain):
-            raise InputError.single(
+            raise base.error(
                 f"circular `extends`: {' -> '.join(link.stem for link in (*chain, path))}",
-                hint="remove one of these `extends`", field="extends", location=base.location,
+                "remove one of these `extends`", "extends",
             )  # fmt: skip
         extended_base = self.extend(self.read_unextended(path, schema), schema, (*chain, path))
         return _extended(extended_base, tree) if chain else merge(extended_base, tree.without("extends"))
@@ -253,16 +251,14 @@ class Library:
         if schema is None:
             misspelt = difflib.get_close_matches("schema", list(tree.value), n=1)
             hint = f"rename `{misspelt[0]}`" if misspelt else "add a `schema:` line at the top"
-            raise InputError.single(
-                "the file has no `schema:` line", hint=f"{hint}, as in `schema: {_VERSIONS['workload']}`",
-                field="schema", location=tree.location,
-            )  # fmt: skip
+            raise tree.error(
+                "the file has no `schema:` line", f"{hint}, as in `schema: {_VERSIONS['workload']}`", "schema"
+            )
         kind = _kind_of_version(schema.value)
         if kind is None:
-            raise InputError.single(
-                f"unknown schema {schema.value!r}", hint=suggest(str(schema.value), list(_VERSIONS.values())),
-                field="schema", location=schema.location,
-            )  # fmt: skip
+            raise schema.error(
+                f"unknown schema {schema.value!r}", suggest(str(schema.value), list(_VERSIONS.values())), "schema"
+            )
         return kind
 
     def _tree(self, path: Path) -> Tree:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.errors import InputError, Problem, suggest
+from costmodel.errors import Problem, suggest
 from costmodel.records import Record, replace
 from costmodel.schema import build
 from costmodel.schema.assemble import Assembly, Stop
@@ -44,10 +44,9 @@ def step_of_parts(
     field = f"scenarios.{name}"
     for override in assembly.overrides_of("framework", name):
         if override.target.scenario is not None:
-            raise InputError.single(
-                "a step has no framework of its own", field=f"{field}.framework", location=override.value.location,
-                hint="change that of its parts",
-            )  # fmt: skip
+            raise override.value.error(
+                "a step has no framework of its own", "change that of its parts", f"{field}.framework"
+            )
     tree = apply_overrides(original, assembly.overrides_of("scenario", name), field)
     file = validate_tree(ReinforcementFile, tree, assembly.problems, field)
     if file is None:
@@ -85,14 +84,10 @@ def _part(name: str, key: str, tree: Tree, known: Sequence[str], read: Callable[
     chosen = f"{entry.value}{on}{where}"
     if chosen not in known:
         others = [each for each in known if each != name]
-        raise InputError.single(
-            f"no scenario `{entry.value}`", hint=suggest(str(entry.value), others), field=field, location=entry.location
-        )
+        raise entry.error(f"no scenario `{entry.value}`", suggest(str(entry.value), others), field)
     phases = _PARTS[key]
     message = f"`{entry.value}` does not {'train' if key == 'train' else 'generate'}"
-    wrong = InputError.single(
-        message, hint=f"name a scenario of phase {' or '.join(phases)}", field=field, location=entry.location
-    )
+    wrong = entry.error(message, f"name a scenario of phase {' or '.join(phases)}", field)
     if chosen == name:
         raise wrong
     part = read(chosen)

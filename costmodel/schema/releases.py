@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from costmodel.errors import InputError, kind_of
+from costmodel.errors import kind_of
 from costmodel.records import replace
 from costmodel.schema.overrides import Override
 from costmodel.schema.references import Library
@@ -32,10 +32,7 @@ def of_release(
         return reference, rest, asked
     name = reference.child("name") if reference.is_mapping else reference
     if name is None or not isinstance(name.value, str):
-        raise InputError.single(
-            "a release is that of a framework", hint="write {name: NAME, release: R}", field=field,
-            location=stated.location,
-        )  # fmt: skip
+        raise stated.error("a release is that of a framework", "write {name: NAME, release: R}", field)
     short = name.value.removeprefix(f"{_FOLDER}/")
     file = replace(name, value=f"{_FOLDER}/{_file_of(library, short, _numbers(_text(stated, field)))}")
     others = reference.without("name", _KEY) if reference.is_mapping else None
@@ -49,10 +46,9 @@ def _text(stated: Tree, field: str) -> str:
     text = repr(stated.value) if isinstance(stated.value, float) else str(stated.value)
     is_lossy = isinstance(stated.value, float) and len(text.partition(".")[2]) < _DECIMALS
     if not isinstance(stated.value, str | float) or is_lossy or not _RELEASE.fullmatch(text):
-        raise InputError.single(
-            f"must be a version in quotes, not {kind_of(stated.value)}", hint='write it as "26.04"',
-            field=f"{field}.{_KEY}", location=stated.location,
-        )  # fmt: skip
+        raise stated.error(
+            f"must be a version in quotes, not {kind_of(stated.value)}", 'write it as "26.04"', f"{field}.{_KEY}"
+        )
     return text
 
 

@@ -403,7 +403,7 @@ def _plan(assembly: Assembly, name: str, original: Tree, cluster: str | None) ->
     """Return a scenario's own document with all overrides, and its checked form."""
     field = f"scenarios.{name}"
     if not original.is_mapping:
-        raise InputError.single("must be a mapping", hint="add `phase:`", field=field, location=original.location)
+        raise original.error("must be a mapping", "add `phase:`", field)
     overrides: Sequence[Override] = assembly.overrides_of("scenario", name)
     written = expand_set_name(original)
     if (known := PHASES.get(str(written.text("phase")))) is not None:
@@ -427,12 +427,10 @@ def _plan(assembly: Assembly, name: str, original: Tree, cluster: str | None) ->
 
 def _unknown_phase(tree: Tree, field: str) -> InputError:
     phase = tree.child("phase")
-    return InputError.single(
+    return (phase or tree).error(
         "is missing" if phase is None else f"unknown phase {phase.value!r}",
-        hint=available(list(PHASES)) if phase is None else suggest(str(phase.value), list(PHASES)),
-        field=f"{field}.phase",
-        location=(phase or tree).location,
-    )
+        available(list(PHASES)) if phase is None else suggest(str(phase.value), list(PHASES)), f"{field}.phase",
+    )  # fmt: skip
 
 
 def _naming_phases(problem: Problem, field: str, phase: str) -> Problem:

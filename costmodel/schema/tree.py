@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
-from costmodel.errors import Location
+from costmodel.errors import InputError, Location
 from costmodel.records import Record, replace
 
 PathPart: TypeAlias = "str | int"
@@ -56,6 +56,10 @@ class Tree(Record, weakref=True):
         """Return the string under `key`, None if there is none or it is no string."""
         entry = self.child(key)
         return entry.value if entry is not None and isinstance(entry.value, str) else None
+
+    def error(self, message: str, hint: str = "", field: str = "") -> InputError:
+        """Return an error at the value."""
+        return InputError.single(message, hint=hint, field=field, location=self.location)
 
     def without(self, *keys: str) -> Tree:
         """Return the mapping without `keys`."""

@@ -46,17 +46,11 @@ def import_config(path: Path, origin: Location | None = None, chosen: str | None
         raise InputError.single(message, hint=hint, field="model.hf", location=origin)
     tree = parse_json(read_text(file, display_path(file), MAX_BYTES), display_path(file))
     if not tree.is_mapping:
-        raise InputError.single(
-            f"must be an object at top level, not {kind_of(tree.value)}", hint="write an object {…}",
-            location=tree.location,
-        )  # fmt: skip
+        raise tree.error(f"must be an object at top level, not {kind_of(tree.value)}", "write an object {…}")
     source = find_source(tree, chosen)
     audio = audio_of(source)
     if audio is not None:
-        raise InputError.single(
-            "towers for sound cannot be imported", hint="remove it to import the rest", field="audio_config",
-            location=audio.location,
-        )  # fmt: skip
+        raise audio.error("towers for sound cannot be imported", "remove it to import the rest", "audio_config")
     name = _name(tree, file)
     config = Config(source.tree, source.family)
     document = model_tree(config, name)

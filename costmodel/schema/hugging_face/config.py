@@ -157,7 +157,7 @@ class Config:
 
     def error(self, fact: str, message: str, hint: str) -> InputError:
         """Return the error of a fact, at its key."""
-        return InputError.single(message, hint=hint, field=self.name_of(fact), location=self.leaf(None, fact).location)
+        return self.leaf(None, fact).error(message, hint, self.name_of(fact))
 
     def _entry(self, key: Key) -> Tree | None:
         return next((entry for name in key.names if (entry := self._at(name)) is not None), None)
@@ -180,7 +180,4 @@ class Config:
             other = self._tree.child(required) if isinstance(required, str) else None
             expected = other.value if other is not None else required
             if entry is not None and entry.value is not None and entry.value != expected:
-                raise InputError.single(
-                    f"this variant cannot be imported: {json.dumps(to_python(entry))}", hint=BY_HAND, field=name,
-                    location=entry.location,
-                )  # fmt: skip
+                raise entry.error(f"this variant cannot be imported: {json.dumps(to_python(entry))}", BY_HAND, name)

@@ -38,9 +38,7 @@ def find_source(file: Tree, chosen: str | None = None) -> Source:
     if chosen is not None:
         if chosen not in families():
             hints = [did_you_mean(chosen, list(families())), available(list(families()))]
-            raise InputError.single(
-                f"unknown family {chosen!r}", hint="; ".join(filter(None, hints)), field="as", location=file.location
-            )
+            raise file.error(f"unknown family {chosen!r}", "; ".join(filter(None, hints)), "as")
         return Source(tree, families()[chosen], file, f"as {chosen}")
     kind = _kind(tree, file)
     name = table("names")["aliases"].get(kind, kind)
@@ -79,7 +77,7 @@ def _kind(tree: Tree, file: Tree) -> str:
     if tree is not file and wrapper in implied:
         return str(implied[wrapper])
     hint = f"add it; {available(list(families()))}"
-    raise InputError.single("is missing", hint=hint, field="model_type", location=tree.location)
+    raise tree.error("is missing", hint, "model_type")
 
 
 def _architectures(tree: Tree) -> list[str]:
@@ -117,10 +115,9 @@ def encoder_of(source: Source, text_hidden: int) -> Tree | None:
         hint = (
             f"{available(list(encoders()))}; to leave the tower out, put the language model's keys in a file of its own"
         )
-        raise InputError.single(
-            f"{stated[0] if stated else ''!r}: this tower for images cannot be imported", hint=hint,
-            field=f"{_VISION}.model_type", location=(vision.child("model_type") or vision).location,
-        )  # fmt: skip
+        raise (vision.child("model_type") or vision).error(
+            f"{stated[0] if stated else ''!r}: this tower for images cannot be imported", hint, f"{_VISION}.model_type"
+        )
     return encoder_tree(Config(vision, encoders()[kind]), text_hidden)
 
 
