@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from costmodel.schema.inputs import note_folder
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.references import Library, folder_of
 from costmodel.schema.site_scatter import SiteScatterFile
-from costmodel.schema.strict import Strict, validate_tree
+from costmodel.schema.strict import Strict, checked
 from costmodel.schema.tree import Tree, to_python
 from costmodel.workload.scenario import Anchor, MeasuredStep, Scenario
 from costmodel.workload.site_scatter import SiteScatter
@@ -44,7 +44,6 @@ CLASSES = {
     **dict.fromkeys(("prefill", "decode", "generate"), "inference"),
     "serving": "serving",
 }
-File = TypeVar("File", bound=Strict)
 MOST = 1000  # values of a file: what they say of one another is a square of as many
 
 _INLINE = "run"  # name of a scenario inside a step itself
@@ -150,7 +149,7 @@ class Anchors(MutableRecord, eq=False):
         if anchor not in self._stated:
             field, tools = f"scenarios.{name}.anchor", (self.library, self.resolve)
             items = [item for item in _items(anchor) if item.is_mapping]
-            files = [_checked(MeasuredStepFile, item, field) for item in items]
+            files = [checked(MeasuredStepFile, item, field) for item in items]
             self._stated[anchor] = tuple(
                 _step(file, item, field, run_of(self.workload, name, file.set, RunReader(*tools, item.location)))
                 for file, item in zip(files, items, strict=True)
@@ -218,10 +217,10 @@ def _at_anchor(problem: Problem, name: str, reader: RunReader) -> Problem:
 
 def read_steps(document: Tree, library: Library, resolve: Resolve) -> Iterator[MeasuredStep]:
     """Yield the measured steps of an anchor file. Raises InputError with the problems of a step."""
-    _checked(AnchorFile, document, "")
+    checked(AnchorFile, document, "")
     seen: set[str] = set()
     for item in document.value["steps"].value:
-        file = _checked(AnchorStepFile, item, "steps")
+        file = checked(AnchorStepFile, item, "steps")
         field = f"steps.{file.name}"
         if file.name in seen:
             raise item.error(f"duplicate name {file.name!r}", "rename one", field)
@@ -233,7 +232,7 @@ def read_steps(document: Tree, library: Library, resolve: Resolve) -> Iterator[M
 def read_scatter(library: Library, scenario: Scenario) -> SiteScatter:
     """Return how runs such as a scenario's scatter about predictions at a site, from `calibrations/site_scatter`."""
     document = library.document(Tree(_SCATTER), "calibrations", _SCATTER, "")
-    file = getattr(_checked(SiteScatterFile, document, ""), _class(scenario))
+    file = getattr(checked(SiteScatterFile, document, ""), _class(scenario))
     return SiteScatter(**{name: float(getattr(file, name)) for name in fields(SiteScatter)})
 
 
@@ -245,11 +244,15 @@ def _workload(tree: Tree, library: Library, field: str) -> tuple[Tree, str]:
             f"{field}.scenario",
         )  # fmt: skip
     if tree.child("workload") is not None:
-        reference = _checked(ReferenceFile, tree, f"{field}.scenario")
+        reference = checked(ReferenceFile, tree, f"{field}.scenario")
         return library.read(library.find_workload(reference.workload), "workload"), reference.scenario
+    return workload_of(tree, _INLINE), _INLINE
+
+
+def workload_of(tree: Tree, name: str) -> Tree:
+    """Return the workload of one scenario, which is stated together with its model. name: of the scenario there."""
     model = {"model": tree.value["model"]} if tree.child("model") else {}
-    scenarios = Tree({_INLINE: tree.without("model")}, tree.location, tree.key)
-    return Tree({**model, "scenarios": scenarios}, tree.location), _INLINE
+    return Tree({**model, "scenarios": Tree({name: tree.without("model")}, tree.location, tree.key)}, tree.location)
 
 
 def _step(file: MeasuredStepFile, tree: Tree, field: str, scenario: Scenario) -> MeasuredStep:
@@ -270,14 +273,6 @@ def _step(file: MeasuredStepFile, tree: Tree, field: str, scenario: Scenario) ->
         raise value.error("must be above zero", field=f"{field}.value")
     note_folder()  # the value's place is relative to it
     return MeasuredStep(scenario, file.metric, number, f"{field}.value", value.location)
-
-
-def _checked(model: type[File], tree: Tree, field: str) -> File:
-    problems: list[Problem] = []
-    file = validate_tree(model, tree, problems, field)
-    if file is None:
-        raise InputError(problems)
-    return file
 
 
 def _items(tree: Tree | None) -> list[Tree]:

@@ -14,15 +14,17 @@ from pydantic import Field
 from costmodel.declared import Measure, Named, Ratio, Verbatim, Wrong
 from costmodel.errors import InputError, Location, Problem, kind_of, suggest
 from costmodel.records import Record, replace
+from costmodel.schema.anchor import ReferenceFile, workload_of
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.fields import field_error
 from costmodel.schema.loader import MAX_TABLE_BYTES, parse_tree, read_text
 from costmodel.schema.metrics import dimension_of, metric_names
+from costmodel.schema.records import record
 from costmodel.schema.references import Library, display_path
 from costmodel.schema.resolve import in_order, resolve_model, resolve_tree
 from costmodel.schema.resolved import ResolvedWorkload
-from costmodel.schema.strict import Strict, validate_tree
+from costmodel.schema.strict import Strict, checked
 from costmodel.schema.tree import Tree, merge, replace_at
 
 SUBJECTS = ("scenario", "device", "kernel")
@@ -158,11 +160,9 @@ class Case(Record, kw_only=True):
         return _scenario_name(self.scenario)
 
 
-class CaseReferenceFile(Strict):
+class CaseReferenceFile(ReferenceFile):
     """A scenario of a workload file as that of a case."""
 
-    workload: str = Field(description="the workload, as a WORKLOAD argument")
-    scenario: str = Field(description="name of its scenario")
     set: dict[str, Annotated[Any, Verbatim()]] = Field(default={}, description="path -> value, as `--set`")
 
 
@@ -198,12 +198,11 @@ def resolve_case(
     tree = case.scenario
     if tree is None:
         raise InputError.single(f"case {case.id} has no scenario", location=case.location)
+    if tree.child("workload") is None and not tree.without("model").value and tree.child("model") is not None:
+        return resolve_model(tree, case.id, library, case.overrides)
     if tree.child("workload") is None:
-        return _resolve_inline(case, tree, library)
-    problems: list[Problem] = []
-    reference = validate_tree(CaseReferenceFile, tree, problems, "scenario")
-    if reference is None:
-        raise InputError(problems)
+        return resolve_tree(workload_of(tree, _INLINE), case.id, library, overrides=case.overrides)
+    reference = checked(CaseReferenceFile, tree, "scenario")
     workload = library.read(library.find_workload(reference.workload), "workload")
     overrides = {**reference.set, **case.overrides}
     return resolve_tree(workload, case.id, library, overrides=overrides, scenarios=[reference.scenario])
@@ -231,17 +230,6 @@ def check_cases(assembly: Assembly, tree: Tree, path: Path) -> None:
                 resolve_case(case, library=assembly.library)
 
 
-def _resolve_inline(case: Case, tree: Tree, library: Library) -> ResolvedWorkload:
-    """Return the workload of a scenario inside a case, or of its model alone."""
-    scenario = tree.without("model")
-    model = {"model": tree.value["model"]} if tree.child("model") else {}
-    if not scenario.value and model:
-        return resolve_model(Tree(model, tree.location), case.id, library, case.overrides)
-    scenarios = Tree({_INLINE: scenario}, tree.location, tree.key)
-    workload = Tree({**model, "scenarios": scenarios}, tree.location)
-    return resolve_tree(workload, case.id, library, overrides=case.overrides)
-
-
 def _cases(assembly: Assembly, tree: Tree, path: Path) -> Iterator[Case]:
     file = assembly.part(CaseFile, tree).file
     seen: set[str] = set()
@@ -263,23 +251,12 @@ def _case(assembly: Assembly, tree: Tree, overrides: Mapping[str, object], stem:
     _check_subject(file, tree, name)
     expect = tree.child("expect")
     cited = file.source or source
-    return Case(
-        id=file.id,
-        publication=cited.publication or stem,
-        case_class=file.case_class,
-        skip=file.skip,
-        conventions=file.conventions,
+    return record(
+        Case, file, publication=cited.publication or stem, source=cited, location=tree.location, overrides=overrides,
         expect=() if file.skip or expect is None
         else tuple(_expectation(*pair, name) for pair in zip(file.expect, expect.value, strict=True)),
-        source=cited,
-        location=tree.location,
-        scenario=tree.child("scenario"),
-        device=tree.child("device"),
+        scenario=tree.child("scenario"), device=tree.child("device"),
         kernel=None if file.kernel is None else {key: str(value) for key, value in file.kernel.items()},
-        overrides=overrides,
-        group=file.group,
-        identity=file.identity,
-        assumed=file.assumed,
     )  # fmt: skip
 
 
@@ -306,15 +283,8 @@ def _expectation(file: ExpectFile, tree: Tree, name: str) -> Expectation:
     if file.check in ("ratio", "ordering") and file.baseline is None:
         raise tree.error(f"check {file.check} needs a `baseline`", "name the case to compare with", field)
     value = None if file.check == "ordering" else _expected_value(file, dimension, tree.child("value") or tree, field)
-    return Expectation(
-        metric=file.metric,
-        dimension=dimension,
-        value=value,
-        tolerance=None if file.tolerance is None or value is None else float(file.tolerance),
-        check=file.check,
-        baseline=file.baseline,
-        baseline_metric=file.baseline_metric,
-    )
+    tolerance = None if file.tolerance is None or value is None else float(file.tolerance)
+    return record(Expectation, file, dimension=dimension, value=value, tolerance=tolerance)
 
 
 def _expected_value(file: ExpectFile, dimension: str, tree: Tree, field: str) -> float | tuple[float, float]:

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from costmodel.declared import Wrong
-from costmodel.errors import Location, Problem, kind_of, suggest
+from costmodel.errors import InputError, Location, Problem, kind_of, suggest
 from costmodel.schema.tree import PathPart, Tree, to_python
 
 Model = TypeVar("Model", bound="Strict")
@@ -97,6 +97,15 @@ def validate_tree(model: type[Model], tree: Tree, problems: list[Problem], prefi
             more = f"and {len(every) - len(findings):,} more problems"
             problems.append(Problem(tree.location, prefix, more, "mend these first"))
         return None
+
+
+def checked(model: type[Model], tree: Tree, field: str = "") -> Model:
+    """Return `tree` as a `model`. Raises InputError with every problem."""
+    problems: list[Problem] = []
+    file = validate_tree(model, tree, problems, field)
+    if file is None:
+        raise InputError(problems)
+    return file
 
 
 def _misnamed(findings: list[dict[str, Any]]) -> set[tuple[PathPart, ...]]:
