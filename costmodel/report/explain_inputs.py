@@ -13,6 +13,7 @@ from costmodel.network.group_links import GroupLinks, group_links
 from costmodel.network.host import host_bandwidth, host_link, host_peak
 from costmodel.quantities import Quantity
 from costmodel.records import fields
+from costmodel.workload.host_program import HostTimes
 from costmodel.workload.operators import (
     KINDS,
     AttentionKernel,
@@ -29,7 +30,7 @@ from costmodel.workload.operators import (
     Message,
     Operator,
 )
-from costmodel.workload.scenario import HostTimes, Scenario
+from costmodel.workload.scenario import Scenario
 
 if TYPE_CHECKING:
     from costmodel.api import Workload

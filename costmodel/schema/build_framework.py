@@ -6,6 +6,7 @@ from costmodel.schema.device import DeviceFile
 from costmodel.schema.framework import EagerPromptsFile, EngineFile, FrameworkFile
 from costmodel.schema.records import record
 from costmodel.workload import engine, scenario
+from costmodel.workload.host_program import EagerPrompts
 from costmodel.workload.tuned_tiles import TunedTiles
 
 
@@ -36,14 +37,14 @@ def tuned_tiles(file: FrameworkFile, device: str | None) -> TunedTiles:
     )  # fmt: skip
 
 
-def _eager_prompts(file: EagerPromptsFile | None, device: DeviceFile | None) -> scenario.EagerPrompts:
+def _eager_prompts(file: EagerPromptsFile | None, device: DeviceFile | None) -> EagerPrompts:
     """Return the host times of prompts on a device, and of which models, where no CUDA graph holds them."""
     if file is None:
-        return scenario.EagerPrompts()
+        return EagerPrompts()
     of_all = file.architectures is None or (device is not None and device.architecture in file.architectures)
     of_experts = device is not None and device.die in file.expert_dies
     only = (*file.features, *(("experts",) if of_experts else ()))
-    return record(scenario.EagerPrompts, file, only=None if of_all else only)
+    return record(EagerPrompts, file, only=None if of_all else only)
 
 
 def _engine(file: EngineFile) -> engine.Engine:

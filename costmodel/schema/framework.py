@@ -17,13 +17,8 @@ from costmodel.schema.device import PLAUSIBLE, Source
 from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
 from costmodel.workload.engine import Engine, SchedulerRule
-from costmodel.workload.scenario import (
-    EagerPrompts,
-    Framework,
-    PartFormats,
-    Precision,
-    Tile,
-)
+from costmodel.workload.host_program import EagerPrompts
+from costmodel.workload.scenario import Framework, PartFormats, Precision, Tile
 from costmodel.workload.training_program import TrainingProgram
 
 TunedFormat: TypeAlias = Literal["bf16", "fp8", "fp8_block", "int8"]

@@ -27,11 +27,12 @@ from costmodel.records import Record, replace
 from costmodel.serving.prices import Tables, p_norms, step_time
 from costmodel.serving.state import Step
 from costmodel.workload.context import Context
+from costmodel.workload.host_program import EagerPrompts
 from costmodel.workload.mixed import fuses_mixed_attention
 from costmodel.workload.operators import AttentionKernel, HostTime, MixedAttention, Operator
 from costmodel.workload.passes import Pass, PassWork, pass_work, prompt_context, request_context
 from costmodel.workload.plans import Serving, drafted_tokens
-from costmodel.workload.scenario import EagerPrompts, Framework, Scenario
+from costmodel.workload.scenario import Framework, Scenario
 from costmodel.workload.work import EXPERTS, FROM_EXPERTS, TO_EXPERTS, LayerWork
 
 EVERY = 256  # tokens of a step up to which each number has a price of its own

@@ -28,8 +28,8 @@ from costmodel.measurements.tables import join, read_tables
 from costmodel.quantities import Array
 from costmodel.records import Record, replace
 from costmodel.schema.references import Library
+from costmodel.workload.host_program import UnevenContexts
 from costmodel.workload.operators import AttentionKernel, MixedAttention
-from costmodel.workload.scenario import UnevenContexts
 
 FAMILY = "attention_decode_skewed"
 IMPLEMENTATION = "fa2-vllm"  # of the same kernel with equal contexts

@@ -14,8 +14,9 @@ from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count
+from costmodel.workload.host_program import EagerPrompts
 from costmodel.workload.plans import Decode, Prefill
-from costmodel.workload.scenario import Communication, EagerPrompts, Parallelism, Plan, Scenario
+from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario
 
 EXPERTS = Parallelism(dp=16.0, ep=16.0)
 LOW_LATENCY = Communication(mode="low_latency", dispatch="fp8")
