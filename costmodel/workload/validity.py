@@ -33,11 +33,8 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
         yield Rule("offload", not scenario.offload.is_used, reason, "remove it, or change the phase")
         yield from _bound_rules(scenario)
         return
-    if isinstance(plan, Disaggregated):
+    if isinstance(plan, Disaggregated | Pools):
         yield from _pool_rules(scenario, plan)
-        return
-    if isinstance(plan, Pools):
-        yield from _engine_rules(scenario, plan)
         return
     if isinstance(plan, Reinforcement):
         yield from reinforcement_rules(scenario, plan)
@@ -362,37 +359,23 @@ def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
     yield from rules_of(plan.schedule, parallel.pp, parallel.virtual, plan.global_batch / per_rank)
 
 
-def _pool_rules(scenario: Scenario, plan: Disaggregated) -> Iterator[Rule]:
-    """Yield what each of two pools has to meet, and that both find room in the cluster."""
-    for name, pool in (("prefill", plan.prefill), ("decode", plan.decode)):
-        for rule in rules(scenario.of_pool(pool)):
-            own = "" if rule.field.startswith(("speculative", "routing")) else f"{name}."
-            yield replace(rule, field=f"{own}{rule.field}")
-        reason = "pools of prompts and of decoding hold their experts themselves"
-        yield Rule(f"{name}.parallel.expert_pool", pool.parallel.expert_pool is None, reason, "remove it")
-    taken, cluster = scenario.devices, scenario.cluster.devices
-    yield Rule(
-        "cluster",
-        taken <= cluster,
-        f"one prefill and one decode instance take {shown(taken)} devices, the cluster has {shown(cluster)}",
-        "lower a degree of `prefill` or `decode`, or name a larger cluster",
-    )
-
-
-def _engine_rules(scenario: Scenario, plan: Pools) -> Iterator[Rule]:
-    """Yield what the engines of each of two pools have to meet, and that all of them find room in a shared cluster."""
-    for name, part in (("prefill", plan.prefill), ("decode", plan.decode)):
-        for rule in rules(part):
+def _pool_rules(scenario: Scenario, plan: Disaggregated | Pools) -> Iterator[Rule]:
+    """Yield what each of two pools has to meet, and that both find room in the cluster that they share."""
+    pools = (plan.prefill, plan.decode)
+    for name, pool in zip(("prefill", "decode"), pools, strict=True):
+        for rule in rules(pool if isinstance(pool, Scenario) else scenario.of_pool(pool)):
             own = "" if rule.field.startswith(("speculative", "routing", "precision", "framework")) else f"{name}."
             yield replace(rule, field=f"{own}{rule.field}")
         reason = "pools of prompts and of decoding hold their experts themselves"
-        yield Rule(f"{name}.parallel.expert_pool", part.parallel.expert_pool is None, reason, "remove it")
-    taken, cluster = plan.devices, scenario.cluster.devices
+        yield Rule(f"{name}.parallel.expert_pool", pool.parallel.expert_pool is None, reason, "remove it")
+    engines = isinstance(plan, Pools)
+    whose = "the engines of both pools" if engines else "one prefill and one decode instance"
+    taken, cluster = scenario.devices, scenario.cluster.devices
     yield Rule(
         "cluster",
-        (taken <= cluster) | (not plan.shared),
-        f"the engines of both pools take {shown(taken)} devices, the cluster has {shown(cluster)}",
-        "lower `instances` or a degree of `prefill` or `decode`, or name a larger cluster",
+        (taken <= cluster) | (isinstance(plan, Pools) and not plan.shared),
+        f"{whose} take {shown(taken)} devices, the cluster has {shown(cluster)}",
+        f"lower {'`instances` or ' if engines else ''}a degree of `prefill` or `decode`, or name a larger cluster",
     )
 
 
