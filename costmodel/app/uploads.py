@@ -13,7 +13,6 @@ from costmodel.schema.files import imported_yaml
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.model import ModelFile
 from costmodel.schema.references import Library
-from costmodel.schema.resolve import in_order
 from costmodel.schema.tree import Tree
 from costmodel.schema.writing import yaml_of
 
@@ -43,11 +42,10 @@ def import_model(data: bytes) -> tuple[str, str, tuple[str, ...]]:
     tree = parse_tree(text, "the file")
     _check(tree)
     assembly = Assembly(Library())
-    with assembly.collecting_problems():
+    with assembly.raising_problems():
         assembly.part(ModelFile, tree.without("schema")).require()
         named = tree.without("schema", "aliases").with_entries(name=Tree(name))
         return name, yaml_of(named, "model"), ()
-    raise InputError(in_order(assembly.problems))
 
 
 def _check(tree: Tree) -> None:

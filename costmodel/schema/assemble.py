@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from costmodel.errors import InputError, Problem, kind_of
-from costmodel.records import Record
+from costmodel.records import Record, replace
 from costmodel.schema.model_names import is_config
 from costmodel.schema.overrides import Override, apply_overrides
 from costmodel.schema.references import Library, folder_of, relative_path
@@ -69,6 +69,16 @@ class Assembly:
             self.problems.extend(error.problems)
         except Stop:
             pass
+
+    @contextmanager
+    def raising_problems(self) -> Iterator[None]:
+        """Raise, where any problem ends what is inside, all that were collected."""
+        try:
+            yield
+        except InputError as error:
+            raise InputError(in_order([*self.problems, *error.problems])) from None
+        except Stop:
+            raise InputError(in_order(self.problems)) from None
 
     @contextmanager
     def part_of(self, scenario: str) -> Iterator[None]:
@@ -152,3 +162,31 @@ def _check_import(reference: Tree, path: Tree, field: str) -> None:
             "use either `hf` or `extends`, not both", hint="remove one of them",
             field=f"{field}.extends".lstrip("."), location=base.key,
         )  # fmt: skip
+
+
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Return the problems without repeats, by file and line. One that several scenarios share names no scenario."""
+    groups: dict[tuple[object, ...], list[Problem]] = {}
+    for problem in problems:
+        scenario, field = _split_field(problem.field)
+        key = (problem.location, field, problem.message, problem.hint, None if problem.location else scenario)
+        groups.setdefault(key, []).append(problem)
+    merged = [
+        group[0] if len({problem.field for problem in group}) == 1
+        else replace(group[0], field=_split_field(group[0].field)[1])
+        for group in groups.values()
+    ]  # fmt: skip
+
+    def position(problem: Problem) -> tuple[str, int, int]:
+        location = problem.location
+        return (location.source, location.line or 0, location.column or 0) if location else ("", 0, 0)
+
+    return sorted(dict.fromkeys(merged), key=position)
+
+
+def _split_field(field: str) -> tuple[str, str]:
+    """Return the scenario of a problem's field, empty for none, and the path below it."""
+    if not field.startswith("scenarios."):
+        return "", field
+    _, scenario, *rest = field.split(".")
+    return scenario, ".".join(rest) or field

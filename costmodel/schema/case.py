@@ -15,14 +15,14 @@ from costmodel.declared import Measure, Named, Ratio, Verbatim, Wrong
 from costmodel.errors import InputError, Location, Problem, kind_of, suggest
 from costmodel.records import Record, replace
 from costmodel.schema.anchor import ReferenceFile, workload_of
-from costmodel.schema.assemble import Assembly
+from costmodel.schema.assemble import Assembly, in_order
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.fields import field_error
 from costmodel.schema.loader import MAX_TABLE_BYTES, parse_tree, read_text
 from costmodel.schema.metrics import dimension_of, metric_names
 from costmodel.schema.records import record
 from costmodel.schema.references import Library, display_path
-from costmodel.schema.resolve import in_order, resolve_model, resolve_tree
+from costmodel.schema.resolve import resolve_model, resolve_tree
 from costmodel.schema.resolved import ResolvedWorkload
 from costmodel.schema.strict import Strict, checked
 from costmodel.schema.tree import Tree, merge, replace_at
@@ -214,10 +214,9 @@ def resolve_device(
     """Return the device of a case, as nested dicts in SI."""
     assert case.device is not None
     assembly = Assembly(library or Library(search_path))
-    with assembly.collecting_problems():
+    with assembly.raising_problems():
         tree = assembly.library.document(case.device, "devices", "device", f"cases.{case.id}.device")
         return assembly.part(DeviceFile, tree).file.model_dump()
-    raise InputError(in_order(assembly.problems))
 
 
 def check_cases(assembly: Assembly, tree: Tree, path: Path) -> None:

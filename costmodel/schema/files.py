@@ -14,7 +14,7 @@ from costmodel.quantities import Quantity
 from costmodel.records import Record
 from costmodel.schema import build, build_framework, build_model
 from costmodel.schema.anchor import AnchorFile
-from costmodel.schema.assemble import Assembly
+from costmodel.schema.assemble import Assembly, Stop, in_order
 from costmodel.schema.calibration import FitsFile, KernelAnchorsFile
 from costmodel.schema.case import CaseFile, check_cases
 from costmodel.schema.cluster import ClusterFile, NodeFile, TopologyFile
@@ -33,7 +33,7 @@ from costmodel.schema.model_names import is_config, model_reference
 from costmodel.schema.overrides import read_overrides
 from costmodel.schema.references import Library, as_reference, folder_of
 from costmodel.schema.relatives import RelativesFile
-from costmodel.schema.resolve import in_order, measured_steps, resolve_tree
+from costmodel.schema.resolve import measured_steps, resolve_tree
 from costmodel.schema.site_scatter import SiteScatterFile
 from costmodel.schema.strict import Strict
 from costmodel.schema.study import StudyFile
@@ -144,14 +144,14 @@ def load_cluster(
         if override.target.document not in ("cluster", "node", "device"):
             raise override.value.error("is not part of the hardware", "write --set hardware.…")
     assembly = Assembly(Library(search_path), overrides)
-    with assembly.collecting_problems():
+    with assembly.raising_problems():
         cluster = install(assembly, Tree(as_reference(name)), None, build.Ranks(devices)).cluster
         assembly.report_unused()
-        if not assembly.problems:
-            for problem in in_order(assembly.warnings):
-                warnings.warn(str(problem), ImplausibleInput, stacklevel=2)
-            return cluster
-    raise InputError(in_order(assembly.problems))
+        if assembly.problems:
+            raise Stop
+        for problem in in_order(assembly.warnings):
+            warnings.warn(str(problem), ImplausibleInput, stacklevel=2)
+        return cluster
 
 
 def load_model(name: str, search_path: Sequence[str | Path] = ()) -> Architecture:
@@ -173,14 +173,13 @@ def read_model(name: str, search_path: Sequence[str | Path] = (), chosen: str | 
     chosen: the family to read a config.json by (null: as it says).
     """
     assembly = Assembly(Library(search_path))
-    with assembly.collecting_problems():
+    with assembly.raising_problems():
         reference = model_reference(name)
         asked = Tree(reference) if chosen is None else Tree({"hf": Tree(reference), "as": Tree(chosen)})
         tree, _ = assembly.model(asked, "")
         file = assembly.part(ModelFile, tree).file
         document = model_document(file) | file.model_dump(include={"aliases", "sources"})
         return ModelDocument(build_model.architecture(file), document, tuple(assembly.notes))
-    raise InputError(in_order(assembly.problems))
 
 
 def read_models(search_path: Sequence[str | Path] = ()) -> tuple[dict[str, ModelDocument], list[Problem]]:
@@ -204,14 +203,13 @@ def imported_yaml(
     stated: what no config.json says: name, aliases, sources (null: that it was imported from there).
     """
     assembly = Assembly(Library())
-    with assembly.collecting_problems():
+    with assembly.raising_problems():
         imported = import_config(Path(path), chosen=chosen)
         assembly.part(ModelFile, imported.tree).require()
         source = {"fields": ["hidden", "vocabulary", "layers"], "cite": f"imported from {path}", "kind": "derived"}
         said = {"sources": [source], **(stated or {})}
         entries = {key: parse_tree(json.dumps(value), str(path)) for key, value in said.items()}
         return yaml_of(imported.tree.with_entries(**entries), "model"), imported.notes
-    raise InputError(in_order(assembly.problems))
 
 
 def load_document(kind: str, name: str, search_path: Sequence[str | Path] = ()) -> dict[str, Any]:
@@ -224,7 +222,6 @@ def _load(
     name: str, schema: str, search_path: Sequence[str | Path], load: Callable[[Assembly, Tree], Loaded]
 ) -> Loaded:
     assembly = Assembly(Library(search_path))
-    with assembly.collecting_problems():
+    with assembly.raising_problems():
         tree = assembly.library.document(Tree(as_reference(name)), folder_of(schema), schema, "")
         return load(assembly, tree)
-    raise InputError(in_order(assembly.problems))

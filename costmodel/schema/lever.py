@@ -7,10 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field
 
 from costmodel.declared import PositiveNumber, Verbatim, Wrong
-from costmodel.errors import InputError
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.references import Library
-from costmodel.schema.resolve import in_order
 from costmodel.schema.strict import Strict
 
 Phase = Literal["training", "prefill", "decode", "generate", "serving", "diffusion", "rl"]
@@ -79,6 +77,5 @@ class LeversFile(Strict):
 def load_levers(name: str, search_path: tuple[str, ...] = ()) -> LeversFile:
     """Return the levers of a file or a name under `workloads/levers`. Raises InputError with every problem."""
     assembly = Assembly(Library(search_path))
-    with assembly.collecting_problems():
+    with assembly.raising_problems():
         return assembly.part(LeversFile, assembly.library.named(name, "levers", "lever")).file
-    raise InputError(in_order(assembly.problems))

@@ -16,7 +16,7 @@ from costmodel.records import replace
 from costmodel.schema import build, build_framework, build_model
 from costmodel.schema.aliases import without_aliases
 from costmodel.schema.anchor import Anchors, read_steps
-from costmodel.schema.assemble import Assembly, DocumentPart, Stop
+from costmodel.schema.assemble import Assembly, DocumentPart, Stop, in_order
 from costmodel.schema.device import Source, forecast_notes
 from costmodel.schema.document import model_document, scenario_document
 from costmodel.schema.exchange_notes import exchange_notes
@@ -193,7 +193,7 @@ def resolve_model(
 ) -> ResolvedWorkload:
     """Return a workload without scenarios: its model alone, for questions that need no hardware."""
     assembly = Assembly(library, read_overrides(overrides or {}, ()))
-    with assembly.collecting_problems():
+    with assembly.raising_problems():
         model = _model(assembly, apply_overrides(tree, assembly.overrides_of("workload", None)))
         return ResolvedWorkload(
             name=name,
@@ -205,35 +205,6 @@ def resolve_model(
             ),
             notes=tuple(assembly.notes),
         )
-    raise InputError(in_order(assembly.problems))
-
-
-def in_order(problems: Iterable[Problem]) -> list[Problem]:
-    """Return the problems without repeats, by file and line. One that several scenarios share names no scenario."""
-    groups: dict[tuple[object, ...], list[Problem]] = {}
-    for problem in problems:
-        scenario, field = _split_field(problem.field)
-        key = (problem.location, field, problem.message, problem.hint, None if problem.location else scenario)
-        groups.setdefault(key, []).append(problem)
-    merged = [
-        group[0] if len({problem.field for problem in group}) == 1
-        else replace(group[0], field=_split_field(group[0].field)[1])
-        for group in groups.values()
-    ]  # fmt: skip
-
-    def position(problem: Problem) -> tuple[str, int, int]:
-        location = problem.location
-        return (location.source, location.line or 0, location.column or 0) if location else ("", 0, 0)
-
-    return sorted(dict.fromkeys(merged), key=position)
-
-
-def _split_field(field: str) -> tuple[str, str]:
-    """Return the scenario of a problem's field, empty for none, and the path below it."""
-    if not field.startswith("scenarios."):
-        return "", field
-    _, scenario, *rest = field.split(".")
-    return scenario, ".".join(rest) or field
 
 
 def _selected(known: Sequence[str], scenarios: Iterable[str] | None) -> list[str]:

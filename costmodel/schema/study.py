@@ -9,11 +9,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from costmodel.declared import Verbatim
-from costmodel.errors import InputError
 from costmodel.records import Record
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.references import Library, as_reference
-from costmodel.schema.resolve import in_order
 from costmodel.schema.strict import Strict
 from costmodel.schema.tree import Tree
 
@@ -53,12 +51,11 @@ def find_study(argument: str, search_path: Sequence[str | Path] = ()) -> Study |
             return None
     elif argument.removeprefix(f"{_FOLDER}/") not in library.names(_FOLDER):
         return None
-    with assembly.collecting_problems():
+    with assembly.raising_problems():
         file: StudyFile = assembly.part(
             StudyFile, library.document(Tree(as_reference(argument)), _FOLDER, _KIND, "")
         ).file
         return Study(file, dict(file.set), tuple(_argument(axis) for axis in file.axes))
-    raise InputError(in_order(assembly.problems))
 
 
 def _argument(axis: dict[str, Any]) -> str:

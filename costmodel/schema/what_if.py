@@ -7,12 +7,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from costmodel.declared import Verbatim, Whole, Wrong
-from costmodel.errors import InputError
 from costmodel.records import Record
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.references import Library
-from costmodel.schema.resolve import in_order
 from costmodel.schema.strict import Strict
 from costmodel.units import parse
 
@@ -108,8 +106,7 @@ class WhatIf(Record):
 def load_what_if(name: str, search_path: tuple[str, ...] = ()) -> WhatIf:
     """Return the what-if of a file or of a name under `workloads/what_ifs`. Raises InputError with every problem."""
     assembly = Assembly(Library(search_path))
-    with assembly.collecting_problems():
+    with assembly.raising_problems():
         file: WhatIfFile = assembly.part(WhatIfFile, assembly.library.named(name, "what_ifs", "what_if")).file
         dimension = dimension_of(file.metric) or "count"
         return WhatIf(file, None if file.published is None else parse(file.published.value, dimension))
-    raise InputError(in_order(assembly.problems))
