@@ -89,7 +89,7 @@ def _processor_cycles(device: DeviceFile) -> float:
 
 def is_of_one_maker(own: DeviceFile, other: DeviceFile) -> bool:
     """Tell whether the libraries of one device run on another: AMD's architectures are CDNA and RDNA."""
-    return own.architecture.startswith(_AMD) == other.architecture.startswith(_AMD)
+    return bool(own.architecture.startswith(_AMD) == other.architecture.startswith(_AMD))
 
 
 def _log_balance(device: DeviceFile) -> float:

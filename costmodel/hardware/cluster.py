@@ -7,7 +7,6 @@ from typing import Annotated
 
 from costmodel.declared import (
     Bandwidth,
-    DType,
     Latency,
     LoadFactor,
     Money,
@@ -15,14 +14,13 @@ from costmodel.declared import (
     Nullable,
     Number,
     OneOf,
-    Peak,
     Size,
     Watts,
     WattsOrZero,
     Whole,
 )  # fmt: skip
 from costmodel.hardware.device import Device, Link
-from costmodel.quantities import BytesPerSecond, Count, Quantity, Seconds
+from costmodel.quantities import BytesPerSecond, Count, FlopPerSecond, Quantity, Seconds
 from costmodel.records import Record, field
 
 TOPOLOGIES = (
@@ -45,9 +43,7 @@ class Host(Record):
     memory: Annotated[Size | None, "host memory"] = None
     bandwidth: Annotated[Bandwidth | None, "host memory bandwidth of all sockets"] = None
     sockets: Annotated[Number | None, "CPU sockets"] = None
-    peak: Annotated[Mapping[DType, Peak], Nullable(), "format -> dense peak, all sockets; null: unknown"] = field(
-        default_factory=dict
-    )
+    peak: Annotated[Mapping[str, FlopPerSecond], Nullable()] = field(default_factory=dict)  # by number format
     link: Annotated[str, "name of the device's link to the host"] = "pcie"
     price: Annotated[Money | None, "price of a node without its devices; null: unknown"] = None
     switches: Annotated[Number | None, "PCIe switches below the sockets; null: none"] = None

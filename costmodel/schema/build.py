@@ -69,7 +69,7 @@ def _math_unit(unit: MathUnitFile, file: DeviceFile, stated_for: DeviceFile) -> 
 
 def _quote(file: DeviceFile, name: str) -> hardware.Quote | None:
     """Return where a price is from: kind and date that stand next to it, and the source that the file names for it."""
-    stated = file.price.quote(name)
+    stated: tuple[str, str] | None = file.price.quote(name)
     cited = (source.cite for source in file.sources if {"price", f"price.{name}"} & set(source.fields))
     return None if stated is None else hardware.Quote(*stated, next(cited, None))
 

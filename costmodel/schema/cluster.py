@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from costmodel.declared import Latency, NicBandwidth, Number, Whole, Wrong
+from costmodel.declared import DType, Latency, NicBandwidth, Number, Peak, Whole, Wrong
 from costmodel.hardware.cluster import Cluster, Host, Network, Nic, Node
 from costmodel.quantities import Quantity
 from costmodel.schema.device import PLAUSIBLE, Source
@@ -25,6 +25,7 @@ class HostFile(Declared, of=Host):
     """The CPU side of a node. Null: unknown."""
 
     cpu: str | None = Field(default=None, description="CPU model")
+    peak: dict[DType, Peak] | None = Field(default=None, description="format -> dense peak, all sockets; null: unknown")
 
 
 class NodeFile(Declared, of=Node):

@@ -247,7 +247,7 @@ def _disordered(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
         if level.bandwidth is not None
     ]  # fmt: skip
     for (near, number), (far, other) in pairwise(levels):
-        one, two = near.bandwidth * number, far.bandwidth * other  # type: ignore[operator]
+        one, two = near.bandwidth * number, far.bandwidth * other
         if is_single(one) and is_single(two) and one < two:
             rates = [_shown(float(rate), "bandwidth") for rate in (one, two)]
             message = f"is implausible: {rates[1]}, but {near.name} has {rates[0]}, and no nearer level is slower"
