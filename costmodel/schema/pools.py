@@ -30,8 +30,9 @@ def pools_of(assembly: Assembly, name: str, tree: Tree, file: ServingFile, read:
 
     read: returns the scenario of one engine.
     """
-    if tree.child("anchor") is not None:
-        raise tree.child("anchor").error(
+    anchor = tree.child("anchor")
+    if anchor is not None:
+        raise anchor.error(
             "measured runs anchor one engine, not two pools", "remove `anchor`", f"scenarios.{name}.anchor"
         )
     inputs, outputs = build.mean_lengths(file)

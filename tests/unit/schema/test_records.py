@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field, ValidationError
 
-from costmodel.declared import Latency, Number, Size
+from costmodel.declared import Latency, Nullable, Number, Size
 from costmodel.records import Record, asdict
 from costmodel.schema.records import Declared, file_of
 
@@ -72,5 +72,16 @@ def test_a_mapping_may_state_a_key_in_its_own_way() -> None:
             return Machine(name=self.name, count=2.0 if self.count is None else self.count)
 
     other = OtherFile.model_validate({"name": "a", "kind": "x"})
-    assert list(OtherFile.model_fields) == ["kind", "name", "count", "first", "others", "named"]
+    assert list(OtherFile.model_fields) == ["name", "kind", "count", "first", "others", "named"]
     assert other.made().count == 2.0
+
+
+def test_null_means_the_default_of_a_nullable_key() -> None:
+    class Boiler(Record):
+        """A boiler."""
+
+        power: Annotated[Number, Nullable(), "power; null: three"] = 3.0
+
+    assert file_of(Boiler).model_fields["power"].default is None
+    for stated, power in (({}, 3.0), ({"power": None}, 3.0), ({"power": 5}, 5.0)):
+        assert file_of(Boiler).model_validate(stated).made().power == power
