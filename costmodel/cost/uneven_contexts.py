@@ -7,7 +7,7 @@ from typing import Any
 from costmodel.cost.attention import DecodeForm
 from costmodel.cost.machine import Machine
 from costmodel.quantities import Mask, Quantity
-from costmodel.workload.host_program import UnevenContexts
+from costmodel.workload.framework_parts import UnevenContexts
 from costmodel.workload.operators import AttentionKernel
 
 WHOLE = ("fa2", "fa2_shared")  # rules whose kernels plan no balance between contexts

@@ -15,9 +15,9 @@ from costmodel.quantities import Array, Bytes, Count, Indices, Mask
 from costmodel.records import Record, field
 from costmodel.schema.files import list_names, load_device, load_document, load_node, load_tuned_tiles
 from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
+from costmodel.workload.framework_parts import NOTHING_TUNED, TunedTiles
 from costmodel.workload.operators import Operator
 from costmodel.workload.scenario import Framework
-from costmodel.workload.tuned_tiles import NOTHING_TUNED, TunedTiles
 
 
 class Unmapped(Exception):

@@ -13,7 +13,7 @@ from costmodel.network.group_links import GroupLinks, group_links
 from costmodel.network.host import host_bandwidth, host_link, host_peak
 from costmodel.quantities import Quantity
 from costmodel.records import fields
-from costmodel.workload.host_program import HostTimes
+from costmodel.workload.framework_parts import HostTimes
 from costmodel.workload.operators import (
     KINDS,
     AttentionKernel,

@@ -6,8 +6,7 @@ from costmodel.schema.device import DeviceFile
 from costmodel.schema.framework import EagerPromptsFile, EngineFile, FrameworkFile
 from costmodel.schema.records import record
 from costmodel.workload import engine, scenario
-from costmodel.workload.host_program import EagerPrompts
-from costmodel.workload.tuned_tiles import TunedTiles
+from costmodel.workload.framework_parts import EagerPrompts, TunedTiles
 
 
 def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario.Framework:

@@ -43,7 +43,7 @@ from costmodel.schema.what_if import WhatIfFile
 from costmodel.schema.workload import WorkloadFile
 from costmodel.schema.writing import yaml_of
 from costmodel.workload.architecture import Architecture
-from costmodel.workload.tuned_tiles import TunedTiles
+from costmodel.workload.framework_parts import TunedTiles
 
 Loaded = TypeVar("Loaded")
 

@@ -17,7 +17,7 @@ from costmodel.schema.device import PLAUSIBLE, Source
 from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
 from costmodel.workload.engine import Engine, SchedulerRule
-from costmodel.workload.host_program import EagerPrompts
+from costmodel.workload.framework_parts import EagerPrompts
 from costmodel.workload.scenario import Framework, PartFormats, Precision, Tile
 from costmodel.workload.training_program import TrainingProgram
 

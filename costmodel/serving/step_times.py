@@ -27,7 +27,7 @@ from costmodel.records import Record, replace
 from costmodel.serving.prices import Tables, p_norms, step_time
 from costmodel.serving.state import Step
 from costmodel.workload.context import Context
-from costmodel.workload.host_program import EagerPrompts
+from costmodel.workload.framework_parts import EagerPrompts
 from costmodel.workload.mixed import fuses_mixed_attention
 from costmodel.workload.operators import AttentionKernel, HostTime, MixedAttention, Operator
 from costmodel.workload.passes import Pass, PassWork, pass_work, prompt_context, request_context

@@ -23,7 +23,7 @@ from costmodel.schema.case import resolve_case
 from costmodel.schema.references import Library
 from costmodel.study.published.predictions import predict
 from costmodel.study.published.reproduce import load_cases
-from costmodel.workload.host_program import HostTimes
+from costmodel.workload.framework_parts import HostTimes
 from costmodel.workload.scenario import Scenario
 
 STEP = 1e-3  # s: what the response is measured with

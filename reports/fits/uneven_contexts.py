@@ -28,7 +28,7 @@ from costmodel.measurements.tables import join, read_tables
 from costmodel.quantities import Array
 from costmodel.records import Record, replace
 from costmodel.schema.references import Library
-from costmodel.workload.host_program import UnevenContexts
+from costmodel.workload.framework_parts import UnevenContexts
 from costmodel.workload.operators import AttentionKernel, MixedAttention
 
 FAMILY = "attention_decode_skewed"

@@ -14,7 +14,7 @@ from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count
-from costmodel.workload.host_program import EagerPrompts
+from costmodel.workload.framework_parts import EagerPrompts
 from costmodel.workload.plans import Decode, Prefill
 from costmodel.workload.scenario import Communication, Parallelism, Plan, Scenario
 

@@ -9,10 +9,10 @@ from builders import DENSE_MODEL, FRAMEWORK, MOE_MODEL, context
 from costmodel.quantities import Count
 from costmodel.records import replace
 from costmodel.workload.context import Context
+from costmodel.workload.framework_parts import TunedTiles
 from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll, Gemm, Operator
 from costmodel.workload.passes import Pass, PassWork, pass_work
 from costmodel.workload.scenario import Communication, Parallelism
-from costmodel.workload.tuned_tiles import TunedTiles
 
 GATHER = Communication(exchange="gather")
 

@@ -28,7 +28,7 @@ from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.records import replace
-from costmodel.workload.host_program import Unsupported
+from costmodel.workload.framework_parts import Unsupported
 from costmodel.workload.scenario import Communication, Offload, Parallelism, Plan, Scenario
 from costmodel.workload.validity import feasible_layout, rules
 

@@ -1,11 +1,17 @@
-"""What a framework states beside its kernels: times of its host, contexts of unequal length, and what it lacks."""
+"""What a framework states beside its kernels: host times, uneven contexts, what it lacks, layers with tuned tiles."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
+import numpy as np
+
 from costmodel.declared import Latency, PositiveNumber, Time
-from costmodel.records import Record
+from costmodel.quantities import Count, Quantity, is_single
+from costmodel.records import Record, field
+
+_ALIKE = {"fp16": "bf16"}  # engines look up 16-bit formats under one name
 
 
 class HostTimes(Record):
@@ -56,3 +62,27 @@ class UnevenContexts(Record):
 
     load_rate: Annotated[PositiveNumber, "what one thread block loads, bytes a cycle"]
     overlap_p: Annotated[PositiveNumber, "p-norm of the longest context's time and that of all contexts together"]
+
+
+class TunedTiles(Record):
+    """Layers with tuned tiles on one device: number format of the products -> experts on a rank -> their widths."""
+
+    layers: Mapping[str, Mapping[int, tuple[int, ...]]] = field(default_factory=dict)
+
+    def of(self, experts: Count, width: Count, variant: str) -> Quantity:
+        """Return one where tiles were tuned for a layer, else zero.
+
+        experts: on a rank.
+        width: of an expert's intermediate activations there.
+        variant: of the products.
+        """
+        known = self.layers.get(_ALIKE.get(variant, variant), {})
+        if is_single(experts) and is_single(width):
+            return float(width in known.get(experts, ()))  # type: ignore[call-overload]
+        tuned = np.zeros(np.broadcast_shapes(np.shape(experts), np.shape(width)))
+        for count, widths in known.items():
+            tuned[np.broadcast_to(np.equal(experts, count) & np.isin(width, widths), tuned.shape)] = 1.0
+        return tuned
+
+
+NOTHING_TUNED = TunedTiles()
