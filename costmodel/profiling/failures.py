@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
 
-from costmodel.errors import InputError, Location
+from costmodel.profiling.appended import Appended
 from costmodel.profiling.shapes import Shape
 
 ENDED = 3  # times that a kernel may have ended the process, or been running when something else did
@@ -52,14 +49,13 @@ class SecondTries:
             yield self._waiting.popleft()[1]
 
 
-class FailureLog:
+class FailureLog(Appended):
     """A file of lines of JSON: `{"begun": ROW}` before a kernel runs, `{"failed": ROW, "reason": …}` where it cannot.
 
     `{"uncaptured": ROW, "reason": …}` where it can, and no graph holds it.
 
     A kernel that was begun, and has neither a row nor a reason, was running when the process ended. That may have been
-    a user's doing, so it is tried again. After `ENDED` times it counts as failed. Lines are only added: a kill loses
-    none. Without a path nothing is written.
+    a user's doing, so it is tried again. After `ENDED` times it counts as failed.
 
     failed: reason by `row_id`, of kernels that have no row yet.
     uncaptured: reason by `row_id`, of rows without the time in a graph.
@@ -68,27 +64,10 @@ class FailureLog:
     def __init__(self, path: Path | None) -> None:
         self.failed: dict[str, str] = {}
         self.uncaptured: dict[str, str] = {}
-        self._file: BinaryIO | None = None
         self._begun: dict[str, int] = {}
-        if path is None:
-            return
-        try:
-            for line in self._whole_lines(path):
-                self._take_up(line)
-            self._file = path.open("ab")
-        except OSError as error:
-            raise InputError.single(
-                f"cannot be written: {error.strerror}", hint="name another --output", location=Location(str(path))
-            ) from None
-
-    def __enter__(self) -> FailureLog:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
+        super().__init__(path)
+        for line in self.before.splitlines():
+            self._take_up(line)
 
     def begin(self, row_id: str) -> None:
         """Note that a kernel is about to run."""
@@ -98,7 +77,7 @@ class FailureLog:
         """Note that a kernel was interrupted by its user, who may want it later."""
         self._write({"interrupted": row_id}, durable=False)
 
-    def add(self, row_id: str, reason: str) -> None:
+    def fail(self, row_id: str, reason: str) -> None:
         """Note why a kernel cannot run, and wait until that is on the disk."""
         self.failed[row_id] = reason
         self._write({"failed": row_id, "reason": reason}, durable=True)
@@ -149,19 +128,4 @@ class FailureLog:
             self._begun.pop(str(entry["interrupted"]), None)
 
     def _write(self, entry: dict[str, str], *, durable: bool) -> None:
-        if self._file is None:
-            return
-        self._file.write((json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8"))
-        self._file.flush()
-        if durable:
-            os.fsync(self._file.fileno())
-
-    @staticmethod
-    def _whole_lines(path: Path) -> list[bytes]:
-        """Return the lines of the file, half of one that a kill has left is dropped."""
-        if not path.exists():
-            return []
-        with path.open("rb+") as file:
-            data = file.read()
-            file.truncate(data.rfind(b"\n") + 1)
-        return data[: data.rfind(b"\n") + 1].splitlines()
+        self.add(json.dumps(entry, ensure_ascii=False) + "\n", durable=durable)

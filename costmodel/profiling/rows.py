@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
 
-from costmodel.errors import InputError, Location, MeasurementError, Problem
+from costmodel.errors import Location, MeasurementError, Problem
+from costmodel.profiling.appended import Appended
 
 COLUMNS = (
     "row_id", "device", "op", "sub_op", "dtype_in", "dtype_out", "m", "n", "k", "num_groups", "num_experts", "topk",
@@ -33,39 +31,19 @@ clock_mhz, power_w, temperature_c, throttle: of the board, while the row was tim
 _SYNC = 1.0  # seconds between two times that the system is made to write what it holds: each takes as long as a row
 
 
-class RowTable:
+class RowTable(Appended):
     """A CSV file of timed kernels that one process appends to.
 
-    measured: the rows that it holds, by `row_id`. Without a path nothing is written: another process does. A last line
-    without an end, which a kill has left, is dropped: no cell has a line break. Raises MeasurementError where the file
-    is no table of the harness, or of another device.
+    measured: the rows that it holds, by `row_id`. No cell has a line break. Raises MeasurementError where the file is
+    no table of the harness, or of another device.
     """
 
     def __init__(self, path: Path | None, device: str) -> None:
-        self._file: BinaryIO | None = None
         self._synced = -math.inf
-        self.measured: dict[str, dict[str, str]] = {}
-        if path is None:
-            return
-        try:
-            self.measured = self._read(path, device)
-            self._file = path.open("ab")
-        except OSError as error:
-            raise InputError.single(
-                f"cannot be written: {error.strerror}", hint="name another --output", location=Location(str(path))
-            ) from None
-        if not self.measured and not self._file.tell():
+        super().__init__(path)
+        self.measured: dict[str, dict[str, str]] = {} if path is None else self._read(path, device)
+        if not self.before:
             self._write(COLUMNS)
-
-    def __enter__(self) -> RowTable:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            os.fsync(self._file.fileno())
-            self._file.close()
 
     @property
     def rows(self) -> int:
@@ -82,24 +60,14 @@ class RowTable:
         self.measured[row["row_id"]] = dict(row)
 
     def _write(self, cells: list[str] | tuple[str, ...]) -> None:
-        if self._file is None:
-            return
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerow([" ".join(cell.splitlines()) for cell in cells])
-        self._file.write(text.getvalue().encode("utf-8"))
-        self._file.flush()
-        if time.monotonic() - self._synced > _SYNC:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
+        durable = time.monotonic() - self._synced > _SYNC
+        self.add(text.getvalue(), durable=durable)
+        self._synced = time.monotonic() if durable else self._synced
 
     def _read(self, path: Path, device: str) -> dict[str, dict[str, str]]:
-        if not path.exists():
-            return {}
-        with path.open("rb+") as file:
-            data = file.read()
-            whole = data.rfind(b"\n") + 1
-            file.truncate(whole)
-        lines = list(csv.reader(io.StringIO(data[:whole].decode("utf-8", errors="replace"), newline="")))
+        lines = list(csv.reader(io.StringIO(self.before.decode("utf-8", errors="replace"), newline="")))
         if not lines:
             return {}
         if tuple(lines[0]) != COLUMNS:

@@ -253,7 +253,7 @@ class _Run:
         log = None if path is None else path.with_suffix(".failed.jsonl")
         with RowTable(path, self._result.device) as table, FailureLog(log) as failures:
             for row_id, reason in failures.ended_by(frozenset(table.measured)).items():
-                failures.add(row_id, reason)
+                failures.fail(row_id, reason)
             failures.forget(table.measured)
             self._write_aside(table, failures)
             try:
@@ -359,7 +359,7 @@ class _Run:
             reason = _said(error)
         reason = self._ranks.first_reason(reason)
         if reason:
-            failures.add(shape.row_id, reason)
+            failures.fail(shape.row_id, reason)
             if passes(reason):
                 self._tries.add(shape)
             else:

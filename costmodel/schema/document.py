@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from costmodel.quantities import Quantity
+from costmodel.records import asdict
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.fields import NumberType, number_at
@@ -79,15 +80,8 @@ def _network(scenario: Scenario) -> dict[str, Any] | None:
     network = scenario.cluster.network
     if network is None:
         return None
-    price = network.price
-    return {
-        "topology": network.topology, "planes": network.planes, "radix": network.radix, "bandwidth": network.bandwidth,
-        "latency": {"same_leaf": network.latency_same_leaf, "cross_leaf": network.latency_cross_leaf},
-        "routing": network.routing, "groups": network.groups, "oversubscription": network.oversubscription,
-        "pxn": network.pxn, "failed": list(network.failed),
-        "shape": list(network.shape), "reconfiguration": network.reconfiguration,
-        "price": {"switch": price.switch, "link": price.link, "endpoint_link": price.endpoint_link},
-    }  # fmt: skip
+    document = asdict(network)
+    return document | {"latency": {name: document.pop(f"latency_{name}") for name in ("same_leaf", "cross_leaf")}}
 
 
 def number_type(target: OverrideTarget, phase: str) -> NumberType | None:

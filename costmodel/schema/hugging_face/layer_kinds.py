@@ -138,8 +138,7 @@ def _with_experts(config: Config, depth: int) -> list[bool]:
     """Return which layers have experts: those listed, all, every n-th, or all from some layer on."""
     if not config.has("experts") or not config.flag("with_experts", default=True):
         return [False] * depth
-    listed = config.value("moe_types") if config.has("moe_types") else None
-    every = config.value("moe_every") if config.has("moe_every") else None
+    listed, every = config.value("moe_types"), config.value("moe_every")
     listed = every if isinstance(every, list) else listed
     if isinstance(listed, list):
         return _listed_experts(config, listed, depth)
@@ -160,8 +159,7 @@ def _with_experts(config: Config, depth: int) -> list[bool]:
 
 
 def _listed_experts(config: Config, listed: list[Any], depth: int) -> list[bool]:
-    fact = "moe_types" if config.has("moe_types") and config.value("moe_types") is listed else "moe_every"
-    fact = fact if config.has(fact) else "moe_types"
+    fact = "moe_types" if config.value("moe_types") is listed or not config.has("moe_every") else "moe_every"
     if len(listed) < depth:
         raise config.error(fact, f"has {len(listed)} entries for {depth} layers", "write one per layer")
     return [bool(_name(config, fact, _SPARSE, item)) for item in listed[:depth]]
@@ -169,10 +167,10 @@ def _listed_experts(config: Config, listed: list[Any], depth: int) -> list[bool]
 
 def _expert_numbers(config: Config) -> set[int] | None:
     """Return the numbers of the layers with experts, from 0, null where no list of them is stated."""
-    numbers = config.value("moe_layers") if config.has("moe_layers") else None
+    numbers = config.value("moe_layers")
     if numbers is not None:
         return set(numbers)
-    text = config.value("moe_numbers") if config.has("moe_numbers") else None
+    text = config.value("moe_numbers")
     if text is None:
         return None
     try:
