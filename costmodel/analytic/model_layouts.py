@@ -22,9 +22,9 @@ from costmodel.schema.files import ModelDocument, load_cluster, read_model
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.model_names import model_reference
 from costmodel.schema.overrides import ON, is_of
+from costmodel.schema.published_tables import TrainingRecipe, nearest_recipe
 from costmodel.schema.references import as_reference
 from costmodel.schema.resolve import resolve
-from costmodel.schema.training_recipes import TrainingRecipe, nearest_recipe
 from costmodel.schema.tree import Tree
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.counting import parameter_count

@@ -17,7 +17,7 @@ from costmodel.planning.structures import DRAFTS, ENGINES, HEAD, Structure, load
 from costmodel.quantities import Array
 from costmodel.records import MutableRecord, Record, field
 from costmodel.result import Point
-from costmodel.schema.receipts import receipts
+from costmodel.schema.published_tables import receipts
 from costmodel.units import render
 
 _MILLION, _HOUR = 1e6, 3600.0

@@ -25,7 +25,7 @@ from costmodel.result import Point
 from costmodel.schema.files import load_cluster
 from costmodel.schema.model_names import is_model
 from costmodel.schema.overrides import ON
-from costmodel.schema.training_recipes import PublishedRun, published_runs
+from costmodel.schema.published_tables import PublishedRun, published_runs
 from costmodel.study.goals import Candidate
 from costmodel.study.layouts import OWN, VARIED
 from costmodel.study.search import Space, searched, settings

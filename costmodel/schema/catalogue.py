@@ -79,7 +79,7 @@ def keep(question: Question, rests_on: Answers, answer: object) -> None:
     if path is None:
         return
     with suppress(InputError, UnpackableError):
-        body = pack((question.text(program()), _relative(rests_on), pack(answer)))
+        body = pack((question.text(program()), _moved(rests_on, _root(), _SHIPPED), pack(answer)))
         make_folder(path.parent)
         write_whole(path, [source_hash(body), body])
         _forget_oldest(path.parent)
@@ -114,27 +114,23 @@ def _kept(data: bytes, asked: str) -> Kept | None:
         return None
     try:
         question, noted, answer = unpack(body)
-        rests_on = _absolute(noted) if question == asked else {}
+        rests_on = _moved(noted, _SHIPPED, _root()) if question == asked else {}
         return Kept(unpack(answer), rests_on) if question == asked and are_unchanged(rests_on) else None
     except UnpackableError:
         return None
 
 
-def _relative(answers: Answers) -> Answers:
-    """Return answers whose paths are those of any place where the shipped data are installed."""
-    root = f"{package_root()}{os.sep}"
+def _moved(answers: Answers, before: str, after: str) -> Answers:
+    """Return answers with another beginning of the paths that begin so."""
     return {
-        (question, f"{_SHIPPED}{path.removeprefix(root)}" if path.startswith(root) else path): answer
+        (question, f"{after}{path.removeprefix(before)}" if path.startswith(before) else path): answer
         for (question, path), answer in answers.items()
     }
 
 
-def _absolute(answers: Answers) -> Answers:
-    root = f"{package_root()}{os.sep}"
-    return {
-        (question, f"{root}{path.removeprefix(_SHIPPED)}" if path.startswith(_SHIPPED) else path): answer
-        for (question, path), answer in answers.items()
-    }
+def _root() -> str:
+    """Return the beginning of paths of the shipped data, which an entry has as `_SHIPPED`: it holds in any place."""
+    return f"{package_root()}{os.sep}"
 
 
 def entries(kept: Path) -> list[Path]:

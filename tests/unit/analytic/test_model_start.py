@@ -10,7 +10,7 @@ import pytest
 import costmodel
 from costmodel.analytic.model_start import start_workload
 from costmodel.schema.files import list_names, load_node, read_model
-from costmodel.schema.training_recipes import nearest_recipe, training_recipes
+from costmodel.schema.published_tables import nearest_recipe, training_recipes
 
 ALONE = [name for name in list_names("nodes") if load_node(name).nic is None]
 

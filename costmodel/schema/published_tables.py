@@ -1,4 +1,9 @@
-"""Published training: how many tokens a step models of a size were trained on, and how well runs used their devices."""
+"""Shipped tables of published runs.
+
+- training recipes: how many tokens a step models of a size were trained on
+- training runs: how well they used their devices
+- receipts: errors of inference, by device, engine and kind of model
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,8 @@ import csv
 import io
 import math
 from collections.abc import Iterator
+
+from msgspec import convert
 
 from costmodel.records import ValueRecord
 from costmodel.schema.loader import MAX_TABLE_BYTES, read_text
@@ -16,6 +23,7 @@ from costmodel.workload.counting import parameter_count
 
 RECIPES = "training_recipes.csv"  # in `workloads/` of the package's data
 RUNS = "training_runs.csv"
+RECEIPTS = "receipts.csv"  # made by `python -m reports.validation.receipts`
 
 
 class TrainingRecipe(ValueRecord):
@@ -32,6 +40,23 @@ class TrainingRecipe(ValueRecord):
     def tokens(self) -> int:
         """Return the tokens of a step."""
         return self.sequence * self.global_batch
+
+
+class Receipt(ValueRecord):
+    """Errors of published runs. kind: `dense` or `experts`; metric: `ttft`, `tpot` or `rate`.
+
+    state: `blind` where nothing that a prediction rests on saw the runs, else `seen`.
+    median, mean: of the absolute relative errors.
+    """
+
+    device: str
+    framework: str
+    kind: str
+    metric: str
+    state: str
+    runs: int
+    median: float
+    mean: float
 
 
 class PublishedRun(ValueRecord):
@@ -51,13 +76,13 @@ class PublishedRun(ValueRecord):
 
 def training_recipes() -> list[TrainingRecipe]:
     """Return the shipped recipes."""
-    return [
-        TrainingRecipe(
-            row["model"], float(row["parameters"]), float(row["active_parameters"]), int(row["sequence"]),
-            int(row["global_batch"]), row["cite"],
-        )
-        for row in _rows(RECIPES)
-    ]  # fmt: skip
+    return [convert(row, TrainingRecipe, strict=False) for row in _rows(RECIPES)]
+
+
+def receipts(device: str, framework: str, kind: str) -> list[Receipt]:
+    """Return what is known of runs of a device and kind of model under an engine, of any release."""
+    rows = (convert(row, Receipt, strict=False) for row in _rows(RECEIPTS))
+    return [each for each in rows if (each.device, each.framework, each.kind) == (device, framework, kind)]
 
 
 def published_runs() -> list[PublishedRun]:
