@@ -6,7 +6,6 @@ dimension and bounds (`costmodel.declared`), its default is the field's. Fields 
 
 from __future__ import annotations
 
-import functools
 import inspect
 import types
 import typing
@@ -24,6 +23,7 @@ from costmodel.schema.strict import Strict
 Record = TypeVar("Record", bound=Struct)
 
 _FILES: dict[type[Struct], type[Declared]] = {}  # record -> its mapping
+_NULLABLE: set[tuple[type[Struct], str]] = set()  # fields whose keys may be null
 
 
 class Declared(Strict):
@@ -89,10 +89,13 @@ def _keys(made: type[Struct], *, optional: bool) -> Iterator[tuple[str, Any, Any
         hint = field.type
         notes = hint.__metadata__ if typing.get_origin(hint) is Annotated else ()
         meaning = next((note for note in notes if isinstance(note, str)), None)
+        nullable = any(isinstance(note, Nullable) for note in notes)
+        if nullable:
+            _NULLABLE.add((made, field.name))
         if meaning is None:
             continue
         kind, default = _file_type(hint), dict[str, Any]()
-        if optional or any(isinstance(note, Nullable) for note in notes):
+        if optional or nullable:
             kind, default = kind | None, {"default": None}
         elif field.default is not NODEFAULT:
             default = {"default": list(field.default) if isinstance(field.default, tuple) else field.default}
@@ -127,17 +130,8 @@ def record(kind: type[Record], file: Strict, **given: object) -> Record:
 
 def _values(kind: type[Struct], file: Strict, names: Collection[str]) -> dict[str, Any]:
     """Return fields of a record as a file states them, without those whose null means their default."""
-    nullable = _nullable(kind)
     stated = {name: getattr(file, name) for name in names}
-    return {name: _made(value) for name, value in stated.items() if value is not None or name not in nullable}
-
-
-@functools.cache
-def _nullable(kind: type[Struct]) -> frozenset[str]:
-    """Return the fields whose keys may be null."""
-    hints = typing.get_type_hints(kind, include_extras=True)
-    notes = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
-    return frozenset(name for name, each in notes.items() if any(isinstance(note, Nullable) for note in each))
+    return {name: _made(value) for name, value in stated.items() if value is not None or (kind, name) not in _NULLABLE}
 
 
 def optional(kind: type[Record], file: Strict | None) -> Record | None:
