@@ -141,9 +141,10 @@ def stream_times(operators: Iterable[TimedOperator], perturbations: Perturbation
     imbalance: Quantity = 0.0
     for timed, seconds in exposed_seconds(operators, perturbations):
         operator = timed.operator
-        calls = operator.calls if isinstance(operator, Elementwise) else 1.0
+        starts = operator.starts if isinstance(operator, Gemm) else 1.0
+        starts = operator.calls if isinstance(operator, Elementwise) else starts
         runs: Any = timed.time.seconds > 0
-        launches = launches + calls * runs
+        launches = launches + starts * runs
         if isinstance(operator, ExpertAllToAll):
             all_to_alls = all_to_alls + seconds
         elif isinstance(operator, BLOCKING):

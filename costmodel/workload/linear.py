@@ -213,7 +213,8 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     adapted = () if context.adapters is None or linear.is_adapter else linear.adapted(context.adapters)
     if local.narrow and linear.cast_input:
         size = local.cast_bytes(local.x_elements)
-        builder.step(linear.producer, [Elementwise(f"{linear.name} cast", size, kind="cast", rows=local.rows)])
+        cast = Elementwise(f"{linear.name} cast", size, kind="cast", rows=local.rows, calls=local.casts)
+        builder.step(linear.producer, [cast])
     products = [*local.expansion(), local.forward()]
     trained = () if is_frozen else local.weight_gradient()
     builder.step(linear.operator, products, local.input_gradient(), trained, trains=linear.is_adapter)
@@ -281,6 +282,7 @@ class _LocalLinear:
     rows: of all its experts.
     x_elements, dy_elements: of its input and of its output's gradient.
     operand, weight: bytes of an element of x or dy, and of W, as the GEMMs read them [B].
+    casts: kernels that cast x or dy: one, or one an expert where each has a GEMM of its own.
     narrow: x and dy have to be cast.
     dequantised: a kernel expands the frozen weights before each product.
     expands: the GEMMs expand weights from a narrower format than they multiply in.
@@ -288,8 +290,8 @@ class _LocalLinear:
     """
 
     __slots__ = (
-        "context", "dequantised", "dtype", "dy_elements", "expanded", "expands", "groups", "inputs", "linear", "narrow",
-        "operand", "outputs", "rows", "weight", "x_elements",
+        "casts", "context", "dequantised", "dtype", "dy_elements", "expanded", "expands", "groups", "inputs", "linear",
+        "narrow", "operand", "outputs", "rows", "weight", "x_elements",
     )  # fmt: skip
 
     def __init__(self, context: Context, linear: Linear) -> None:
@@ -298,6 +300,7 @@ class _LocalLinear:
         self.inputs = linear.inputs / tp if linear.split == "rows" else linear.inputs
         self.outputs = linear.outputs / tp if linear.split == "columns" else linear.outputs
         self.groups = 1.0 if linear.experts is None else linear.experts.active
+        self.casts = 1.0 if linear.experts is None or linear.experts.streams is None else self.groups
         self.rows = self.groups * linear.rows
         self.x_elements, self.dy_elements = self.rows * self.inputs, self.rows * self.outputs
         self.dtype = linear.dtype or context.precision.linear
@@ -358,7 +361,7 @@ class _LocalLinear:
         if not (self.narrow and self.linear.cast_gradient):
             return [gemm]
         size = self.cast_bytes(self.dy_elements)
-        return [Elementwise(f"{self.linear.name} gradient cast", size, kind="cast"), gemm]
+        return [Elementwise(f"{self.linear.name} gradient cast", size, kind="cast", calls=self.casts), gemm]
 
     def weight_gradient(self) -> list[Operator]:
         """Return dW += x^T dy, accumulated in the gradient's format by a read and a write.
@@ -372,7 +375,8 @@ class _LocalLinear:
         if context.framework.training.is_unfused and not (is_single(linear.bias) and linear.bias == 0):
             operators.append(Elementwise(f"{linear.name} bias gradient", self.dy_elements * residual, calls=2.0))
         if self.narrow and not context.copies_operands:
-            operators.append(Elementwise(f"{linear.name} transposed casts", self._turned_bytes()))
+            size = self._turned_bytes()
+            operators.append(Elementwise(f"{linear.name} transposed casts", size, calls=self.casts))
         separate = context.framework.training.accumulation != "product"
         element = self.operand, self.operand, residual if separate else 2.0 * gradient
         shape = self.inputs, self.outputs, linear.rows

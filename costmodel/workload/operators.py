@@ -80,6 +80,11 @@ class Gemm(Record):
         return self if is_single(self.calls) and self.calls == 1.0 else replace(self, calls=1.0)
 
     @property
+    def starts(self) -> Count:
+        """Return the kernels that the host starts: each GEMM, of a grouped or batched one each call."""
+        return self.calls * self.groups if self.family == "gemm" else self.calls
+
+    @property
     def flop(self) -> Flop:
         """Return 2*m*n*k of all groups and calls [FLOP]."""
         return 2.0 * self.calls * self.groups * self.m * self.n * self.k
