@@ -10,7 +10,7 @@ from costmodel.records import replace
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.layers import model_work
-from costmodel.workload.operators import Gemm, Operator
+from costmodel.workload.operators import Elementwise, Gemm, Operator
 from costmodel.workload.scenario import Precision
 from costmodel.workload.training_program import TrainingProgram
 from costmodel.workload.work import LayerWork
@@ -48,6 +48,19 @@ def test_experts_on_streams_are_as_many_products_of_the_library_with_the_same_wo
                 assert other.groups == pytest.approx(min(side_by_side, float(one.groups)))
                 assert other.groups * other.calls == pytest.approx(float(one.groups))
                 assert (other.flop, other.traffic) == (pytest.approx(one.flop), pytest.approx(one.traffic))
+                assert (one.starts, other.starts) == (1.0, pytest.approx(float(one.groups)))
+
+
+def test_each_expert_s_rows_are_cast_by_a_kernel_where_it_has_a_product_of_its_own() -> None:
+    grouped, separate = (
+        experts_by(replace(SEPARATE, expert_streams=streams), precision=MXFP8) for streams in (None, 4)
+    )
+    for name, direction in (("expert up cast", "forward"), ("expert up gradient cast", "input_gradient")):
+        one, other = (named(getattr(work, direction), name) for work in (grouped, separate))
+        assert isinstance(one, Elementwise)
+        assert isinstance(other, Elementwise)
+        assert (one.calls, other.calls) == (1.0, 64.0)
+        assert other.traffic == pytest.approx(one.traffic)
 
 
 def test_biases_of_experts_are_added_as_pytorch_promotes_formats() -> None:
