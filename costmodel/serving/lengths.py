@@ -74,10 +74,13 @@ def _read(
     if tokenizer is not None:
         prompt, output = file_lengths(path, tokenizer)
         return float(np.rint(prompt.mean())), float(np.rint(output.mean())), None, len(prompt)
-    rows, tokens, first, last = 0, np.zeros(2), np.nan, np.nan
+    rows, starts, tokens, first, last = 0, 0, np.zeros(2), np.nan, np.nan
     for row in read_rows(path, kind, count):
-        first, last = (row.arrival if rows == 0 else first), row.arrival
+        if not row.after:  # others come when an answer is there
+            first, last = (row.arrival if starts == 0 else first), row.arrival
+            starts += 1
         tokens += row.prompt, row.output
         rows += 1
     prompt, output = np.rint(tokens / rows).tolist()
-    return prompt, output, (rows - 1) / (last - first) if last > first else None, rows
+    rate = rows / starts * (starts - 1) / (last - first) if last > first else None
+    return prompt, output, rate, rows

@@ -11,6 +11,7 @@ import pytest
 
 from costmodel.errors import InputError
 from costmodel.serving.draw import in_order_of_arrival
+from costmodel.serving.lengths import trace_rate
 from costmodel.serving.state import NEXT, Requests
 from costmodel.serving.trace_requests import read_trace
 from costmodel.serving.traces import read_rows
@@ -219,6 +220,14 @@ def test_a_trace_that_is_cut_keeps_what_waits_for_the_rest(tmp_path: Path) -> No
     requests = read(tmp_path, AGENTIC, count=2)
     assert len(requests.arrival) == 2
     assert calls(requests) == [(0, 1, 5.0)]
+
+
+@pytest.mark.parametrize("text", [MOONCAKE, AGENTIC])
+def test_a_rate_is_that_of_sessions_times_the_requests_of_one(tmp_path: Path, text: str) -> None:
+    """Two sessions two seconds after each other, with three requests in all."""
+    path = tmp_path / "trace.jsonl"
+    path.write_text(text, encoding="utf-8")
+    assert trace_rate(str(path), 10) == (3 / 2 * 1 / 2, 3)
 
 
 def test_the_shipped_sessions_are_those_that_their_program_draws() -> None:
