@@ -38,7 +38,7 @@ LIMITS = {"chat": (1.0, 0.05), "code": (2.0, 0.05), "agents": (5.0, 0.05), "batc
 
 def cost(request: PlanRequest, *, bounded: bool = True) -> float | None:
     """Return what the best plan costs, null where none holds. bounded: without, every layout is played."""
-    changes: dict[str, Any] = {} if bounded else {"MOST_PLAYED": 1000, "_ROUGH": 1e9}
+    changes: dict[str, Any] = {"MOST_PLAYED": servers.MOST_PLAYED} if bounded else {"MOST_PLAYED": 1000, "_ROUGH": 1e9}
     with mock.patch.multiple(servers, **changes):
         played = [one for one in plan_servers(request, lambda _: None).best if one.played is not None]
     holding = [one.cost for one in played if one.holds]
