@@ -31,6 +31,7 @@ PAGES: Mapping[str, tuple[str, ...]] = {  # name -> program and arguments; READM
     "systems": ("reports.systems",),
     "network": ("reports.network",),
     "engines": ("reports.engines",),
+    "kernels": ("reports.kernels",),
     "validation": ("reports.validation", "--output", "reports/validation"),
     "front": ("reports.front", "README.md", "--validation", "reports/validation", "--output", "reports/front"),
 }

@@ -13,7 +13,8 @@ import click
     "--output", type=click.Path(path_type=Path), metavar="DIR",
     help="Output folder (default: RESULT's name plus `_report`, or DIR/report).",
 )  # fmt: skip
-def command(sources: tuple[Path, ...], output: Path | None) -> int:
+@click.option("--metric", metavar="NAME", help="Metric of sweeps to draw (default: each scenario's headline).")
+def command(sources: tuple[Path, ...], output: Path | None, metric: str | None) -> int:
     """Draw figures from RESULT (the --json output of simulate, search, sensitivity, reproduce or topology), TRACE (from
     `simulate --trace`, of requests also as CSV) or DIR (from `sweep`).
 
@@ -24,7 +25,7 @@ def command(sources: tuple[Path, ...], output: Path | None) -> int:
 
     if output is None and len(sources) > 1:
         raise InputError.single("several inputs need an output folder", hint="add --output DIR", field="--output")
-    files, not_drawn = write_report(sources, output or _folder(sources[0]))
+    files, not_drawn = write_report(sources, output or _folder(sources[0]), metric)
     if not_drawn:
         click.echo(f"{not_drawn:,} more axis combinations are not drawn; they are in the table", err=True)
     for path in files:

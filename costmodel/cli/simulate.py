@@ -12,6 +12,7 @@ import click
 from costmodel.cli.completion import names
 from costmodel.cli.options import ENGINES, Asked, json_option, print_json, workload_options
 from costmodel.errors import InfeasibleError, InputError
+from costmodel.records import replace
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
@@ -86,8 +87,17 @@ def command(
     _say_what_limits(loaded, points)
     detailed = len(points) == 1 or (bool(asked.scenarios) and len(asked.clusters) <= 1)
     shown = engine or engine_of(points)
-    show_simulation(asked.arguments, loaded, points, detailed=detailed, engine=shown)
+    base = _base(asked) if shown == "analytic" else None
+    show_simulation(asked.arguments, loaded, points, detailed=detailed, engine=shown, base=base)
     return 0 if all(point.fits for point in points.values()) else InfeasibleError.exit_code
+
+
+def _base(asked: Asked) -> Workload | None:
+    """Return the workload without the changes that are factors of what it says, `2x` or `+10%`; null without any."""
+    from costmodel.schema.relative import factor_of
+
+    others = {path: value for path, value in asked.changes.items() if factor_of(value) is None}
+    return replace(asked, changes=others).load() if len(others) < len(asked.changes) else None
 
 
 def _event_engine(loaded: Workload, engine: str | None, option: str) -> str:

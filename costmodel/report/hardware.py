@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from costmodel.report.page import show, table
-from costmodel.report.text import NONE, count, dollars, percent, quantity, shown_basis
+from costmodel.report.text import NONE, count, dollars, gib, percent, quantity, shown_basis
 from costmodel.units import parse, render
 
 Documents = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -93,12 +93,30 @@ def _show_clusters(clusters: Sequence[Mapping[str, Any]]) -> None:
 
 def show_document(document: Mapping[str, Any]) -> None:
     """Print a hardware file: its values, then the sources."""
-    show(str(document["name"]), "bold")
+    show(": ".join(filter(None, (str(document["name"]), ", ".join(_summary(document))))), "bold")
     rows = table("field", ">value")
     for field, value in _values(document, ""):
         rows.add(field, value)
     show(rows)
     show_sources(document)
+
+
+def _summary(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a device, a node or a cluster is in a few words, nothing of other files."""
+    if "math" in document:
+        memory, math = document["memory"][-1], document["math"]
+        yield f"{gib(memory['capacity'])} GiB at {quantity(memory['bandwidth'], 'bandwidth', 3)}"
+        peaks = ((dtype, math.get(dtype, {}).get("peak")) for dtype in ("bf16", "fp8"))
+        yield from (f"{dtype.upper()} {quantity(peak, 'flop_rate', 3)}" for dtype, peak in peaks if peak)
+        if document["power"]["tdp"]:
+            yield quantity(document["power"]["tdp"], "power", 3)
+    for part in ("device", "node"):
+        if part in document and "count" in document:
+            yield f"{count(document['count'])} x {document[part].partition('/')[2]}"
+    if document.get("nic"):
+        yield f"NIC {quantity(document['nic']['bandwidth'] * document['nic']['per_device'], 'bandwidth', 3)} per device"
+    if document.get("network"):
+        yield f"{document['network']['topology']} network"
 
 
 def show_sources(document: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from costmodel.errors import InfeasibleError
+from costmodel.errors import InfeasibleError, InputError
 from costmodel.records import Record
 from costmodel.report.plots.sweep import count_not_drawn
 from costmodel.report.plotting import draw, file_names
@@ -47,13 +47,16 @@ class ReportPart(Record):
     not_drawn: int = 0
 
 
-def write_report(sources: Sequence[Path], folder: Path) -> tuple[list[Path], int]:
+def write_report(sources: Sequence[Path], folder: Path, metric: str | None = None) -> tuple[list[Path], int]:
     """Write the plots of all sources and the page. Return the files, and the number of combinations without a plot.
 
+    metric: of sweeps, instead of the headlines.
     Raises InputError on an invalid source, InfeasibleError where nothing in any of them can run.
     """
+    if metric is not None and not any(source.is_dir() for source in sources):
+        raise InputError.single("only sweeps have metrics to choose from", field="--metric", hint="leave it out")
     prefixes = [f"{name}-" for name in _names(sources)] if len(sources) > 1 else [""]
-    parts = [_part(source, folder, prefix) for source, prefix in zip(sources, prefixes, strict=True)]
+    parts = [_part(source, folder, prefix, metric) for source, prefix in zip(sources, prefixes, strict=True)]
     written = [path for part in parts for path in part.files]
     if not written:
         raise InfeasibleError("nothing to draw: no scenario can run")
@@ -79,10 +82,10 @@ def _names(sources: Sequence[Path]) -> list[str]:
     return list(file_names(numbered).values())
 
 
-def _part(source: Path, folder: Path, prefix: str) -> ReportPart:
+def _part(source: Path, folder: Path, prefix: str, metric: str | None) -> ReportPart:
     """Draw one source."""
     if source.is_dir():
-        sweep = read_sweep(source)
+        sweep = read_sweep(source, metric)
         study = sweep.study
         return ReportPart(
             title=study.workload,

@@ -119,7 +119,13 @@ def _short(value: float) -> str:
 def show_model(facts: Mapping[str, Any], model: ModelDocument) -> None:
     """Print a model: parameters, KV cache and FLOPs, layers, sources, and notes on its import."""
     document = model.document
-    show(str(facts["name"]), "bold")
+    architecture = model.architecture
+    show(
+        f"{facts['name']}: {_short(facts['parameters'])} parameters, {_short(facts['active_parameters'])} active, "
+        f"{architecture.depth} layers, {attention(architecture)}, "
+        f"{quantity(facts['kv_cache_bytes_per_token'], 'size', 3)} of KV cache per token",
+        "bold",
+    )
     rows = table("quantity", ">value")
     for name in ("parameters", "active_parameters", "active_parameters_with_embedding", "mtp_parameters"):
         rows.add(readable(name), f"{facts[name]:,.0f}")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from costmodel.errors import CostModelError
 from costmodel.records import asdict
 from costmodel.report.answer import LEAST, answer_line, basis_line, devices, facts_line, show_notes
 from costmodel.report.expert_load import drawn_line, is_even, load_phrase, routing_line
@@ -51,14 +52,19 @@ LOWER_BOUND = " (a lower bound on time; the interval shows how much slower measu
 
 
 def show_simulation(
-    arguments: str, workload: Workload, points: Mapping[str, Point], *, detailed: bool, engine: str = "analytic"
-) -> None:
+    arguments: str, workload: Workload, points: Mapping[str, Point], *, detailed: bool, engine: str = "analytic",
+    base: Workload | None = None,
+) -> None:  # fmt: skip
     """Print the scenarios, one screen for all of them, or each in detail.
 
-    arguments: the command's arguments that name the workload again, for the next steps.
+    arguments: the command's arguments that name the workload again, for the next steps. base: the workload that the
+    scenarios are compared with; null: scenarios on several clusters are compared with the first.
     """
     for name, point in points.items():
         show(answer_line(name, point), "bold" if point.fits else "red")
+    if engine == "analytic":
+        for line in _ratios(workload, points, base):
+            show(line, "bold")
     if is_verbose():
         _show_all(workload, points, detailed=detailed, engine=engine)
     elif detailed:
@@ -70,6 +76,26 @@ def show_simulation(
     show_hint(f"{'event simulation; ' * (engine == 'event')}( .. ): 80 % interval")
     for line in _next_steps(arguments, points, detailed=detailed):
         show(line, "dim")
+
+
+def _ratios(workload: Workload, points: Mapping[str, Point], base: Workload | None) -> Iterator[str]:
+    """Yield for each scenario its headline over that of the base, or over that on the first cluster."""
+    first: dict[str, str] = {}
+    starts = {name: name if base else first.setdefault(name.partition("@")[0], name) for name in points}
+    pairs = [(name, start) for name, start in starts.items() if points[name].fits and (base or start != name)]
+    if not pairs:
+        return
+    from costmodel.study.what_if import ratio_of  # loads what other answers do without
+
+    for name, start in pairs:
+        try:
+            ratio, ends = ratio_of(base or workload, start, workload, name)
+        except CostModelError:
+            continue  # the other side cannot run, as its line says
+        headline = points[name].headline
+        value = metric(headline, (points[name].metrics[headline] or 0.0) / ratio)
+        span = "" if ends is None else f" ({ends[0]:.3g} .. {ends[1]:.3g})"
+        yield f"{name}: {ratio:.3g} times{span} the {value} {'without the factors' if base else f'of {start}'}"
 
 
 def _show_all(workload: Workload, points: Mapping[str, Point], *, detailed: bool, engine: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,13 +29,17 @@ from costmodel.units import parse, render
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
-GREY, PALE = "#7F7F7F", "#D9D9D9"
+GREY, PALE, QUIET = "#7F7F7F", "#D9D9D9", "#595959"
 CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 BOUNDS = {"compute": BLUE, "memory": ORANGE, "network": GREEN, "latency": PURPLE, "capacity": BLACK}
 
-WIDTH = 5.2  # inches: text of 9 points stays readable at half the width, as in two columns
+SIZE = (10.667, 6.0)  # inches: a slide of 1,600 x 900 pixels
+SMALL = 10.0  # points: of notes and of texts next to marks
+TITLE, TITLE_LINE, NOTE_LINE = 16.0, 76, 118  # points of a title, characters of its line and of a note's
+BETWEEN = 0.045  # of an axis' height: between the names of two curves, at least
 TICK_DIGITS = 3
-LONGEST_NAME = 28  # characters of a name
+LONGEST_NAME = 34  # characters of a name
+INTERVALS = "line or band: 80 % interval"
 LONGEST_TOOLTIP = 200  # characters of a tooltip
 _TOOLTIP = "tooltip "  # prefix of a group's id, replaced in the SVG
 _TOOLTIP_GROUP = re.compile(rb'<g id="tooltip ([^"]*)">')
@@ -42,7 +47,7 @@ _TOOLTIP_GROUP = re.compile(rb'<g id="tooltip ([^"]*)">')
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial"],  # the first comes with matplotlib
-    "font.size": 9.0,
+    "font.size": 12.0,
     "text.parse_math": False,  # a `$` in a name is a dollar sign
     "svg.fonttype": "none",
     "svg.hashsalt": "costmodel",
@@ -59,8 +64,8 @@ _STYLE: dict[str, Any] = {
     "xtick.color": "#404040",
     "ytick.color": "#404040",
     "legend.frameon": False,
-    "legend.fontsize": 8.0,
-    "lines.linewidth": 1.6,
+    "legend.fontsize": 11.0,
+    "lines.linewidth": 2.0,
     "hatch.linewidth": 0.6,
 }
 
@@ -75,10 +80,39 @@ def styled() -> Iterator[None]:
         yield
 
 
-def canvas(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
-    """Return an empty figure of that size in inches and its axes."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
+def canvas(title: str, note: str = "") -> tuple[Figure, Axes]:
+    """Return a slide with one plot: what it shows as its title, how to read it at its foot."""
+    figure, (axes,) = panels(title, 1, note)
+    return figure, axes
+
+
+def panels(title: str, count: int, note: str = "", *, rows: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
+    """Return a slide with plots side by side, in as many rows. options: of `Figure.subplots`."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08, wspace=0.04)  # type: ignore[call-arg, union-attr]
+    lines = textwrap.wrap(display_name(title, 2 * TITLE_LINE), TITLE_LINE)
+    figure.suptitle("\n".join(lines), x=0.012, ha="left", fontsize=TITLE, fontweight="bold")
+    if note:
+        foot = "\n".join(textwrap.wrap(display_name(note, 2 * NOTE_LINE), NOTE_LINE))
+        figure.supxlabel(foot, x=0.012, ha="left", fontsize=SMALL, color=QUIET)
+    axes = figure.subplots(rows, -(-count // rows), squeeze=False, **options).ravel()
+    for spare in axes[count:]:
+        spare.set_axis_off()
+    return figure, list(axes[:count])
+
+
+def name_curves(axes: Axes, curves: Iterable[tuple[float, float, str, str]]) -> None:
+    """Write the name of each curve at its right end, none over another. curves: x and y of the end, name, colour."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    ends = [(*to_axes.transform((x, y)), name, colour) for x, y, name, colour in curves if name]
+    heights: list[float] = []
+    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
+        heights.append(max([y, *(height + BETWEEN for height in heights[-1:])]))
+        axes.annotate(
+            display_name(name), (x, heights[-1]), (7, 0), xycoords="axes fraction", textcoords="offset points",
+            va="center", color=colour, fontsize=SMALL + 1.0, annotation_clip=False,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+        )  # fmt: skip
 
 
 def figure_bytes(figure: Figure, form: Literal["svg", "png"], data: Mapping[str, bytes] | None = None) -> bytes:
@@ -109,7 +143,7 @@ def display_name(text: str, longest: int = LONGEST_NAME) -> str:
     return clean if len(clean) <= longest else clean[: longest - 1] + "…"
 
 
-def label_rows(axes: Axes, names: Sequence[str], size: float = 9.0, longest: int = LONGEST_NAME) -> None:
+def label_rows(axes: Axes, names: Sequence[str], size: float = 12.0, longest: int = LONGEST_NAME) -> None:
     """Label the rows of a bar chart, the first one on top. size: of the text [points]."""
     axes.set_yticks(range(len(names)), [display_name(name, longest) for name in names], fontsize=size)
     axes.invert_yaxis()
@@ -130,14 +164,16 @@ def linear_axis(axis: Axis, what: str, dimension: str, highest: float) -> None:
     unit, factor = unit_for(highest, dimension)
     axis.set_label_text(f"{what} ({unit})" if unit else what)
     axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(_formatter(lambda value: f"{value / factor:.6g}"))
+    axis.set_major_formatter(_formatter(lambda value: f"{value / factor:,.6g}"))
 
 
 def log_axis(axis: Axis, what: str, dimension: str, ends: tuple[float, float]) -> None:
     """Label a logarithmic axis, each tick with its unit. ends: lowest and highest value."""
     decades = math.log10(ends[1] / ends[0])
     axis.set_label_text(what)
-    axis.set_major_locator(LogLocator(10, subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0), numticks=12))
+    axis.set_major_locator(
+        LogLocator(10, subs=(1.0,) if decades > 3.5 else (1.0, 3.0) if decades > 2 else (1.0, 2.0, 5.0), numticks=12)
+    )
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
     axis.set_major_formatter(_formatter(lambda value: tick(value, dimension)))

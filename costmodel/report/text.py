@@ -26,6 +26,13 @@ _READABLE = {
     "mfu_noncausal": "MFU (full attention)",
 }
 _BASES = {"transferred": "borrowed"}
+_WORDS = {  # of paths and formats, as axes have them
+    **{name: name.upper() for name in ("hbm", "nic", "tp", "pp", "dp", "ep", "cp", "l2", "fp4", "fp8", "bf16", "fp32")},
+    "nvlink": "NVLink",
+    "pcie": "PCIe",
+    "smem": "shared memory",
+}
+_AXES = {"batch_per_device": "requests per device", "micro_batch": "micro-batch"}
 _TITLES = {
     "ttft": "time to first token",
     "tpot": "time per output token",
@@ -33,6 +40,7 @@ _TITLES = {
     "tokens_per_second": "tokens/s",
     "tokens_per_second_per_device": "tokens/s per device",
     "tokens_per_second_per_user": "tokens/s per user",
+    "step_time": "training step",
     "requests_per_second": "requests/s",
     "input_tokens_per_second": "input tokens/s",
 }
@@ -51,6 +59,12 @@ def shown_basis(basis: str) -> str:
 def title_of(metric: str) -> str:
     """Return the name of a metric in full, as plots and pages have it."""
     return _TITLES.get(metric, readable(metric))
+
+
+def path_title(path: str) -> str:
+    """Return the name of a short path of the resolved document as plots have it: `NIC bandwidth` of `nic.bandwidth`."""
+    words = path.removeprefix("parallel.").split(".")
+    return _AXES.get(words[-1]) or " ".join(_WORDS.get(word) or readable(word) for word in words)
 
 
 def quantity(value: float | None, dimension: str, digits: int = SHOWN_DIGITS) -> str:

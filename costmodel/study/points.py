@@ -34,6 +34,8 @@ from costmodel.study.summary import OnProgress, Summary
 from costmodel.study.sweep import INTERVAL, Sweep
 from costmodel.study.tables import PARQUET, Columns, best_form, decode, numbers
 
+_ENDS = tuple(f"_{end}" for end in INTERVAL)  # of names of columns
+
 
 def write_sweep(
     sweep: Sweep, folder: Path, on_progress: OnProgress = lambda _: None, pool: Pool = HERE, form: str | None = None
@@ -175,7 +177,7 @@ def _present(cutting: Cutter, folder: Path, number: int, expected: str | None) -
 
 
 class Grid(Record):
-    """The headline metric of one scenario over a sweep's grid, with the ends of its 80 % interval.
+    """A metric of one scenario over a sweep's grid, with the ends of its 80 % interval, NaN where it has none.
 
     NaN where a point cannot run, for the reason that stands there; reason is empty where it can.
     """
@@ -201,12 +203,13 @@ class Table(Record):
     grids: Mapping[str, Grid]
 
 
-def read_sweep(folder: Path) -> Table:
-    """Return the sweep that a folder holds. Raises InputError where it holds none, or not all of it.
+def read_sweep(folder: Path, metric: str | None = None) -> Table:
+    """Return the sweep that a folder holds. Raises InputError where it holds none, or not all of it, or no such metric.
 
-    Only axes of numbers make a grid. Those that vary together are one dimension of it.
+    Only axes of numbers make a grid. Those that vary together are one dimension of it. metric: whose grids they are
+    (default: each scenario's headline, the only one with intervals).
     """
-    study = read_study(folder / STUDY)
+    study = _with_headline(read_study(folder / STUDY), metric)
     location = Location(str(folder / POINTS))
     parts = list(_parts(study, folder))
     heading = list(study.columns)
@@ -222,6 +225,18 @@ def read_sweep(folder: Path) -> Table:
         rows = slice(at * size, (at + 1) * size)
         grids[name] = _grid(study, name, {key: column[rows] for key, column in columns.items()}, shape, location)
     return Table(study, grids)
+
+
+def _with_headline(study: SweepFile, metric: str | None) -> SweepFile:
+    """Return a study with another metric, if any, as the headline of its scenarios. Raises InputError without it."""
+    if metric is None:
+        return study
+    axes = {axis.path for axis in study.axes}
+    known = [name for name, unit in study.columns.items() if unit and name not in axes and not name.endswith(_ENDS)]
+    if metric not in known:
+        raise InputError.single(f"the sweep has no {metric}", field="--metric", hint=f"one of {', '.join(known)}")
+    scenarios = {name: one.model_copy(update={"headline": metric}) for name, one in study.scenarios.items()}
+    return study.model_copy(update={"scenarios": scenarios})
 
 
 def _parts(study: SweepFile, folder: Path) -> Iterator[Columns]:
@@ -250,8 +265,10 @@ def _grid(study: SweepFile, scenario: str, columns: Columns, shape: tuple[int, .
                 raise ValueError
         if any(columns["scenario"] != scenario):
             raise ValueError
-        value, low, high = (
-            numbers(columns[name]).reshape(shape) for name in (headline, *(f"{headline}_{end}" for end in INTERVAL))
+        value = numbers(columns[headline]).reshape(shape)
+        low, high = (
+            numbers(columns[name]).reshape(shape) if name in columns else np.full(shape, np.nan)
+            for name in (f"{headline}{end}" for end in _ENDS)
         )
     except (ValueError, KeyError, IndexError):
         raise InputError.single(

@@ -286,6 +286,26 @@ def change_interval(before: Evaluation, after: Evaluation, metric: str, point: f
     return min(low, point), max(high, point)
 
 
+def ratio_of(
+    workload: Workload, scenario: str, other: Workload, named: str
+) -> tuple[float, tuple[float, float] | None]:  # fmt: skip
+    """Return the headline of a scenario of another workload, `named`, over that of a scenario, with its 80 % interval.
+
+    On one device errors that both share cancel; on two, whose kernels are measured apart, none does. Raises InputError
+    where either cannot run.
+    """
+    (whole, one), (changed, two) = _base(workload, scenario), _base(other, named)
+    metric, ratio = _metric(workload, scenario), changed.headline / whole.headline
+    if workload.scenario(scenario).cluster.device.name == other.scenario(named).cluster.device.name:
+        return ratio, change_interval(one, two, metric, ratio)
+    sides = [_perturbed(side, side.families(), metric) for side in (one, two)]
+    if not all(len(side) > 1 and np.isfinite(side).all() for side in sides):
+        return ratio, None
+    first, second = ((side, np.full(len(rest) - 1, side[0])) for side, rest in zip(sides, reversed(sides), strict=True))
+    _, low, high = ratio_interval(np.concatenate(first), np.concatenate([second[0][:1], second[1], second[0][1:]]))
+    return ratio, (min(low, ratio), max(high, ratio))
+
+
 def difference_interval(
     before: Evaluation, after: Evaluation, metric: str, point: float
 ) -> tuple[float, float] | None:  # fmt: skip

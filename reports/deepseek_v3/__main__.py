@@ -48,22 +48,21 @@ WHAT_IFS = (
         "What a larger batch costs each user, and where memory ends it",
     ),
 )
-SHOWN = ("roofline-training", "time-training", "sweep-training", "sweep-decode")  # as PNG, too, for slides
+SCENARIOS = ("training", "prefill", "decode")
 
 
 def publish(folder: Path) -> list[Path]:
-    """Write every figure as SVG, some as PNG as well, the data beside each, and the page."""
+    """Write every figure, the data beside each, and the page."""
     made: list[Path] = []
     with tempfile.TemporaryDirectory() as place:
         aside = Path(place)
         result = aside / "result.json"
-        write_whole(result, [as_json(load(WORKLOAD).simulate())])
+        write_whole(result, [as_json(load(WORKLOAD, scenarios=SCENARIOS).simulate())])
         made += draw(read_result(result), aside / "figures")
         for what_if in WHAT_IFS:
             swept = aside / what_if.scenario
             _sweep(load(WORKLOAD, scenarios=[what_if.scenario]), what_if, swept)
             made += draw(read_sweep(swept), aside / "figures")
-        made = [path for path in made if path.suffix != ".png" or path.stem in SHOWN]
         make_folder(folder)
         for path in made:
             write_whole(folder / path.name, [path.read_bytes()])

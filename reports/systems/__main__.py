@@ -12,14 +12,15 @@ from pathlib import Path
 from costmodel.analytic.intervals import RATES, TIMES
 from costmodel.api import load
 from costmodel.errors import InputError
-from costmodel.report.style import figure_bytes, styled
+from costmodel.report.plotting import write_plots
+from costmodel.report.style import styled
 from costmodel.report.text import metric, setting
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.published.reproduce import ASSUMED, IDENTITY, PASS, SKIP, Comparison, load_cases, reproduce
 from reports.page import percent, table, write_folder
-from reports.systems.curves import FOLDER, Curves, curves, figure_of
+from reports.systems.curves import FOLDER, Figure, figures
 
 COMMAND = "python -m reports.systems --output reports/systems"
 CASES = ("systems", "systems_series")
@@ -56,13 +57,10 @@ def publish(folder: Path) -> Iterator[Path]:
     cases, problems = load_cases(list(CASES))
     comparisons, more = reproduce(cases)
     sys.stderr.writelines(f"{problem}\n" for problem in (*problems, *more))
-    figures = curves()
-    for name, shown in figures.items():
-        with styled():
-            image = figure_bytes(figure_of(shown), "svg")
-        write_whole(folder / f"{name}.svg", [image])
-        yield folder / f"{name}.svg"
-    page = [*_head(comparisons), *_claims(comparisons), *_left_out(comparisons), *_devices(), *_links(figures), ""]
+    with styled():
+        shown = figures()
+    yield from write_plots(((name, one.drawn) for name, one in shown.items()), folder)
+    page = [*_head(comparisons), *_claims(comparisons), *_left_out(comparisons), *_devices(), *_links(shown), ""]
     write_whole(folder / "README.md", ["\n".join(page).encode()])
     yield folder / "README.md"
 
@@ -158,9 +156,9 @@ def _left_out(comparisons: Sequence[Comparison]) -> Iterator[str]:
     yield from table("Rows left out", ("id", "reason"), skipped)
 
 
-def _links(figures: Mapping[str, Curves]) -> Iterator[str]:
+def _links(drawn: Mapping[str, Figure]) -> Iterator[str]:
     yield from ("", "## Figures")
-    for name, shown in figures.items():
+    for name, shown in drawn.items():
         yield from ("", f"![{shown.title}]({name}.svg)", "", shown.told)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypeAlias
 
-from matplotlib.figure import Figure
+import numpy as np
 
 from costmodel.analytic.work_counts import TOTAL, counted_work
 from costmodel.api import load
-from costmodel.records import ValueRecord
-from costmodel.report.style import CYCLE, canvas, log_axis
+from costmodel.records import Record
+from costmodel.report.plots.plot import Plot
 from costmodel.workload.plans import Prefill
+from reports.what_if.curves import Curve, Panel, curves_figure
 
 FOLDER = "systems"
 ONE = "nodes/a100-x1"
@@ -22,6 +23,7 @@ KEEPERS = {
     "LongHeads, on host": "longheads_offload", "Task-KV, GQA": "task_kv", "MoM 1.3B": "mom_1_3b",
     "Titans": "titans_lmm",
 }  # fmt: skip
+OTHER_MODELS = ("Task-KV, GQA", "MoM 1.3B", "Titans")  # which are not Llama 2 7B
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 CORE, RECURRENCE = "attention_full_h32", "lightning_attention"
 PATTERNS: Mapping[str, Mapping[str, object]] = {
@@ -56,42 +58,52 @@ OF_LENGTH = (
 OF_IMAGES = (
     "Batches of the papers. NAT, DiNAT and SpectFormer-H have their first layers at a quarter of the image's width."
 )
-ROOM = 1.2  # beyond the outermost points of a logarithmic axis
-WIDEST = 3.5  # points, of the first line, which stays visible under another
-HEIGHT = 4.3  # inches, the legend below included
-
 Points: TypeAlias = "list[tuple[float, float]]"
 Series: TypeAlias = "dict[str, Points]"
-Dimension: TypeAlias = "tuple[str, str]"  # what an axis shows, and in which unit
+Axis: TypeAlias = "tuple[str, str]"  # what it shows, and in which unit
 
 
-class Curves(ValueRecord):
-    """What one figure shows, and the sentences below it. joined: points of one name belong to a line."""
+class Figure(Record):
+    """A figure, and the sentences below it."""
 
     title: str
     told: str
-    across: Dimension
-    up: Dimension
-    series: Mapping[str, Sequence[tuple[float, float]]]
-    joined: bool = True
+    drawn: Plot
 
 
-def curves() -> dict[str, Curves]:
+def figures() -> dict[str, Figure]:
     """Return the figures by the name of their file."""
     latency, memory = against_context()
-    context, one = ("tokens of context", "count"), "one A100, one sequence"
-    return {
-        "decode_latency": Curves(f"A decoding step, {one}", OF_CONTEXT, context, ("time of a step", "time"), latency),
-        "kv_memory": Curves(f"Keys, values and states, {one}", OF_MEMORY, context, ("device memory", "size"), memory),
-        "attention_time": Curves(
-            "A core of 32 heads of 128, one A100", OF_LENGTH,
-            ("tokens of a prompt", "count"), ("time of a layer's core", "time"), against_length(),
+    length, images = against_length(), of_images()
+    one, context, prompt = "one A100, one sequence", ("context (tokens)", "count"), ("prompt (tokens)", "count")
+    like = [name for name in latency if name not in OTHER_MODELS]
+    best, least = (min(like, key=lambda name: of[name][-1][1]) for of in (latency, memory))
+    times, keys = (of["full attention"][-1][1] / of[name][-1][1] for of, name in ((latency, best), (memory, least)))
+    fastest = min(length, key=lambda name: length[name][-1][1])
+    quick = max(images, key=lambda name: max(rate for _, rate in images[name]))
+    speed = length["full"][-1][1] / length[fastest][-1][1]
+    titles = {
+        "decode_latency": f"At {CONTEXTS[-1]:,} tokens {best} decodes {times:.1f} times as fast as full attention",
+        "kv_memory": f"At {CONTEXTS[-1]:,} tokens {least} keeps 1/{keys:,.0f} of full attention's keys on the device",
+        "attention_time": f"{fastest} takes 1/{speed:,.0f} of full attention's time at {LENGTHS[-1]:,} tokens",
+        "images": f"{quick} reaches {max(rate for _, rate in images[quick]):,.0f} images per second, the most",
+    }
+    shown = {
+        "decode_latency": (latency, context, ("time of a step", "time"), OF_CONTEXT, f"Llama 2 7B, {one}"),
+        "kv_memory": (memory, context, ("keys, values and states", "size"), OF_MEMORY, one),
+        "attention_time": (
+            length, prompt, ("time of a layer's core", "time"), OF_LENGTH, "a core of 32 heads of 128, one A100",
         ),
-        "images": Curves(
-            "Networks of images, one A100, FP16", OF_IMAGES, ("work of an image", "flop"), ("images a second", "count"),
-            of_images(), joined=False,
+        "images": (
+            images, ("work of an image", "flop"), ("images per second", "count"), OF_IMAGES, "one A100, FP16",
         ),
     }  # fmt: skip
+    made = {}
+    for name, (series, across, up, told, note) in shown.items():
+        curves = [Curve(label, *np.array(sorted(points)).T) for label, points in series.items()]
+        panel = Panel(across, up, curves, wide=True, joined=name != "images")
+        made[name] = Figure(titles[name], told, curves_figure(titles[name], [panel], note))
+    return made
 
 
 def against_context() -> tuple[Series, Series]:
@@ -145,23 +157,3 @@ def of_images() -> Series:
                 work = counted_work(workload.scenario(first))[TOTAL]["flop"] / float(plan.tokens_per_device / tokens)
                 found.setdefault(family, []).append((work, rate / tokens))
     return found
-
-
-def figure_of(shown: Curves) -> Figure:
-    """Return the curves on logarithmic axes; names beyond the colours are dashed."""
-    figure, axes = canvas(HEIGHT)
-    for at, (name, points) in enumerate(shown.series.items()):
-        again = at >= len(CYCLE)
-        line = ("--" if again else "-") if shown.joined else ""
-        axes.plot(
-            *zip(*points, strict=True), marker="s" if again else "o", markersize=4, linestyle=line,
-            color=CYCLE[at % len(CYCLE)], label=name, linewidth=WIDEST if at == 0 else None,
-        )  # fmt: skip
-    axes.set(xscale="log", yscale="log")
-    flat = [point for points in shown.series.values() for point in points]
-    ends = zip(*flat, strict=True)
-    for axis, (what, dimension), values in zip((axes.xaxis, axes.yaxis), (shown.across, shown.up), ends, strict=True):
-        log_axis(axis, what, dimension, (min(values) / ROOM, max(values) * ROOM))
-    axes.set_title(shown.title, loc="left", fontsize=10)
-    figure.legend(loc="outside lower center", ncols=3)
-    return figure

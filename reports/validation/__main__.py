@@ -13,6 +13,7 @@ import numpy as np
 
 from costmodel.calibration.fit_files import read
 from costmodel.report.plots.plot import Plot
+from costmodel.report.plotting import FORMS
 from costmodel.report.style import figure_bytes, styled
 from costmodel.report.text import published_value
 from costmodel.schema.case import Case
@@ -83,7 +84,7 @@ def _files(page: str, drawn: Plot | None) -> dict[str, bytes]:
     if drawn is None:
         return {}
     tables = {f"{page}.csv": data for data in drawn.data.values()}
-    return {f"{page}.svg": figure_bytes(drawn.figure, "svg", tables), **tables}
+    return {**{f"{page}.{form}": figure_bytes(drawn.figure, form, tables) for form in FORMS}, **tables}
 
 
 # ---- the page that sums up ------------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from costmodel.report.plots.plot import Plot, table
-from costmodel.report.plots.validation import NUMBERS, compared_figure
+from costmodel.report.plots.validation import NUMBERS, compared_figure, finding
+from costmodel.study.published.accuracy import Errors, errors_of, is_unseen
 from costmodel.study.published.provenance import IN_SAMPLE, UNSEEN
 from reports.validation.scored import ScoredValue
 
@@ -16,8 +17,14 @@ def validation_plot(name: str, values: Sequence[ScoredValue]) -> Plot | None:
         value.unseen for value in values
         if value.unseen.error is not None and value.unseen.predicted and not _is_ratio(value)
     ]  # fmt: skip
-    figure = compared_figure(f"{name}: predicted against published", scored)
+    errors = errors_of(value.unseen for value in values if is_unseen(value.unseen))
+    figure = compared_figure(finding(name, scored) if errors is None else told(name, errors), scored)
     return None if figure is None else Plot(figure, {"": _data(values)})
+
+
+def told(name: str, errors: Errors) -> str:
+    """Return how accurate predictions of a class are where nothing rests on the published value."""
+    return f"{name}: median error {errors.median:.1%} on {errors.groups:,} independent results that it had not seen"
 
 
 def _is_ratio(value: ScoredValue) -> bool:

@@ -8,29 +8,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from costmodel.report.plotting import Form, write_plots
+from costmodel.report.plotting import write_plots
 from costmodel.report.style import styled
 from costmodel.schema.whole_files import write_whole
 from reports.page import write_folder
 from reports.what_if.asked import Asked
-from reports.what_if.hardware import of_dollars, of_h100, of_nvlink
+from reports.what_if.hardware import of_dollars, of_nvlink
 from reports.what_if.model import of_cache, of_experts, of_formats
 from reports.what_if.network import of_planes
 from reports.what_if.recommendations import of_recommendations
 
 COMMAND = "python -m reports.what_if --output reports/what_if"
-QUESTIONS = (of_h100, of_nvlink, of_formats, of_experts, of_planes, of_dollars, of_cache, of_recommendations)
-SHOWN = ("h800_h100", "nvlink", "insights_deepseek_v3", "rtx4090_a100")  # as PNG, too, for slides
+QUESTIONS = (of_nvlink, of_formats, of_experts, of_planes, of_dollars, of_cache, of_recommendations)
 
 
 def publish(folder: Path) -> list[Path]:
     """Write all figures, their data and the page; return the files."""
     with styled():
         asked = [each() for each in QUESTIONS]
-    made: list[Path] = []
-    for one in asked:
-        forms: tuple[Form, ...] = ("svg", "png") if one.name in SHOWN else ("svg",)
-        made += write_plots([(one.name, one.drawn)], folder, forms)
+    made = write_plots(((one.name, one.drawn) for one in asked), folder)
     write_whole(folder / "README.md", ["\n".join(_page(asked)).encode()])
     return [*made, folder / "README.md"]
 
@@ -41,8 +37,8 @@ def _page(asked: Sequence[Asked]) -> Iterator[str]:
     yield ""
     yield (
         "Questions that the shipped files answer, each with its figure, the data beside it as CSV, and a command that "
-        "asks the same. Bands and lines at bars are 80 % intervals: of two sides that share their kernels most of it "
-        "is common, so that the difference is surer than each side."
+        "asks the same. Bands and lines at bars are 80 % intervals: of a comparison they are those of the difference, "
+        "in which errors that both sides share cancel."
     )
     for one in asked:
         yield from ("", f"## {one.title}", "", f"![{one.title}]({one.name}.svg)", "")

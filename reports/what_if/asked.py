@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.api import load
+from costmodel.api import Workload, load
 from costmodel.quantities import Array
 from costmodel.records import Record
-from costmodel.report.plots.bars import Bar
 from costmodel.report.plots.plot import Plot
-from costmodel.report.style import BLUE
 from costmodel.report.text import share
 from costmodel.result import Point, Result
+from costmodel.study.what_if import ratio_of
 from reports.what_if.curves import Curve
 
 FLAGSHIP = "deepseek_v3"
+RATIOS = "line or band: 80 % interval of the ratio; errors that both sides share cancel"
 
 
 class Asked(Record):
@@ -30,31 +30,23 @@ class Asked(Record):
     commands: Sequence[str]
 
 
-def point(scenario: str, changes: Mapping[str, object] | None = None, workload: str = FLAGSHIP,
-          cluster: str | None = None) -> Point:  # fmt: skip
-    """Return one scenario with some changes, complete."""
-    loaded = load(workload, set=dict(changes or {}), cluster=cluster, scenarios=[scenario])
-    return loaded.evaluate(scenario).point()
+def point(scenario: str, changes: Mapping[str, object]) -> Point:
+    """Return one scenario of DeepSeek-V3 with some changes, complete."""
+    return load(FLAGSHIP, set=dict(changes), scenarios=[scenario]).evaluate(scenario).point()
 
 
-def bar(label: str, found: Point, note: str = "", colour: str = BLUE, kind: str = "") -> Bar:
-    """Return the headline metric of a point with its interval as a bar."""
-    name = found.headline
-    value = found.metrics[name]
-    assert value is not None, f"{label} cannot run"
-    low, high = found.intervals[name] or (None, None)
-    return Bar(label=label, metric=name, value=value, low=low, high=high, note=note, colour=colour, kind=kind)
+def ratio(base: Workload, changes: Mapping[str, object]) -> tuple[float, float, float]:
+    """Return the headline with some changes over that of a workload of one scenario, and the ends of its interval."""
+    (name,) = base.scenarios
+    value, ends = ratio_of(base, name, base.changed(changes), name)
+    return (value, *(ends or (value, value)))
 
 
 def curve(label: str, x: Sequence[float] | Array, result: Result, name: str, part: Any = slice(None)) -> Curve:
-    """Return a metric of a result over one axis as a curve with its band. part: of the grid."""
-    shape = np.shape(result.reason)
-    ends = result.interval(name)
-    value, low, high = (
-        np.broadcast_to(np.asarray(np.nan if one is None else one, dtype=np.float64), shape)[part]
-        for one in (result.metrics[name], *((None, None) if ends is None else ends))
-    )
-    return Curve(label, np.asarray(x, dtype=np.float64), value, low, high)
+    """Return a metric of a result over one axis as a curve. part: of the grid."""
+    found = np.asarray(result.metrics[name], dtype=np.float64)
+    value = np.broadcast_to(found, np.shape(result.reason))[part]
+    return Curve(label, np.asarray(x, dtype=np.float64), value)
 
 
 def rests_on(found: Point) -> str:

@@ -1,16 +1,15 @@
-"""Panels of bars, each on an axis of its own."""
+"""Panels of bars side by side, each on an axis of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-
 from costmodel.records import ValueRecord
-from costmodel.report.plots.bars import Bar, draw_bars, panel_height
+from costmodel.report.plots.bars import Bar, draw_bars
 from costmodel.report.plots.plot import Plot, table
-from costmodel.report.style import WIDTH
+from costmodel.report.style import INTERVALS, panels
+
+MANY = 2  # panels up to which names have room at the left
 
 
 class Group(ValueRecord):
@@ -21,18 +20,11 @@ class Group(ValueRecord):
     bars: Sequence[Bar]
 
 
-def groups_plot(groups: Sequence[Group]) -> Plot:
-    """Return a panel of bars for each group, one below the other; the data are all bars in SI."""
-    legend = {bar.kind: bar.colour for group in groups for bar in group.bars if bar.kind}
-    height = sum(panel_height(group.bars) for group in groups) + (0.25 if legend else 0.05)
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    ratios = [2.2 + max(sum(bar.lines for bar in group.bars), 1) for group in groups]
-    panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=ratios).ravel()
-    for axes, group in zip(panels, groups, strict=True):
-        draw_bars(axes, group.bars, group.what, group.dimension)
-    if legend:
-        handles = [Patch(color=colour, label=kind) for kind, colour in legend.items()]
-        figure.legend(handles=handles, loc="outside upper left", ncols=3)
+def groups_plot(title: str, groups: Sequence[Group], note: str = INTERVALS) -> Plot:
+    """Return a panel of bars for each group; the data are all bars in SI."""
+    figure, axes = panels(title, len(groups), note)
+    for place, group in zip(axes, groups, strict=True):
+        draw_bars(place, group.bars, group.what, group.dimension, above=len(groups) > MANY)
     rows = (
         (group.what, bar.label.replace("\n", " "), bar.metric, bar.value, bar.low, bar.high, bar.note)
         for group in groups

@@ -1,4 +1,4 @@
-"""Metrics over one axis as curves with their 80 % bands, in one panel or in several below each other."""
+"""Metrics over one axis as curves, in panels side by side."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from costmodel.quantities import Array
 from costmodel.records import Record
 from costmodel.report.plots.plot import Plot, table
-from costmodel.report.style import CYCLE, GREY, WIDTH, add_tooltip, linear_axis, log_axis, marked_axis, tick
-from costmodel.report.text import metric as written
+from costmodel.report.style import (
+    CYCLE,
+    QUIET,
+    SMALL,
+    add_tooltip,
+    linear_axis,
+    log_axis,
+    marked_axis,
+    name_curves,
+    tick,
+)
+from costmodel.report.style import panels as slide
 
 WIDE = 10.0  # ratio of a range's ends from which it is drawn on a logarithmic scale
 
@@ -30,51 +39,37 @@ class Curve(Record):
 
 
 class Panel(Record):
-    """Curves over one axis. x, y: what the axes are and their dimensions; metric: how values are written; marks: places
-    on the horizontal axis with a name; ticks: values of the axis that are ticks of their own.
+    """Curves over one axis. x, y: what the axes are and their dimensions; marks: places
+    on the horizontal axis with a name, lines: on the vertical one; ticks: values of the axis with ticks of their own.
     """
 
     x: tuple[str, str]
     y: tuple[str, str]
-    metric: str
     curves: Sequence[Curve]
     marks: Sequence[tuple[float, str]] = ()
     lines: Sequence[tuple[float, str]] = ()
     ticks: Sequence[float] = ()
     wide: bool = False  # the vertical axis is logarithmic
     linear: bool = False  # the horizontal axis is not, however far its ends are apart
+    joined: bool = True  # points of a curve belong to a line
+    floor: float = 0.0  # of a vertical axis that is not logarithmic
 
 
-def curves_figure(panels: Sequence[Panel]) -> Plot:
-    """Return panels below each other, and their points as one table."""
-    figure = Figure(figsize=(WIDTH, 0.45 + 2.45 * len(panels)), layout="constrained")
-    axes = figure.subplots(len(panels), 1, squeeze=False).ravel()
+def curves_figure(title: str, panels: Sequence[Panel], note: str = "") -> Plot:
+    """Return panels side by side, and their points as one table."""
+    figure, axes = slide(title, len(panels), note)
     for place, panel in zip(axes, panels, strict=True):
         _draw(place, panel)
-    named = [curve.label for panel in panels for curve in panel.curves]
-    if any(named):
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=3)
     return Plot(figure, {"": _data(panels)})
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
-    # a curve that lies on another leaves that one's edges visible
-    most = min(1.2 + 0.6 * len(panel.curves), 3.4)
-    widths = np.linspace(most, min(most, 1.3), len(panel.curves))
-    for at, (curve, width) in enumerate(zip(panel.curves, widths, strict=True)):
-        colour = CYCLE[at]
-        runs = np.flatnonzero(np.isfinite(curve.value))
-        axes.plot(curve.x[runs], curve.value[runs], "-", color=colour, label=curve.label or None, linewidth=width)
-        if curve.low is not None and curve.high is not None:
-            axes.fill_between(curve.x[runs], curve.low[runs], curve.high[runs], color=colour, alpha=0.15, linewidth=0)
-        for point in runs:
-            dot = axes.plot(curve.x[point], curve.value[point], "o", color=colour, markersize=width + 1.4)
-            words = ", ".join(filter(None, (curve.label, f"{panel.x[0]} {tick(float(curve.x[point]), panel.x[1])}")))
-            add_tooltip(dot, f"{words}: {written(panel.metric, float(curve.value[point]))}")
+    for at, curve in enumerate(panel.curves):
+        _curve(axes, panel, curve, CYCLE[at % len(CYCLE)], "--" if at >= len(CYCLE) else "-")
     xs = np.concatenate([curve.x for curve in panel.curves])
-    tops = np.concatenate([curve.value if curve.high is None else curve.high for curve in panel.curves])
-    ends = float(np.nanmin([np.nanmin(curve.value) for curve in panel.curves])), float(np.nanmax(tops))
+    parts = [part for curve in panel.curves for part in (curve.value, curve.low, curve.high) if part is not None]
+    every = np.concatenate(parts)
+    ends = float(np.nanmin(every)), float(np.nanmax(every))
     _horizontal(axes, panel, (float(xs.min()), float(xs.max())))
     if panel.wide:
         axes.set_yscale("log")
@@ -82,35 +77,55 @@ def _draw(axes: Axes, panel: Panel) -> None:
         if panel.y[1] == "size":
             _binary(axes.yaxis, ends)
     else:
-        axes.set_ylim(0.0, 1.1 * ends[1])
+        axes.set_ylim(panel.floor, ends[1] + 0.1 * (ends[1] - panel.floor))
         linear_axis(axes.yaxis, panel.y[0], panel.y[1], ends[1])
+    ended = []
+    for at, curve in enumerate(panel.curves):
+        runs = np.flatnonzero(np.isfinite(curve.value))
+        last = runs[np.argmax(curve.x[runs])]
+        ended.append((float(curve.x[last]), float(curve.value[last]), curve.label, CYCLE[at % len(CYCLE)]))
+    name_curves(axes, ended)
+    _mark(axes, panel)
+
+
+def _curve(axes: Axes, panel: Panel, curve: Curve, colour: str, line: str) -> None:
+    runs = np.flatnonzero(np.isfinite(curve.value))
+    axes.plot(curve.x[runs], curve.value[runs], linestyle=line if panel.joined else "none", color=colour)
+    if curve.low is not None and curve.high is not None:
+        axes.fill_between(curve.x[runs], curve.low[runs], curve.high[runs], color=colour, alpha=0.15, linewidth=0)
+    for point in runs:
+        dot = axes.plot(curve.x[point], curve.value[point], "o", color=colour, markersize=5.0)
+        words = ", ".join(filter(None, (curve.label, f"{panel.x[0]} {tick(float(curve.x[point]), panel.x[1])}")))
+        add_tooltip(dot, f"{words}: {tick(float(curve.value[point]), panel.y[1])}")
+
+
+def _mark(axes: Axes, panel: Panel) -> None:
+    """Draw the named places of both axes."""
     for where, name in panel.marks:
-        axes.axvline(where, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
-        axes.annotate(name, (where, 0.02), (3, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
-                      fontsize=7.5, color=GREY)  # fmt: skip
+        axes.axvline(where, color=QUIET, linewidth=1.0, linestyle="--", zorder=1)
+        axes.annotate(name, (where, 0.98), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
+                      va="top", fontsize=SMALL, color=QUIET)  # fmt: skip
     for height, name in panel.lines:
-        axes.axhline(height, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
-        axes.annotate(name, (0.01, height), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-                      fontsize=7.5, color=GREY)  # fmt: skip
+        axes.axhline(height, color=QUIET, linewidth=1.0, linestyle="--", zorder=1)
+        axes.annotate(name, (0.01, height), (0, 4), xycoords=("axes fraction", "data"), textcoords="offset points",
+                      fontsize=SMALL, color=QUIET)  # fmt: skip
 
 
 def _horizontal(axes: Axes, panel: Panel, ends: tuple[float, float]) -> None:
     what, dimension = panel.x
-    if not panel.linear and ends[0] > 0 and ends[1] / ends[0] >= WIDE:
+    if (not panel.linear and ends[0] > 0 and ends[1] / ends[0] >= WIDE) or panel.ticks:
         axes.set_xscale("log")
         if panel.ticks:
             marked_axis(axes.xaxis, what, dimension, panel.ticks)
         else:
             log_axis(axes.xaxis, what, dimension, ends)
-    elif panel.ticks:
-        marked_axis(axes.xaxis, what, dimension, panel.ticks)
     else:
         linear_axis(axes.xaxis, what, dimension, ends[1])
 
 
 def _binary(axis: Axis, ends: tuple[float, float]) -> None:
-    """Let a logarithmic axis of sizes have ticks at powers of 16, in KiB, MiB, GiB."""
-    powers = np.arange(np.floor(np.log2(ends[0]) / 4) * 4, np.ceil(np.log2(ends[1]) / 4) * 4 + 1, 4)
+    """Let a logarithmic axis of sizes have ticks at powers of 4, in MiB and GiB."""
+    powers = np.arange(np.floor(np.log2(ends[0]) / 2) * 2, np.ceil(np.log2(ends[1]) / 2) * 2 + 1, 2)
     axis.set_major_locator(FixedLocator(list(2.0**powers)))
     axis.set_minor_locator(NullLocator())
     units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")

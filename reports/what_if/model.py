@@ -6,11 +6,11 @@ import numpy as np
 
 from costmodel.api import load
 from costmodel.report.models import attention
-from costmodel.report.style import BLUE, ORANGE
+from costmodel.report.plots.bars import Bar
 from costmodel.report.text import gib, metric
 from costmodel.schema.files import load_document, load_model
 from costmodel.workload.counting import kv_bytes_per_token
-from reports.what_if.asked import FLAGSHIP, Asked, bar, curve, point, rests_on
+from reports.what_if.asked import FLAGSHIP, RATIOS, Asked, curve, point, ratio, rests_on
 from reports.what_if.bar_groups import Group, groups_plot
 from reports.what_if.curves import Curve, Panel, curves_figure
 
@@ -18,19 +18,18 @@ ROOMY = "192 GiB"  # of memory on both sides: in BF16 most scenarios do not fit 
 
 
 def of_formats() -> Asked:
-    """Return V3 in FP8 and in BF16, both with memory enough for BF16."""
-    groups, says = [], []
+    """Return V3 in BF16 relative to FP8, both with memory enough for BF16."""
+    bars, says, refused = [], [], []
     room = {"hardware.memory.hbm.capacity": ROOMY}
     for scenario in ("training", "prefill", "decode"):
         wide = {f"scenarios.{scenario}.precision": "bf16", f"scenarios.{scenario}.communication.dispatch": "bf16"}
         narrow, broad, really = point(scenario, room), point(scenario, {**wide, **room}), point(scenario, wide)
-        fits = "" if really.fits else "does not fit 80 GiB"
-        groups.append(Group(f"{scenario}: {narrow.headline.replace('_', ' ')}", "time", [
-            bar("FP8", narrow, colour=BLUE), bar("BF16", broad, fits, colour=ORANGE),
-        ]))  # fmt: skip
-        ratio = (broad.metrics[broad.headline] or 0.0) / (narrow.metrics[narrow.headline] or 1.0)
+        value, low, high = ratio(load(FLAGSHIP, set=dict(room), scenarios=[scenario]), wide)
+        note = "" if really.fits else f"needs {gib(broad.on_device, 0)} of {gib(really.capacity, 0)} GiB"
+        refused += [] if really.fits else [scenario]
+        bars.append(Bar(scenario, "ratio", value, low, high, note))
         says.append(
-            f"{scenario}: BF16 takes {ratio:.2f} times as long and {gib(broad.on_device)} GiB a device in place of "
+            f"{scenario}: BF16 takes {value:.2f} times as long and {gib(broad.on_device)} GiB a device in place of "
             f"{gib(narrow.on_device)}. FP8 rests on {rests_on(narrow)}; BF16 on {rests_on(broad)}."
         )
     says.append(
@@ -42,7 +41,11 @@ def of_formats() -> Asked:
         f"costmodel simulate {FLAGSHIP} --scenario prefill --set {path}.precision=bf16 "
         f"--set {path}.communication.dispatch=bf16"
     )
-    drawn = groups_plot(groups)
+    least, most = min(bar.value for bar in bars), max(bar.value for bar in bars)
+    unfit = f", and does not fit for {' and '.join(refused)}" if refused else ""
+    title = f"DeepSeek-V3 in BF16 takes {least:.1f} to {most:.1f} times as long as in FP8{unfit}"
+    note = f"{RATIOS}; BF16 experts: TensorRT-LLM's kernels, FP8: DeepGEMM's"
+    drawn = groups_plot(title, [Group("time in BF16 relative to FP8", "count", bars)], note)
     return Asked("fp8_bf16", "FP8 against BF16", drawn, says, [command])
 
 
@@ -54,30 +57,26 @@ def of_experts() -> Asked:
     result = loaded.evaluate("decode", vary={
         (f"{path}.parallel.ep", f"{path}.parallel.dp"): (sizes, sizes), f"{path}.batch_per_device": batches,
     })  # fmt: skip
-    curves = [
-        curve(f"{batch} requests a device", sizes, result, "tpot", (slice(None), at))
-        for at, batch in enumerate(batches)
-    ]
-    rates = [
-        curve(f"{batch} requests a device", sizes, result, "tokens_per_second_per_device", (slice(None), at))
-        for at, batch in enumerate(batches)
-    ]
+    names = ("tpot", "tokens_per_second_per_device")
+    curves, rates = (
+        [curve(f"{batch} requests", sizes, result, name, (slice(None), at)) for at, batch in enumerate(batches)]
+        for name in names
+    )
     ticks = [float(size) for size in sizes]
     panels = [
-        Panel(("devices in the expert-parallel group", "count"), ("time per output token", "time"), "tpot", curves,
-              ticks=ticks),
-        Panel(("devices in the expert-parallel group", "count"), ("tokens/s of a device", "count"),
-              "tokens_per_second_per_device", rates, ticks=ticks),
-    ]  # fmt: skip
+        Panel(("GPUs in the expert-parallel group", "count"), what, each, ticks=ticks)
+        for what, name, each in zip(
+            (("time per output token", "time"), ("tokens/s per GPU", "count")), names, (curves, rates), strict=True
+        )
+    ]
     says = []
     for batch, one in zip(batches, curves, strict=True):
         runs = [at for at in range(len(sizes)) if np.isfinite(one.value[at])]
         lacks = [str(sizes[at]) for at in range(len(sizes)) if at not in runs]
         without = f"; it does not fit on {', '.join(lacks)}" if lacks else ""
-        first, last = runs[0], runs[-1]
+        first, last = (metric("tpot", float(one.value[at]), 3) for at in (runs[0], runs[-1]))
         says.append(
-            f"{batch} requests a device: {metric('tpot', float(one.value[first]))} on {sizes[first]} devices, "
-            f"{metric('tpot', float(one.value[last]))} on {sizes[last]}{without}."
+            f"{batch} requests per GPU: {first} on {sizes[runs[0]]} GPUs, {last} on {sizes[runs[-1]]}{without}."
         )
     listed = ",".join(map(str, sizes))
     command = (
@@ -85,10 +84,11 @@ def of_experts() -> Asked:
         f'--vary "{path}.parallel.ep={listed}; {path}.parallel.dp={listed}" '
         f"--vary {path}.batch_per_device={','.join(map(str, batches))} --output DIR"
     )
+    title = f"Wider expert parallelism lowers latency: {says[0].partition('. ')[0].rstrip('.')}"
+    drawn = curves_figure(title, panels, "a curve for each number of requests per GPU; it begins where they fit")
     return Asked(
-        "expert_parallel", "The size of the expert-parallel group against the time of a token", curves_figure(panels),
-        says, [command],
-    )  # fmt: skip
+        "expert_parallel", "The size of the expert-parallel group against the time of a token", drawn, says, [command]
+    )
 
 
 MODELS = ("deepseek-v3", "qwen2.5-72b", "llama-3.1-405b", "gpt3-175b")
@@ -99,23 +99,27 @@ def of_cache() -> Asked:
     lengths = np.array([2.0**power for power in range(10, 21)])
     device = load_document("devices", "h800-sxm")
     capacity = float(device["memory"][-1]["capacity"])
-    curves, says = [], []
+    curves, says, sizes = [], [], []
     for name in MODELS:
         architecture = load_model(name)
         each = float(kv_bytes_per_token(architecture))
         kind = attention(architecture).partition(" ")[0]
         curves.append(Curve(f"{name} ({kind})", lengths, lengths * each))
+        sizes.append((name, 128 * 1024 * each))
         says.append(
             f"`{name}`, {attention(architecture)}: {each:,.0f} B a token, {gib(128 * 1024 * each)} GiB at 128 Ki "
             f"tokens; "
             f"{capacity / each:,.0f} tokens fill {gib(capacity, 0)} GiB."
         )
     panel = Panel(
-        ("tokens of context", "count"), ("KV cache of one request", "size"), "kv_cache_bytes_per_token", curves,
-        lines=[(capacity, "all memory of an H800")], ticks=list(lengths[::2]), wide=True,
+        ("context length (tokens)", "count"), ("KV cache of one request", "size"), curves,
+        lines=[(capacity, f"H800 memory ({gib(capacity, 0)} GiB)")], ticks=list(lengths[::2]), wide=True,
     )  # fmt: skip
+    (first, least), (last, most) = sizes[0], sizes[-1]
+    title = f"At 128 Ki tokens {first} keeps {gib(least)} GiB per request, {last} {gib(most, 0)} GiB"
     commands = [f"costmodel model show {name}" for name in MODELS]
     return Asked(
-        "kv_cache", "Context length against KV memory: MLA, GQA, MHA", curves_figure([panel]),
-        [*says, "In 16 bits, exact counts."], commands,
+        "kv_cache", "Context length against KV memory: MLA, GQA, MHA",
+        curves_figure(title, [panel], "exact counts, 16 bits an element"), [*says, "In 16 bits, exact counts."],
+        commands,
     )  # fmt: skip

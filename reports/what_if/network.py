@@ -27,25 +27,25 @@ SIZE = "1GiB"
 def of_planes() -> Asked:
     """Return the bandwidth of an all-to-all, and the endpoints that two layers reach, over planes and routing."""
     size = parse(SIZE, "size")
-    curves = []
-    for policy in POLICIES:
-        rates = np.array([_rates(planes, policy, size) for planes in PLANES])
-        band = (rates.min(axis=1), rates.max(axis=1)) if policy == "ecmp" else (None, None)
-        curves.append(Curve(policy, np.array(PLANES), rates.mean(axis=1), *band))
+    adaptive, static, ecmp = (
+        np.array([_rates(planes, policy, size) for planes in PLANES]).mean(axis=1) for policy in POLICIES
+    )
     network, *rest = load_topology("mpft")
     reached = [facts("mpft", replace(network, planes=planes), *rest) for planes in PLANES]
     deeper = facts("ft3", *load_topology("ft3"))
     ends = Curve("", np.array(PLANES), np.array([one.endpoints for one in reached]))
-    panels = [
-        Panel(("planes", "count"), ("bandwidth of an all-to-all", "bandwidth"), "algbw", curves, ticks=PLANES),
-        Panel(("planes", "count"), ("endpoints of two layers", "count"), "endpoints", [ends], ticks=PLANES),
-    ]
-    adaptive, ecmp = curves[0].value, curves[2].value
+    what = ("number of planes", "count"), ("endpoints of a two-layer network", "count")
+    panel = Panel(*what, [ends], ticks=PLANES)
+    title = (
+        f"Planes add reach, not bandwidth: {reached[0].endpoints:,.0f} endpoints on one, "
+        f"{reached[-1].endpoints:,.0f} on eight"
+    )
+    note = f"all-to-all: {_shown(adaptive)} per GPU, whatever the number of planes (adaptive routing); exact counts"
     price = {round((one.cost or 0.0) / one.endpoints) for one in reached}
     says = [
         f"{GROUPS} groups of {RANKS} GPUs exchange {SIZE} each at the same time, spread evenly over 2,048 H800: a "
         f"GPU gets "
-        f"{_shown(adaptive)} with adaptive routing, {_shown(curves[1].value)} with static routes, which suit this "
+        f"{_shown(adaptive)} with adaptive routing, {_shown(static)} with static routes, which suit this "
         f"pattern, "
         f"and {_shown(ecmp)} with ECMP in the mean of {len(SEEDS)} seeds, whatever the number of planes.",
         f"What planes buy is reach: {reached[0].endpoints:,.0f} endpoints on one, {reached[-1].endpoints:,.0f} on "
@@ -60,7 +60,7 @@ def of_planes() -> Asked:
         f"costmodel collective all_to_all:stride={STRIDE},groups={GROUPS} --cluster h800-2048-mpft --ranks {RANKS} "
         f"--size {SIZE} --engine flow --set hardware.network.planes=4 --set hardware.network.routing=ecmp"
     )
-    return Asked("planes", "How many planes, which routing", curves_figure(panels), says, [command])
+    return Asked("planes", "How many planes, which routing", curves_figure(title, [panel], note), says, [command])
 
 
 def _rates(planes: float, policy: str, size: float) -> Array:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from textwrap import wrap
+from collections.abc import Iterator, Mapping, Sequence
 
 from costmodel.api import load
 from costmodel.report.plots.bars import Bar
 from costmodel.report.style import BLUE, GREEN, ORANGE
+from costmodel.report.text import shortened
 from costmodel.study.levers import hypothetical, levers_of, worths_of
 from costmodel.study.what_if import Worth
 from reports.what_if.asked import FLAGSHIP, Asked
@@ -17,8 +17,10 @@ NAME = "insights_deepseek_v3"
 LEVERS = f"what_ifs/{NAME}"
 COLOURS = {"training": BLUE, "prefill": GREEN, "decode": ORANGE}
 """Scenario -> colour of its bars."""
-WIDE, AXIS = 42, 34  # characters of a line beside a bar, and of one below the bars
+WIDE, SHOWN = 42, 6  # characters of a line beside a bar; bars of a panel
 LEAST = 5e-4  # of the metric: less is shown as nothing
+WHAT = {"training": "shorter training step", "prefill": "shorter time to first token",
+        "decode": "shorter time per output token"}  # fmt: skip
 
 
 def of_recommendations() -> Asked:
@@ -30,29 +32,45 @@ def of_recommendations() -> Asked:
 
 
 def ranked(title: str, found: Mapping[str, Sequence[Worth]]) -> Asked:
-    """Return what changes save, a panel for each scenario, the largest first."""
-    groups, says = [], []
+    """Return what changes of each scenario as it is save, a panel for each, the largest first."""
+    says: list[str] = []
+    groups, best = [], []
     for scenario, worths in found.items():
-        saved = sorted(((one.saved, one) for one in worths if one.saved is not None), key=lambda pair: -pair[0])
-        bars = [
-            Bar("\n".join(wrap(one.term, WIDE)), "mfu", share, note="~" if _may_be_nothing(one) else "",
-                colour=COLOURS[scenario])
-            for share, one in saved
-            if share > LEAST
-        ]  # fmt: skip
-        if bars:
-            metric = worths[0].metric.replace("_", " ")
-            groups.append(Group("\n".join(wrap(f"{scenario}: less {metric}", AXIS)), "ratio", bars))
-        nothing = [one.term for share, one in saved if share <= LEAST]
-        if nothing:
-            says.append(f"{scenario}: no gain by this model from {'; '.join(nothing)}.")
+        own, others = (
+            sorted(
+                (one for one in worths if one.saved is not None and (one.base == "scenario") is mine),
+                key=lambda one: -(one.saved or 0.0),
+            )
+            for mine in (True, False)
+        )
+        told = [one for one in own if abs(one.saved or 0.0) > LEAST]
+        if told:
+            best.append(f"{told[0].saved:.0%} of {scenario} by {told[0].term}")
+            groups.append(Group(WHAT[scenario], "ratio", [_bar(one, COLOURS[scenario]) for one in told[:SHOWN]]))
+        says += _lines(scenario, own, told, others)
     says.append(
-        "Each alone, against the workload as it stands; `~`: the change's 80 % interval holds no change. The command "
-        "prints intervals and limits; what no change expresses is in [the list](../../docs/recommendations.md)."
+        "Each alone, against the workload as it stands. The command prints ceilings and limits; what no change "
+        "expresses is in [the list](../../docs/recommendations.md)."
     )
-    return Asked(NAME, title, groups_plot(groups), says, [f"costmodel what-if {FLAGSHIP} --levers {LEVERS}"])
+    heading = f"Worth most: {best[0]}"
+    note = "line: 80 % interval of the saving; errors that both sides share cancel"
+    drawn = groups_plot(heading, groups, note)
+    return Asked(NAME, title, drawn, says, [f"costmodel what-if {FLAGSHIP} --levers {LEVERS}"])
 
 
-def _may_be_nothing(one: Worth) -> bool:
-    """Tell whether the interval of a change holds none."""
-    return one.ratio is not None and one.ratio[0] <= 1.0 <= one.ratio[1]
+def _bar(one: Worth, colour: str) -> Bar:
+    low, high = (None, None) if one.ratio is None else (1.0 - one.ratio[1], 1.0 - one.ratio[0])
+    return Bar(shortened(one.term, WIDE), "mfu", one.saved or 0.0, low, high, colour=colour)
+
+
+def _lines(
+    scenario: str, own: Sequence[Worth], told: Sequence[Worth], others: Sequence[Worth]
+) -> Iterator[str]:  # fmt: skip
+    """Yield what a panel leaves out: changes that save less or nothing, and those of another start."""
+    for heading, some in (
+        ("save less, or cost", told[SHOWN:]), ("no gain by this model", [one for one in own if one not in told]),
+        ("against an assumed start of its own", others),
+    ):  # fmt: skip
+        if some:
+            listed = "; ".join(f"{one.term} ({one.saved:+.1%})" for one in some)
+            yield f"{scenario}, {heading}: {listed}."

@@ -162,7 +162,7 @@ def test_a_model_that_cannot_be_read_does_not_hide_the_others(run, tmp_path):
 @pytest.mark.parametrize("name", ["deepseek-r1", "models/deepseek-ai/DeepSeek-V3"])
 def test_a_model_is_shown_by_another_name(run, name):
     shown = run("model", "show", name).out
-    assert shown.startswith("deepseek-v3\n")
+    assert shown.startswith("deepseek-v3: 671.0B parameters, 36.6B active, 61 layers, MLA 128, ")
     assert "also: deepseek-r1" in shown
 
 
@@ -184,7 +184,7 @@ def config(tmp_path):
 def test_an_imported_model_is_shown_with_what_is_not_mapped(run, config, inside):
     done = run("model", "show", config / inside)
     assert (done.code, done.err) == (0, "")
-    assert done.out.startswith("small-llama\n")
+    assert done.out.startswith("small-llama: ")
     assert "ignored keys: residual_scale = 0.5" in done.out
     assert "quantization_config: an unnamed method is not known; state the scenario's `precision`" in done.out
     document = json.loads(run("model", "show", config / inside, "--json").out)

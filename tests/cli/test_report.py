@@ -56,7 +56,7 @@ def test_the_data_beside_a_figure_is_what_the_result_says(simulated):
     document = json.loads(result.read_text())["scenarios"]
     training = document["training"]
     drawn = {row["name"]: row for row in rows(figures / "time-training.csv")}
-    assert float(drawn.pop("bubble")["time"]) == training["metrics"]["bubble_time"]
+    assert float(drawn.pop("pipeline bubble")["time"]) == training["metrics"]["bubble_time"]
     assert list(drawn) == [entry["name"] for entry in training["breakdown"]]
     for entry in training["breakdown"]:
         row = drawn[entry["name"]]
@@ -153,7 +153,7 @@ def test_more_axes_than_two_give_a_figure_for_each_of_their_values(run, tmp_path
     run("sweep", FLAGSHIP, *varied, "--output", swept)
     done = run("report", swept)
     assert names(swept / "report", ".svg") == ["sweep-decode", "sweep-decode-2", "sweep-decode-3"]
-    assert "hbm.bandwidth 3 TB/s" in (swept / "report" / "sweep-decode-2.svg").read_text()
+    assert "HBM bandwidth 3 TB/s" in (swept / "report" / "sweep-decode-2.svg").read_text()
     assert done.err == ""
 
 
@@ -270,6 +270,6 @@ def test_axes_that_vary_together_are_all_in_a_figure_and_its_data(run, tmp_path)
     dp, ep = (f"scenarios.decode.parallel.{name}" for name in ("dp", "ep"))
     assert {(row[dp], row[ep]) for row in rows} == {("64.0", "64.0"), ("128.0", "128.0")}
     page = (tmp_path / "figures" / "report.html").read_text()
-    assert "parallel.dp, parallel.ep" in page  # the title of the legend
-    assert "parallel.dp 64, parallel.ep 64" in page  # what a dot tells
+    assert "DP, EP" in page  # the title of the legend
+    assert "DP 64, EP 64" in page  # what a dot tells
     assert "together with" in page

@@ -62,7 +62,7 @@ def test_the_page_of_a_sweep_has_its_points_in_their_units(pages):
     assert page.count("<td>true</td>") == 4
     assert page.count("<td>does not fit in memory</td>") == 2
     assert '<td class="number" data-value="128.0" title="128.0">128</td>' in page
-    assert "decode.batch_per_device 64: " in page  # under the pointer
+    assert "requests per device 64: " in page  # under the pointer
 
 
 def test_the_page_of_a_trace_has_the_work_of_each_row(pages):
@@ -122,7 +122,7 @@ def test_each_cell_of_a_map_tells_its_numbers_or_why_it_has_none(run, tmp_path, 
     run("sweep", FLAGSHIP, "--scenario", "decode", *varied, "--output", tmp_path / "swept")
     run("report", tmp_path / "swept", "--output", tmp_path / "figures")
     drawing = (tmp_path / "figures" / "sweep-decode.svg").read_text()
-    told = re.findall("<title>decode.batch_per_device ([0-9]+), hbm.bandwidth ([^:]*): ([^<]*)</title>", drawing)
+    told = re.findall("<title>requests per device ([0-9]+), HBM bandwidth ([^:]*): ([^<]*)</title>", drawing)
     assert len({(batch, bandwidth) for batch, bandwidth, _ in told}) == 64
     with (tmp_path / "swept" / "points" / "part-00000.csv").open(newline="") as file:
         for (*_, number), point in zip(told, csv.DictReader(file), strict=True):

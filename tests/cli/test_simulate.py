@@ -334,3 +334,14 @@ def test_requests_of_one_data_parallel_replica_are_told_to_be(run, tmp_path, deg
     if found is not None:
         metrics = strict(run("simulate", str(file), "--json").out)["scenarios"]["chat"]["metrics"]
         assert float(found[1]) == pytest.approx(2 * metrics["concurrency"], rel=1e-3)
+
+
+def test_a_factor_and_a_second_cluster_are_compared_with_the_base_on_a_line(run) -> None:
+    base = json.loads(run("simulate", "deepseek_v3", "--scenario", "decode", "--json").out)
+    changed = run("simulate", "deepseek_v3", "--scenario", "decode", "--set", "hardware.node.nic.bandwidth=2x").out
+    value = base["scenarios"]["decode"]["metrics"]["tpot"]
+    assert f"the {1000 * value:.4g} ms without the factors" in changed.splitlines()[1]
+    two = ("--cluster", "nodes/dgx-h100", "--cluster", "nodes/hgx-h200")
+    both = run("simulate", "deepseek_v3", "--scenario", "decode", *two).out.splitlines()
+    assert both[2].startswith("decode@hgx-h200: 0.")
+    assert both[2].endswith("of decode@dgx-h100")

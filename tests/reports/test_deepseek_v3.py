@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import costmodel
-from reports.deepseek_v3.__main__ import WHAT_IFS, WORKLOAD
+from reports.deepseek_v3.__main__ import SCENARIOS, WHAT_IFS, WORKLOAD
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "reports" / "deepseek_v3"
@@ -22,7 +22,7 @@ def rows(name: str) -> list[dict[str, str]]:
 
 
 def test_figures_of_the_workload_are_today_s() -> None:
-    scenarios = costmodel.load(WORKLOAD).simulate()["scenarios"]
+    scenarios = costmodel.load(WORKLOAD, scenarios=SCENARIOS).simulate()["scenarios"]
     for name, scenario in scenarios.items():
         own = {line["name"]: line["time"] for line in scenario["breakdown"]}
         drawn = {row["name"]: float(row["time"]) for row in rows(f"time-{name}") if row["bound"]}

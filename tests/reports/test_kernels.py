@@ -78,9 +78,10 @@ def test_the_page_has_the_errors_of_files_and_is_the_same_again(tmp_path):
     write(tmp_path, "hardware/devices/chip.yaml", CHIP)
     table = stream_table(tmp_path, "mine.csv", rows=80)
     calibrate([table], "chip", tmp_path / "hardware/calibrations/chip/mine.yaml", [tmp_path])
-    (made,) = publish(tmp_path, [tmp_path])
+    *figure, made = publish(tmp_path, [tmp_path])
+    assert [path.name for path in figure] == ["held_out.svg", "held_out.png", "held_out.csv"]
     before = made.read_bytes()
     assert b"| chip/mine | elementwise/activation | 80 |" in before
     assert str(tmp_path).encode() not in before
-    (again,) = publish(tmp_path, [tmp_path])
+    *_, again = publish(tmp_path, [tmp_path])
     assert again.read_bytes() == before

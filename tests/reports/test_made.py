@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import html
+import re
+import struct
 from hashlib import sha256
 from pathlib import Path
 
@@ -9,9 +13,20 @@ import pytest
 
 from costmodel.report.plots.plot import table
 from costmodel.report.style import canvas, figure_bytes, styled
+from costmodel.report.text import share
 from reports.__main__ import PAGES, ROOT, data_of, stale
 
+TITLE = re.compile(r'<text style="font-weight: 700; font-size: 16px[^>]*>([^<]*)</text>')
 FIGURES = sorted(each for each in (ROOT / "reports").rglob("*") if each.suffix in (".png", ".svg"))
+
+
+def title_of(figure: Path) -> str:
+    """Return what an SVG says above its plot."""
+    return html.unescape(" ".join(TITLE.findall(figure.read_text(encoding="utf-8"))))
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
 def test_no_page_is_older_than_todays_predictions() -> None:
@@ -29,10 +44,32 @@ def test_figures_show_the_tables_beside_them() -> None:
     assert set(PAGES) >= {"validation", "front"}
 
 
+def test_figures_are_slides_with_a_finding_above_them() -> None:
+    for figure in FIGURES:
+        if figure.suffix == ".png":
+            assert struct.unpack(">II", figure.read_bytes()[16:24]) == (1600, 900), figure
+        else:
+            assert len(title_of(figure)) > 20, figure
+            assert figure.with_suffix(".png").exists(), figure
+
+
+def test_titles_say_what_their_tables_hold() -> None:
+    folder = ROOT / "reports" / "deepseek_v3"
+    shares = sorted((float(row["share"] or 0.0) for row in rows_of(folder / "time-training.csv")), reverse=True)
+    assert f"take {share(sum(shares[:2]))} of the time" in title_of(folder / "time-training.svg")
+    sweep = rows_of(folder / "sweep-training.csv")
+    first, last = (float(row["step_time"]) for row in (sweep[0], sweep[-1]))
+    assert f"from {first:.1f} s to {last:.1f} s ({last / first - 1:+.0%})" in title_of(folder / "sweep-training.svg")
+    links = [row for row in rows_of(folder.parent / "what_if" / "nvlink.csv") if row["curve"] == "training"]
+    half = next(float(row["value"]) for row in links if float(row["NVLink bandwidth per direction"]) == 100e9)
+    assert f"costs {half - 1:.0%} of" in title_of(folder.parent / "what_if" / "nvlink.svg")
+    assert all(float(row["low"]) <= float(row["value"]) <= float(row["high"]) for row in links)
+
+
 @pytest.mark.parametrize("form", ["png", "svg"])
 def test_a_figure_carries_a_digest_of_its_table(tmp_path: Path, form: str) -> None:
     data = table(("a", "b"), [(1, 2.0)])
     with styled():
-        figure, _ = canvas(1.0)
+        figure, _ = canvas("a finding")
         (tmp_path / f"a.{form}").write_bytes(figure_bytes(figure, form, {"a.csv": data}))  # type: ignore[arg-type]
     assert list(data_of(tmp_path / f"a.{form}")) == [("a.csv", sha256(data).hexdigest()[:12])]

@@ -50,16 +50,15 @@ def test_a_cache_grows_with_its_context_by_the_bytes_of_a_token() -> None:
         own = [row for row in rows(asked) if row["curve"].startswith(f"{name} ")]
         assert own
         for row in own:
-            assert float(row["value"]) == each * float(row["tokens of context"])
+            assert float(row["value"]) == each * float(row["context length (tokens)"])
 
 
 def test_a_token_costs_its_share_of_the_rent() -> None:
     asked = of_dollars()
-    own = [row for row in rows(asked) if row["curve"] == "RTX 4090"]
-    per_rent = {
-        round(float(row["value"]) / float(row["rent, $ an hour"]), 9) for row in own if "batch" in row["metric"]
-    }
+    own = [row for row in rows(asked) if row["curve"] == "one user"]
+    per_rent = {round(float(row["value"]) / float(row["A100 rent ÷ RTX 4090 rent"]), 9) for row in own}
     assert len(per_rent) == 1
+    assert f"more than {1 / per_rent.pop():.2f} to" in asked.drawn.figure.get_suptitle().replace("\n", " ")
     assert any("rtx-4090: RunPod, Secure Cloud on demand" in line for line in asked.says)
 
 
@@ -70,8 +69,11 @@ def test_recommendations_are_ranked_and_what_gains_nothing_is_named() -> None:
     refused = Worth("another", "decode", "tpot", {}, before=1.0, refused="the scenario has it already")
     asked = ranked("some", {"decode": [worth("small", 0.98), worth("none", 1.0), refused, worth("large", 0.5)]})
     assert [row["bar"] for row in rows(asked)] == ["large", "small"]
-    assert [row["note"] for row in rows(asked)] == ["", "~"]
-    assert asked.says[0] == "decode: no gain by this model from none."
+    assert [(row["low"], row["high"]) for row in rows(asked)] == [
+        (repr(1 - 0.5 * 1.1), repr(1 - 0.5 * 0.9)), (repr(1 - 0.98 * 1.1), repr(1 - 0.98 * 0.9)),
+    ]  # fmt: skip
+    assert asked.says[0] == "decode, no gain by this model: none (+0.0%)."
+    assert asked.drawn.figure.get_suptitle() == "Worth most: 50% of decode by large"
 
 
 def test_a_change_of_a_fabric_is_worth_what_flows_take() -> None:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 
 from costmodel.report.plots.view import View, is_wide
 from costmodel.report.style import PALE, add_tooltip, canvas, linear_axis, log_axis, marked_axis
@@ -22,9 +22,8 @@ MOST_TOOLTIPS = 1000  # cells up to which each has a tooltip
 
 def draw_map(view: View) -> Figure:
     """Return a map with the first axis horizontal and the second one vertical."""
-    figure, axes = canvas(3.4)
-    view.caption(axes)
-    ends = view.ends
+    ends, refused = view.ends, " or ".join(view.reasons)
+    figure, axes = canvas(view.finding, "; ".join(filter(None, (view.fixed, refused and f"grey: {refused}"))))
     wide = is_wide(*ends)
     axes.set_facecolor(PALE)
     axes.grid(visible=False)
@@ -41,8 +40,6 @@ def draw_map(view: View) -> Figure:
         log_axis(bar.ax.yaxis, view.what, view.dimension, ends)
     else:
         linear_axis(bar.ax.yaxis, view.what, view.dimension, ends[1])
-    if view.reasons:
-        figure.legend(handles=[Patch(color=PALE, label=" or ".join(view.reasons))], loc="outside upper left")
     return figure
 
 

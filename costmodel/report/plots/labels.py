@@ -16,7 +16,7 @@ Label: TypeAlias = "tuple[float, float, float, str]"  # x, y, area of the marker
 
 GAPS = (2.0, 8.0, 15.0, 24.0, 35.0, 48.0, 64.0, 84.0)  # between a marker and its text [pt]
 DIRECTIONS = tuple((math.cos(i * math.pi / 8), math.sin(i * math.pi / 8)) for i in range(16))
-ROOMY = 6.5  # radius from which on a marker has room for its text [pt]
+ROOMY = 9.0  # radius from which on a marker has room for its text [pt]
 AIR = 1.5  # around a text [pt]
 CORE = 0.8  # share of a marker's radius that a text must not cover
 SMALLEST = 3.0  # radius of a marker as texts avoid it [pt]
@@ -72,11 +72,11 @@ def _box(centre: Any, offset: tuple[float, float], half: tuple[float, float], do
 
 def _positions(radius: float) -> Iterator[tuple[float, dict[str, Any]]]:
     """Yield (gap to the marker, position of the text), the nearest first. A gap below zero is inside the marker."""
-    common = {"textcoords": "offset points", "fontsize": 7, "zorder": 5, "ha": "center", "va": "center"}
+    common = {"textcoords": "offset points", "fontsize": 10, "zorder": 5, "ha": "center", "va": "center"}
     if radius >= ROOMY:
         yield -1.0, {**common, "xytext": (0, 0), "color": "white", "fontweight": "bold"}
     for gap in GAPS:
-        distance = radius + gap + 4.0
+        distance = radius + gap + 6.0
         for right, up in DIRECTIONS:
             yield gap, {**common, "xytext": (right * distance, up * distance)}
 

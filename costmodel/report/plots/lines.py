@@ -1,6 +1,8 @@
-"""A metric over one axis as lines with their 80 % bands. Infeasible points are marked at the foot."""
+"""A metric over one axis as lines, one with its 80 % band. Grey where none can run."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,7 +10,19 @@ from matplotlib.figure import Figure
 
 from costmodel.quantities import Array
 from costmodel.report.plots.view import View, is_wide
-from costmodel.report.style import BLACK, CYCLE, add_tooltip, canvas, display_name, linear_axis, log_axis, marked_axis
+from costmodel.report.style import (
+    CYCLE,
+    PALE,
+    QUIET,
+    SMALL,
+    add_tooltip,
+    canvas,
+    display_name,
+    linear_axis,
+    log_axis,
+    marked_axis,
+    name_curves,
+)
 from costmodel.report.text import interval, metric
 from costmodel.result import reason_kind
 from costmodel.study.points import Grid
@@ -19,62 +33,68 @@ MARKED = 9  # values of an axis up to which each has a tick
 DOTTED = 40  # points of a line up to which each is a dot
 ROOM = 1.08  # end of a linear axis, in heights of the highest point
 DENSE = 1000  # points beyond which lines are drawn as an image
-MARKS = ("x", "+", "1", "2")  # of the reasons why points cannot run
-FOOT, STEP = 0.03, 0.045  # height of the first row of marks, and between rows, in heights of the axes
 
 
 def draw_lines(view: View) -> Figure:
     """Return a line for each value of the second axis, one where there is none."""
-    figure, axes = canvas(3.0)
+    figure, axes = canvas(view.finding, "; ".join(filter(None, (view.fixed, view.certainty, view.lines))))
     x = np.array(view.axes[0].values)
-    if len(view.axes) == 1:
-        _line(axes, x, view.grid, (CYCLE[0], 1.6), "prediction")
-        _dots(axes, view, view.grid, (CYCLE[0], 1.6), "")
-        _marks(axes, x, view, view.grid, (BLACK, FOOT))
-    else:
-        widths = np.linspace(2.6, 1.2, len(view.axes[1].values))  # the edges of a line below another stay visible
-        for i, width in enumerate(widths):
-            part = view.grid.part((slice(None), i))
-            _line(axes, x, part, (CYCLE[i], width), view.values(1, i))
-            _dots(axes, view, part, (CYCLE[i], width), f"{view.position_text(1, i)}, ")
-            _marks(axes, x, view, part, (CYCLE[i], FOOT + STEP * i))
-    view.caption(axes)
+    several = len(view.axes) > 1
+    parts = [view.grid.part((slice(None), i)) for i in range(len(view.axes[1].values))] if several else [view.grid]
+    middle = (len(parts) - 1) // 2  # whose band is drawn: those of others would hide each other
+    for i, part in enumerate(parts):
+        _line(axes, x, part, CYCLE[i], band=i == middle)
+        _dots(axes, view, part, CYCLE[i], f"{view.position_text(1, i)}, " if several else "")
+    _refused(axes, x, view)
     _scale(axes, view)
-    _legend(figure, axes, view)
+    name_curves(axes, (end for i, part in enumerate(parts if several else ()) for end in _end(view, i, part)))
     return figure
 
 
-def _line(axes: Axes, x: Array, part: Grid, look: tuple[str, float], label: str) -> None:
-    """Draw the feasible points in the order of the axis, and the band of their intervals. look: colour, width."""
+def _end(view: View, i: int, part: Grid) -> Iterator[tuple[float, float, str, str]]:
+    """Yield where a curve ends at the right, with its name and colour; nothing for an empty one."""
+    x, runs = np.array(view.axes[0].values), np.flatnonzero(~np.isnan(part.value))
+    if len(runs):
+        last = runs[np.argmax(x[runs])]
+        yield x[last], float(part.value[last]), view.values(1, i), CYCLE[i]
+
+
+def _line(axes: Axes, x: Array, part: Grid, colour: str, *, band: bool) -> None:
+    """Draw the feasible points in the order of the axis, and the band of their intervals."""
     feasible = np.flatnonzero(~np.isnan(part.value))
     i = feasible[np.argsort(x[feasible])]
-    colour, width = look
     dense = len(x) > DENSE
-    axes.plot(x[i], part.value[i], "-", color=colour, linewidth=width, label=label, rasterized=dense)
+    axes.plot(x[i], part.value[i], "-", color=colour, rasterized=dense)
     if len(i) == 1:
         axes.vlines(x[i], part.low[i], part.high[i], color=colour, alpha=0.3, linewidth=4)
-    axes.fill_between(x[i], part.low[i], part.high[i], color=colour, alpha=0.15, linewidth=0, rasterized=dense)
+    if band:
+        axes.fill_between(x[i], part.low[i], part.high[i], color=colour, alpha=0.15, linewidth=0, rasterized=dense)
 
 
-def _dots(axes: Axes, view: View, part: Grid, look: tuple[str, float], line: str) -> None:
+def _dots(axes: Axes, view: View, part: Grid, colour: str, line: str) -> None:
     """Draw the feasible points, if they are few, each with its numbers. line: what they have in common, or empty."""
     feasible = np.flatnonzero(~np.isnan(part.value))
-    colour, width = look
     for i in feasible if len(feasible) <= DOTTED else ():
         x, y = view.axes[0].values[i], float(part.value[i])
-        dot = axes.plot(x, y, "o", color=colour, markersize=width + 1.4)
-        ends = interval(view.metric, float(part.low[i]), float(part.high[i]))
-        add_tooltip(dot, f"{line}{view.position_text(0, int(i))}: {metric(view.metric, y)} ({ends})")
+        dot = axes.plot(x, y, "o", color=colour, markersize=4.0)
+        low, high = float(part.low[i]), float(part.high[i])
+        ends = "" if np.isnan(low) else f" ({interval(view.metric, low, high)})"
+        add_tooltip(dot, f"{line}{view.position_text(0, int(i))}: {metric(view.metric, y)}{ends}")
 
 
-def _marks(axes: Axes, x: Array, view: View, part: Grid, look: tuple[str, float]) -> None:
-    """Mark infeasible points at the foot. look: colour, height."""
-    kinds = np.array([reason_kind(str(reason)) for reason in part.reason])
-    for reason, mark in zip(view.reasons, MARKS, strict=False):
-        marked = x[kinds == reason]
-        axes.plot(
-            marked, [look[1]] * len(marked), mark, color=look[0], markersize=4.5, clip_on=False,
-            transform=axes.get_xaxis_transform(), rasterized=len(x) > DENSE,
+def _refused(axes: Axes, x: Array, view: View) -> None:
+    """Shade the stretches of the axis where no point can run, with the reasons."""
+    none = np.asarray(np.isnan(view.grid.value).reshape(len(x), -1).all(axis=1))
+    order = np.argsort(x)
+    sorted_x, empty = x[order], none[order]
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], empty, [False]]).astype(int)))
+    for first, beyond in edges.reshape(-1, 2):
+        ends = sorted_x[max(first - 1, 0)], sorted_x[min(beyond, len(x) - 1)]
+        axes.axvspan(*ends, color=PALE, alpha=0.5, linewidth=0, zorder=0)
+        kinds = {reason_kind(str(each)) for each in view.grid.reason[order[first:beyond]].reshape(-1)}
+        axes.annotate(
+            "\n".join(display_name(kind, 40) for kind in sorted(kinds)), (sum(ends) / 2.0, 0.97), ha="center", va="top",
+            xycoords=("data", "axes fraction"), fontsize=SMALL, color=QUIET,
         )  # fmt: skip
 
 
@@ -93,21 +113,10 @@ def _scale(axes: Axes, view: View) -> None:
             marked_axis(axes.xaxis, what, axis.dimension, axis.values)
         else:
             log_axis(axes.xaxis, what, axis.dimension, (low, high))
-    top = float(np.nanmax(view.grid.high))
+    top = float(np.nanmax(np.fmax(view.grid.high, view.grid.value)))
     if is_wide(*view.ends):
         axes.set_yscale("log")
         log_axis(axes.yaxis, view.what, view.dimension, (view.ends[0], top))
     else:
         axes.set_ylim(0.0, top * ROOM)
         linear_axis(axes.yaxis, view.what, view.dimension, top)
-
-
-def _legend(figure: Figure, axes: Axes, view: View) -> None:
-    """Add a legend of lines, bands and marks."""
-    colour = CYCLE[0] if len(view.axes) == 1 else BLACK
-    if np.nanmax(view.grid.high - view.grid.low) > 0:
-        axes.fill_between([], [], color=colour, alpha=0.2, linewidth=0, label="80 % interval")
-    for reason, mark in zip(view.reasons, MARKS, strict=False):
-        axes.plot([], [], mark, color=BLACK, markersize=4.5, label=display_name(reason, 40))
-    title = view.names(1) if len(view.axes) > 1 else None
-    figure.legend(loc="outside upper left", ncols=3, title=title, title_fontsize=8, alignment="left")

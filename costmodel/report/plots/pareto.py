@@ -11,14 +11,15 @@ import numpy as np
 from costmodel.report.plots.bars import Bar, bars_figure
 from costmodel.report.plots.labels import place_labels
 from costmodel.report.plots.plot import Plot, table
-from costmodel.report.style import BLUE, GREY, VERMILLION, add_tooltip, canvas, display_name, linear_axis
-from costmodel.report.text import title_of
+from costmodel.report.style import BLUE, GREY, VERMILLION, add_tooltip, canvas, linear_axis
+from costmodel.report.text import metric, title_of
 from costmodel.result import headline_of
 from costmodel.schema.answers import FoundLayout, FoundScenario
 
 USER, DEVICE = "tokens_per_second_per_user", "tokens_per_second_per_device"
 SHORT = {"parallel.tp": "TP", "parallel.pp": "PP", "parallel.dp": "DP", "parallel.ep": "EP", "parallel.cp": "CP",
          "parallel.virtual": "V", "micro_batch": "micro-batch", "batch_per_device": "batch"}  # fmt: skip
+MOST = 10  # layouts that are bars
 
 
 def search_plots(scenario: str, result: FoundScenario) -> Iterator[tuple[str, Plot]]:
@@ -40,9 +41,10 @@ def layout_name(at: Mapping[str, Any]) -> str:
 
 
 def _front(scenario: str, result: FoundScenario) -> Plot:
-    figure, axes = canvas(3.2)
     rows = sorted(result.front, key=lambda row: row.metrics[USER] or 0.0)
     x, y = (np.array([row.metrics[name] or 0.0 for row in rows]) for name in (USER, DEVICE))
+    ends = f"{y[0]:,.0f} tokens/s per device at {x[0]:,.0f} per user to {y[-1]:,.0f} at {x[-1]:,.0f} per user"
+    figure, axes = canvas(f"{scenario}: from {ends}", "Pareto front: no layout has more of both")
     axes.step(x, y, where="pre", color=GREY, linewidth=0.9, zorder=1)
     for row, user, device in zip(rows, x, y, strict=True):
         point = axes.plot(user, device, "o", color=BLUE, markersize=5)
@@ -63,21 +65,23 @@ def _front(scenario: str, result: FoundScenario) -> Plot:
         axes, [(float(user), float(device), 25.0, name) for user, device, name in zip(x, y, names, strict=True)]
     )
     linear_axis(axes.xaxis, title_of(USER), "count", float(x.max()))
-    linear_axis(axes.yaxis, f"{display_name(scenario)}: {title_of(DEVICE)}", "count", float(y.max()))
+    linear_axis(axes.yaxis, title_of(DEVICE), "count", float(y.max()))
     axes.plot([], [], "o-", color=BLUE, markersize=5, label="Pareto front")
-    figure.legend(loc="outside upper left", ncols=2)
+    axes.legend(loc="upper right")
     return Plot(figure, {"": _data(rows)})
 
 
 def _best(scenario: str, rows: Sequence[FoundLayout]) -> Plot:
     headline = headline_of(rows[0].metrics)
     bars = []
-    for row in rows:
+    for row in rows[:MOST]:
         low, high = row.interval or (None, None)
         label = "\n".join(wrap(f"{row.devices:,} devices: {layout_name(row.at)}", 38))
         note = "intervals overlap" if row.tied else ""
         bars.append(Bar(label, headline, row.metrics[headline] or 0.0, low, high, note))
-    figure = bars_figure(bars, f"{display_name(scenario)}: {title_of(headline)}", "time")
+    first = rows[0]
+    title = f"{scenario}: best {layout_name(first.at)}, {metric(headline, first.metrics[headline])}"
+    figure = bars_figure(title, bars, title_of(headline), "time")
     return Plot(figure, {"": _data(rows)})
 
 

@@ -6,15 +6,25 @@ import numpy as np
 
 from costmodel.quantities import Array
 from costmodel.report.plots.plot import Plot, table
-from costmodel.report.style import BLUE, CYCLE, PALE, VERMILLION, add_tooltip, canvas, linear_axis, log_axis
-from costmodel.report.text import quantity
+from costmodel.report.style import (
+    BLUE,
+    CYCLE,
+    PALE,
+    VERMILLION,
+    add_tooltip,
+    canvas,
+    linear_axis,
+    log_axis,
+    name_curves,
+)
+from costmodel.report.text import quantity, share, title_of
 from costmodel.study.served_requests import ServedRequests
 
 QUANTILES = np.linspace(0.0, 1.0, 201)
 POINTS = 400  # of a line over time
 WINDOWS, PER_WINDOW = 400, 10  # of time, in which arrivals are counted: at most, and arrivals of one
 CELLS = 24  # of a map, along each axis, at most
-NAMES = {"ttft": "time to first token", "tpot": "time per token", "latency": "latency"}
+NAMES = ("ttft", "tpot", "latency")
 
 
 def request_plots(requests: ServedRequests) -> dict[str, Plot]:
@@ -26,21 +36,24 @@ def request_plots(requests: ServedRequests) -> dict[str, Plot]:
 
 def _times(requests: ServedRequests) -> Plot:
     """Draw the share of requests that took at most each time."""
-    figure, axes = canvas(2.9)
     values = {name: np.sort(each[np.isfinite(each)]) for name in NAMES for each in (getattr(requests, name),)}
     values = {name: each for name, each in values.items() if len(each)}
+    spans = {
+        name: [quantity(float(np.quantile(each, at)), "time", 3) for at in (0.5, 0.99)] for name, each in values.items()
+    }
+    first, each = next(iter(values.items()))
+    half, most = spans[first]
+    figure, axes = canvas(f"{title_of(first)}: half of {len(each):,} requests within {half}, 99 % within {most}")
     for (name, each), colour in zip(values.items(), CYCLE, strict=False):
-        at = np.quantile(each, QUANTILES)
-        line = axes.plot(at, QUANTILES, color=colour, label=NAMES[name])
-        middle, tail = (quantity(float(np.quantile(each, share)), "time") for share in (0.5, 0.99))
-        add_tooltip(line, f"{NAMES[name]}: median {middle}, p99 {tail}")
+        line = axes.plot(np.quantile(each, QUANTILES), QUANTILES, color=colour, label=title_of(name))
+        add_tooltip(line, f"{title_of(name)}: median {spans[name][0]}, p99 {spans[name][1]}")
     positive = [each[each > 0] for each in values.values()]
     ends = min(float(each[0]) for each in positive), max(float(each[-1]) for each in positive)
     axes.set_xscale("log")
     log_axis(axes.xaxis, "time", "time", ends)
     axes.set_ylim(0.0, 1.0)
     axes.set_ylabel("share of requests")
-    figure.legend(loc="outside upper left", ncols=3)
+    axes.legend(loc="lower right")
     rows = (
         (name, float(share), float(np.quantile(each, share))) for name, each in values.items() for share in QUANTILES
     )
@@ -56,17 +69,17 @@ def _present(begin: Array, end: Array, at: Array) -> Array:
 
 def _load(requests: ServedRequests) -> Plot:
     """Draw the requests that wait and those that run, over time."""
-    figure, axes = canvas(2.7)
     at = np.linspace(0.0, float(np.nanmax(requests.end)), POINTS)
     waiting = _present(requests.arrival, requests.scheduled, at)
     running = _present(requests.scheduled, requests.end, at)
-    for values, colour, name in ((running, BLUE, "running"), (waiting, VERMILLION, "waiting")):
-        line = axes.plot(at, values, color=colour, label=name)
-        add_tooltip(line, f"{name}: at most {values.max():,.0f}")
+    figure, axes = canvas(f"At most {running.max():,.0f} requests run and {waiting.max():,.0f} wait at once")
+    named = ((running, BLUE, "running"), (waiting, VERMILLION, "waiting"))
+    for values, colour, name in named:
+        add_tooltip(axes.plot(at, values, color=colour), f"{name}: at most {values.max():,.0f}")
     axes.set_ylim(bottom=0.0)
     axes.set_ylabel("requests")
     linear_axis(axes.xaxis, "time", "time", float(at[-1]))
-    figure.legend(loc="outside upper left", ncols=2)
+    name_curves(axes, ((at[-1], values[-1], name, colour) for values, colour, name in named))
     columns = zip(at.tolist(), running.tolist(), waiting.tolist(), strict=True)
     return Plot(figure, {"": table(("seconds", "running", "waiting"), columns)})
 
@@ -82,18 +95,20 @@ def _queue(requests: ServedRequests) -> Plot | None:
     waiting = _present(requests.arrival, requests.scheduled, (edges[1:] + edges[:-1]) / 2.0)
     ends = [[0.0, max(float(rate.max()), 1e-9)], [0.0, max(float(waiting.max()), 1.0)]]
     counts, rates, queues = np.histogram2d(rate, waiting, min(CELLS, max(windows // 3, 1)), ends)
-    figure, axes = canvas(3.2)
+    figure, axes = canvas(
+        f"Requests wait {share(float((waiting > 0).mean()))} of the time, at most {waiting.max():,.0f}"
+    )
     axes.set_facecolor(PALE)
     axes.grid(visible=False)
-    share = counts / counts.sum()
-    image = axes.pcolormesh(rates, queues, 100.0 * np.ma.masked_equal(share, 0.0).T, cmap="cividis", vmin=0.0)
+    part = counts / counts.sum()
+    image = axes.pcolormesh(rates, queues, 100.0 * np.ma.masked_equal(part, 0.0).T, cmap="cividis", vmin=0.0)
     axes.set_xlabel("arrivals (requests/s)")
     axes.set_ylabel("requests that wait")
-    figure.colorbar(image, ax=axes, label="% of the time")
+    figure.colorbar(image, ax=axes, label="share of time (%)")
     middle = [(edge[1:] + edge[:-1]) / 2.0 for edge in (rates, queues)]
     rows = (
-        (float(middle[0][i]), float(middle[1][j]), float(share[i, j]))
-        for i, j in np.ndindex(*share.shape)
-        if share[i, j] > 0
+        (float(middle[0][i]), float(middle[1][j]), float(part[i, j]))
+        for i, j in np.ndindex(*part.shape)
+        if part[i, j] > 0
     )
     return Plot(figure, {"": table(("arrivals_per_second", "waiting", "share"), rows)})

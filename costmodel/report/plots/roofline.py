@@ -7,24 +7,23 @@ bytes of device memory, and at its achieved rate. Its area is its share of the t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from costmodel.report.plots.labels import place_labels
 from costmodel.report.plots.plot import Plot, table
-from costmodel.report.style import CYCLE, GREY, WIDTH, add_tooltip, display_name, log_axis, tick
-from costmodel.report.text import quantity, share
+from costmodel.report.style import CYCLE, GREY, SMALL, add_tooltip, display_name, log_axis, panels, tick
+from costmodel.report.text import path_title, quantity, share
 from costmodel.schema.results import BreakdownLine, HardwareResult, ScenarioResult
 
 COLUMNS = (
     "name", "dtype", "bound", "basis", "count", "flop", "traffic", "arithmetic_intensity", "flop_rate", "time",
     "hidden", "share",
 )  # fmt: skip
-AREA, LEAST_AREA = 1600.0, 12.0  # of the marker of an operator that takes all of the time; of the smallest [pt^2]
-LISTED = 11  # operators with a number
-LONGEST = 21  # characters of a name in the list
+AREA, LEAST_AREA = 4000.0, 30.0  # of the marker of an operator that takes all of the time; of the smallest [pt^2]
+LISTED = 10  # operators with a number
+LONGEST = 28  # characters of a name in the list
 DASHES = ("-", "--", ":", "-.")  # of memory levels, device memory first
 
 
@@ -38,10 +37,10 @@ def roofline_plot(name: str, scenario: ScenarioResult) -> Plot | None:
     used = {line.dtype for line in lines if line.dtype in device.peaks}
     dtypes = sorted(used, key=lambda dtype: (-device.peaks[dtype], dtype))
     colours = {dtype: CYCLE[i % len(CYCLE)] for i, dtype in enumerate(dtypes)}
-    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-    axes, side = figure.subplots(1, 2, width_ratios=(2.3, 1.0))
+    note = f"{device.device}; area of a marker: share of the time; traffic: of device memory, each byte once"
+    figure, (axes, side) = panels(finding(name, lines, device), 2, note, width_ratios=(2.7, 1.0))
     _set_axes(axes, lines, [device.peaks[dtype] for dtype in dtypes])
-    roofs = _draw_roofs(axes, device, colours)
+    _draw_roofs(axes, device, colours)
     for line in lines:
         colour = colours.get(line.dtype or "", GREY)
         point = axes.scatter(
@@ -49,15 +48,24 @@ def roofline_plot(name: str, scenario: ScenarioResult) -> Plot | None:
         )
         add_tooltip([point], _tooltip(line))
     side.set_axis_off()
-    side.legend(
-        handles=roofs, loc="upper left", title=display_name(device.device), title_fontsize=7.5, fontsize=7,
-        borderpad=0, labelspacing=0.25, alignment="left",
-    )  # fmt: skip
     _list(side, lines, colours, scenario)
-    axes.set_title(display_name(name), loc="left", fontsize=9)
     place_labels(axes, [(*_position(line), _area(line), str(i)) for i, line in enumerate(lines[:LISTED], start=1)])
     rows = ([getattr(line, column) for column in COLUMNS] for line in lines)
     return Plot(figure, {"": table(COLUMNS, rows), "-roofs": _roofs_table(device)})
+
+
+def finding(name: str, lines: list[BreakdownLine], device: HardwareResult) -> str:
+    """Return the share of its peak that the number format reaches in which most time is spent, in the mean of time."""
+    times: dict[str, float] = {}
+    for line in lines:
+        if line.dtype in device.peaks:
+            times[line.dtype] = times.get(line.dtype, 0.0) + line.time
+    if not any(times.values()):
+        return f"{name}: roofline of {device.device}"
+    first = max(times, key=lambda dtype: times[dtype])
+    done = sum((line.flop_rate or 0.0) * line.time for line in lines if line.dtype == first)
+    reached = share(done / times[first] / device.peaks[first])
+    return f"{name}: {first.upper()} operators reach {reached} of their peak, {tick(device.peaks[first], 'flop_rate')}"
 
 
 def _position(line: BreakdownLine) -> tuple[float, float]:
@@ -89,25 +97,29 @@ def _set_axes(axes: Axes, lines: list[BreakdownLine], peaks: list[float]) -> Non
     log_axis(axes.yaxis, "achieved rate per device", "flop_rate", y_ends)
 
 
-def _draw_roofs(axes: Axes, device: HardwareResult, colours: Mapping[str, str]) -> list[Line2D]:
-    """Draw the peak of each number format and the bandwidth of each memory level. Return the lines for a legend."""
+def _draw_roofs(axes: Axes, device: HardwareResult, colours: Mapping[str, str]) -> None:
+    """Draw the peak of each number format and the bandwidth of each memory level, with their names."""
     low, high = axes.get_xlim()
     top = max((device.peaks[dtype] for dtype in colours), default=axes.get_ylim()[1])
-    roofs: list[Line2D] = []
     for dtype, colour in colours.items():
         peak = device.peaks[dtype]
-        label = f"{display_name(dtype)} {tick(peak, 'flop_rate')}"
-        roofs += axes.plot([low, high], [peak, peak], color=colour, linewidth=1.2, zorder=1, label=label)
+        axes.plot([low, high], [peak, peak], color=colour, zorder=1)
+        _name(axes, f"{path_title(display_name(dtype))} {tick(peak, 'flop_rate')}", (high, peak), colour, "right")
     levels = [level for level in reversed(device.memory) if level.bandwidth]
     for level, dashes in zip(levels, DASHES, strict=False):
         bandwidth = level.bandwidth or 0.0
         end = min(top / bandwidth, high)
-        label = f"{display_name(level.name)} {tick(bandwidth, 'bandwidth')}"
-        roofs += axes.plot(
-            [low, end], [low * bandwidth, end * bandwidth], color=GREY, linewidth=1.2, linestyle=dashes, zorder=1,
-            label=label, scalex=False, scaley=False,
+        axes.plot(
+            [low, end], [low * bandwidth, end * bandwidth], color=GREY, linestyle=dashes, zorder=1, scalex=False,
+            scaley=False,
         )  # fmt: skip
-    return roofs
+        label = f"{path_title(display_name(level.name))} {tick(bandwidth, 'bandwidth')}"
+        _name(axes, label, (end, end * bandwidth), GREY, "center" if end < high else "right")
+
+
+def _name(axes: Axes, text: str, at: tuple[float, float], colour: str, side: Literal["center", "right"]) -> None:
+    """Write the name of a roof over its right end."""
+    axes.annotate(text, at, (0, 3), textcoords="offset points", color=colour, fontsize=SMALL, ha=side)
 
 
 def _list(side: Axes, lines: list[BreakdownLine], colours: Mapping[str, str], scenario: ScenarioResult) -> None:
@@ -117,10 +129,10 @@ def _list(side: Axes, lines: list[BreakdownLine], colours: Mapping[str, str], sc
         for i, line in enumerate(lines[:LISTED], start=1)
     ]
     without = sum(line.share for line in scenario.breakdown if line not in lines)
-    rows.append(("", f"no matrix product {share(without)}", GREY))
+    rows.append(("", f"no product, not shown {share(without)}", GREY))
     for i, (number, text, colour) in enumerate(reversed(rows)):
-        side.text(0.1, 0.044 * i, number, ha="right", color=colour, fontsize=7, transform=side.transAxes)
-        side.text(0.14, 0.044 * i, text, fontsize=7, transform=side.transAxes)
+        side.text(0.06, 0.06 * i + 0.1, number, ha="right", color=colour, fontsize=SMALL, transform=side.transAxes)
+        side.text(0.1, 0.06 * i + 0.1, text, fontsize=SMALL, transform=side.transAxes)
 
 
 def _roofs_table(device: HardwareResult) -> bytes:

@@ -12,7 +12,7 @@ from costmodel.report.plots.heat_map import draw_map
 from costmodel.report.plots.lines import MOST_LINES, draw_lines
 from costmodel.report.plots.plot import Plot, table
 from costmodel.report.plots.view import View, position_text
-from costmodel.report.text import short_paths
+from costmodel.report.text import path_title, short_paths
 from costmodel.study.points import Table
 
 MOST_PLOTS = 12  # of one scenario, where more than two axes vary
@@ -37,7 +37,8 @@ def count_not_drawn(sweep: Table) -> int:
 def _views(sweep: Table, scenario: str) -> Iterator[View]:
     """Yield the parts of a scenario's grid that plots show: the longest axis first, then the second longest."""
     axes, grid = sweep.study.dimensions, sweep.grids[scenario]
-    short = short_paths([axis.path for axis in sweep.study.axes])
+    paths = short_paths([axis.path for axis in sweep.study.axes])
+    short = {path: path_title(name) for path, name in paths.items()}
     linked = [tuple(sweep.study.linked_axes(axis)) for axis in axes]
     order = sorted(range(len(axes)), key=lambda i: -len(axes[i].values))
     shown = [i for i in order[:2] if len(axes[i].values) > 1] or order[:1]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.patches import Patch
 
 from costmodel.report.plots.plot import Plot, table
-from costmodel.report.style import BLACK, BLUE, VERMILLION, add_tooltip, canvas, display_name, label_rows
+from costmodel.report.style import BLACK, BLUE, SMALL, VERMILLION, add_tooltip, canvas, label_rows
 from costmodel.report.text import metric as metric_text
-from costmodel.report.text import title_of
+from costmodel.report.text import path_title, short_paths, title_of
 from costmodel.schema.answers import ParameterSensitivity
 
-SHOWN = 16
+SHOWN, LEAST = 10, 0.005  # parameters, and the least elasticity, of which bars are drawn
 COLUMNS = ("path", "value", "elasticity", "low", "high", "better", "saved", "more", "less", "tied")
 
 
@@ -20,8 +20,9 @@ def tornado_plot(scenario: str, metric: str, slopes: Sequence[ParameterSensitivi
     """Return the elasticities of a metric as bars to both sides. Whiskers show those of a step up and a step down."""
     if not slopes:
         return None
-    shown = slopes[:SHOWN]
-    figure, axes = canvas(1.05 + 0.24 * len(shown))
+    short = {path: path_title(name) for path, name in short_paths([slope.path for slope in slopes]).items()}
+    shown = [slope for slope in slopes if abs(slope.elasticity) >= LEAST][:SHOWN] or slopes[:1]
+    figure, axes = canvas(finding(scenario, metric, shown, short), "whiskers: from a step up and from a step down")
     for i, slope in enumerate(shown):
         side, colour = -1 if slope.elasticity < 0 else 1, VERMILLION if slope.elasticity > 0 else BLUE
         bars = axes.barh(i, slope.elasticity, height=0.62, color=colour)
@@ -31,14 +32,21 @@ def tornado_plot(scenario: str, metric: str, slopes: Sequence[ParameterSensitivi
         end = min(slope.low, slope.elasticity) if side < 0 else max(slope.high, slope.elasticity)
         axes.annotate(
             f"{slope.elasticity:+.2f}", (end, i), (4 * side, 0), textcoords="offset points", va="center",
-            ha="right" if side < 0 else "left", fontsize=7.5,
+            ha="right" if side < 0 else "left", fontsize=SMALL,
         )  # fmt: skip
     axes.axvline(0.0, color=BLACK, linewidth=0.8)
-    label_rows(axes, [slope.path.removeprefix("hardware.") for slope in shown], size=8, longest=46)
+    label_rows(axes, [short[slope.path] for slope in shown], longest=46)
     axes.set_xmargin(0.16)
-    figure.supxlabel(f"{display_name(scenario)}: change in {title_of(metric)} for a 1 % increase (%)", fontsize=9)
+    axes.set_xlabel(f"change in {title_of(metric)} for a 1 % increase (%)")
     signs = {slope.elasticity > 0 for slope in shown}
     legend = {False: (BLUE, "decreases the metric"), True: (VERMILLION, "increases the metric")}
     handles = [Patch(color=legend[sign][0], label=legend[sign][1]) for sign in sorted(signs)]
-    figure.legend(handles=handles, loc="outside upper left", ncols=2)
+    axes.legend(handles=handles, loc="lower left" if signs == {True} else "best")
     return Plot(figure, {"": table(COLUMNS, ([getattr(slope, name) for name in COLUMNS] for slope in slopes))})
+
+
+def finding(scenario: str, metric: str, slopes: Sequence[ParameterSensitivity], names: Mapping[str, str]) -> str:
+    """Return the parameter that moves a metric most, and by how much where 1 % more of it is had."""
+    most = max(slopes, key=lambda slope: abs(slope.elasticity))
+    way = "lowers" if most.elasticity < 0 else "raises"
+    return f"{scenario}: 1 % more {names[most.path]} {way} {title_of(metric)} by {abs(most.elasticity):.2f} %"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import product
+from statistics import median
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,15 +16,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
 
+from costmodel.errors import CostModelError
 from costmodel.report.plots.plot import Plot, table
 from costmodel.report.reproduce import Compared
-from costmodel.report.style import CYCLE, GREY, WIDTH, display_name, log_axis, unit_for
-from costmodel.report.text import readable
+from costmodel.report.style import CYCLE, GREY, SMALL, display_name, log_axis, panels, unit_for
+from costmodel.report.text import percent, readable
 from costmodel.schema.answers import ReproducedValue
 from costmodel.schema.metrics import dimension_of
+from costmodel.schema.references import Library
 
-COLUMNS, FEWEST = 2, 4  # panels side by side; results below which a kind of quantity has no panel
-PANEL = WIDTH / COLUMNS  # width and height of a panel [inches]
+MOST, ONE_ROW, FEWEST = 4, 3, 4  # panels, and those in one row; results below which a kind of quantity has none
+NAMED = 9  # publications with most results; the others share a mark
 POINTS = 100  # of a publication in a panel at most: a sample shows as much, and the file stays small
 SEED = 0
 BAND = 1.2  # predicted over published at the dashed lines, and its inverse
@@ -29,6 +34,8 @@ NARROW = 1e-9  # relative width below which an interval is exact
 ROOM = 1.4  # beyond the outermost points, on both logarithmic axes
 TICKS = 4  # of a panel's axis at most: their labels have to fit side by side
 MARKS = tuple((shape, colour) for shape, colour in product("os^D", CYCLE))
+OTHERS = (".", GREY)
+_CITE = re.compile(r'cite: "?([^"\n]*?)(?:[,;:(\n]| as | README)')  # the name of a publication in its file
 LONG_UNITS = ("flop_rate", "flop", "bandwidth", "power", "size")  # dimensions whose units are too long for every tick
 NUMBERS = ("published", "predicted", "low", "high", "error")
 
@@ -38,7 +45,7 @@ def reproduced_plot(name: str, rows: Sequence[ReproducedValue]) -> Plot | None:
     scored = [
         row for row in rows if row.error is not None and row.predicted and row.published and not _is_unitless(row)
     ]
-    figure = compared_figure(f"{name}: predicted against published", scored)
+    figure = compared_figure(finding(name, scored), scored)
     columns = ("id", "publication", "metric", "unit", *NUMBERS, "verdict")
     data = table(columns, ([getattr(row, column) for column in columns] for row in rows))
     return None if figure is None else Plot(figure, {"": data})
@@ -51,29 +58,40 @@ def _is_unitless(row: ReproducedValue) -> bool:
 
 def compared_figure(title: str, rows: Sequence[Compared]) -> Figure | None:
     """Return one panel per kind of quantity, both axes logarithmic, null where nothing is compared."""
-    panels = _panels(rows)
-    if not panels:
+    kinds = dict(list(_panels(rows).items())[:MOST])
+    if not kinds:
         return None
-    publications = sorted({row.publication for panel in panels.values() for row in panel})
-    marks = {publication: MARKS[i % len(MARKS)] for i, publication in enumerate(publications)}
-    columns = min(COLUMNS, len(panels))
-    lines = math.ceil(len(panels) / columns)
-    height = lines * PANEL + 0.35 + 0.18 * math.ceil((len(marks) + 1) / 3)
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for panel, (kind, shown) in zip(axes, panels.items(), strict=False):
+    counts = Counter(row.publication for panel in kinds.values() for row in panel)
+    named = dict(zip([name for name, _ in counts.most_common(NAMED)], MARKS, strict=False))
+    marks = {name: named.get(name, OTHERS) for name in sorted(counts, key=lambda name: -counts[name])}
+    band = f"dashed: a factor of {BAND:g} either way; lines at points: 80 % intervals"
+    figure, axes = panels(title, len(kinds), band, rows=1 if len(kinds) <= ONE_ROW else 2)
+    for panel, (kind, shown) in zip(axes, kinds.items(), strict=True):
         _draw(panel, kind, shown, marks)
-    for panel in axes[len(panels) :]:
-        panel.set_axis_off()
+    entries = [(publication_title(name), *look) for name, look in named.items()]
+    entries += [(f"{len(counts) - len(named)} others", *OTHERS)] if len(counts) > len(named) else []
     legend = [
-        Line2D([], [], color=colour, marker=shape, markersize=4, linestyle="", label=display_name(publication))
-        for publication, (shape, colour) in marks.items()
+        Line2D([], [], color=colour, marker=shape, markersize=6, linestyle="", label=display_name(name))
+        for name, shape, colour in entries
     ]
-    band = f"factor of {BAND:g} either way"
-    legend.append(Line2D([], [], color=GREY, linestyle="--", linewidth=0.8, label=band))
-    figure.legend(handles=legend, loc="outside lower left", ncols=3, fontsize=7.5)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    figure.legend(handles=legend, loc="outside right center", fontsize=SMALL)
     return figure
+
+
+def publication_title(publication: str) -> str:
+    """Return the name of a publication: the first words of its citation, else what its file is called."""
+    try:
+        content = Library().find(publication, "published").read_text("utf-8")
+    except CostModelError:
+        content = ""
+    cite = _CITE.search(content)
+    return cite[1].rpartition("/")[2].strip() if cite else readable(publication)
+
+
+def finding(name: str, rows: Sequence[Compared]) -> str:
+    """Return the median error of predictions of a class."""
+    errors = [abs(row.error) for row in rows if row.error is not None]
+    return f"{name}: median error {percent(median(errors or [0.0]))} on {len(errors):,} published results"
 
 
 def _panels(rows: Sequence[Compared]) -> dict[str, list[Compared]]:
@@ -102,11 +120,11 @@ def _draw(axes: Axes, kind: str, shown: Sequence[Compared], marks: Mapping[str, 
         x, y = ([getattr(row, name) for row in rows] for name in ("published", "predicted"))
         wide = [(row.published, row.low, row.high) for row in rows if _has_interval(row)]
         positions, lows, highs = np.array(wide, dtype=float).reshape(-1, 3).T
-        axes.vlines(positions, lows, highs, color=colour, linewidth=0.5, alpha=0.35, zorder=2)
-        axes.scatter(x, y, 11.0, colour, marker=shape, alpha=0.8, linewidths=0, zorder=3)
+        axes.vlines(positions, lows, highs, color=colour, linewidth=0.8, alpha=0.35, zorder=2)
+        axes.scatter(x, y, 22.0, colour, marker=shape, alpha=0.8, linewidths=0, zorder=3)
     _compare_axes(axes, kind, ends)
     sampled = "" if drawn == len(shown) else f", {drawn} shown"
-    axes.set_title(f"{readable(kind)}: {len(shown):,}{sampled}", loc="left", fontsize=8)
+    axes.set_title(f"{readable(kind)}: {len(shown):,}{sampled}", loc="left", fontsize=12)
 
 
 def _compare_axes(axes: Axes, kind: str, ends: tuple[float, float]) -> None:
@@ -121,7 +139,7 @@ def _compare_axes(axes: Axes, kind: str, ends: tuple[float, float]) -> None:
     for axis, what in ((axes.xaxis, "published"), (axes.yaxis, "predicted")):
         _label(axis, what, kind, ends)
         axis.set_major_locator(LogLocator(10, subs=steps, numticks=TICKS))
-    axes.tick_params(labelsize=7)
+    axes.tick_params(labelsize=SMALL)
 
 
 def _has_interval(row: Compared) -> bool:

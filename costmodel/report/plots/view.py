@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from costmodel.records import Record
 from costmodel.report.style import display_name, tick
-from costmodel.report.text import title_of
+from costmodel.report.text import metric, percent, title_of
 from costmodel.result import reason_kind
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.results import SweepAxis
@@ -67,10 +66,33 @@ class View(Record, kw_only=True):
         """Return the names and values of axis i, and of those that vary together with it, at a position."""
         return position_text(self.all_of(i), self.short, position)
 
-    def caption(self, axes: Axes) -> None:
-        """Write the scenario and the values of the other axes above the plot."""
-        title = f"{display_name(self.scenario)}{': ' if self.fixed else ''}{self.fixed}"
-        axes.set_title(display_name(title, 80), loc="left", fontsize=8)
+    @property
+    def finding(self) -> str:
+        """Return how the metric moves along the first axis, on the curve in the middle where there are several."""
+        first = self.axes[0]
+        curves = self.grid.value.reshape(len(first.values), -1)
+        known = np.flatnonzero(np.isfinite(curves).any(axis=0))
+        at = int(known[(len(known) - 1) // 2])
+        runs = np.flatnonzero(np.isfinite(curves[:, at]))[[0, -1]]
+        start, end = (float(curves[run, at]) for run in runs)
+        span = " to ".join(dict.fromkeys(tick(first.values[run], first.dimension) for run in runs))
+        beside = f", {self.position_text(1, at)}" if len(self.axes) > 1 else ""
+        way = "rises" if end > start else "falls" if end < start else "stays"
+        ends = f"from {metric(self.metric, start, 3)} to {metric(self.metric, end, 3)}"
+        change = f" ({percent(end / start - 1.0, 0, '+')})" if start else ""
+        return f"{self.scenario}: {self.what} {way} {ends}{change} for {self.short[first.path]} {span}{beside}"
+
+    @property
+    def lines(self) -> str:
+        """Return what tells curves apart, nothing for one."""
+        return "" if len(self.axes) == 1 else f"curves: {self.names(1)}"
+
+    @property
+    def certainty(self) -> str:
+        """Return what a band means, nothing where all points are exact."""
+        wide = bool((self.grid.high > self.grid.low).any())
+        lines = "" if len(self.axes) == 1 else f" of {self.values(1, (len(self.axes[1].values) - 1) // 2)}"
+        return f"band: 80 % interval{lines}" if wide else ""
 
     @property
     def dimension(self) -> str:

@@ -16,10 +16,19 @@ from costmodel.result import PHASES, shown_line
 from costmodel.schema.results import BreakdownLine, ResultFile, ScenarioResult
 from costmodel.study.prices import quotes
 
+ANSWERS = 4  # scenarios that the first lines of a page answer
+
 
 def about_result(result: ResultFile) -> str:
-    """Return a sentence on a result."""
-    return f"Model {result.model.name}, predicted by costmodel {result.version}. Intervals are 80 % intervals."
+    """Return the headline of each scenario with its interval, and a sentence on the result."""
+    answers = []
+    for name, scenario in list(result.scenarios.items())[:ANSWERS]:
+        headline = _headline(scenario)
+        value = f"{title_of(headline)} {metric(headline, scenario.metrics.get(headline))}"
+        ends = interval_of(scenario.intervals, headline)
+        answers.append(f"{name}: {'cannot run' if scenario.reason else f'{value} ({ends})'}")
+    made = f"Model {result.model.name}, predicted by costmodel {result.version}. Intervals are 80 % intervals."
+    return f"{'; '.join(answers)}. {made}"
 
 
 def result_sections(result: ResultFile, plots: Mapping[str, EmbeddedPlot], prefix: str = "") -> list[Section]:
@@ -37,10 +46,14 @@ def result_sections(result: ResultFile, plots: Mapping[str, EmbeddedPlot], prefi
     ]  # fmt: skip
 
 
+def _headline(scenario: ScenarioResult) -> str:
+    return PHASES[scenario.phase][0] if scenario.phase in PHASES else next(iter(scenario.metrics), "")
+
+
 def _overview(scenarios: Mapping[str, ScenarioResult]) -> str:
     rows = table("scenario", "cluster", ">devices", "metric", ">predicted", ">80 % interval", "bound", ">memory")
     for name, scenario in scenarios.items():
-        headline = PHASES[scenario.phase][0] if scenario.phase in PHASES else next(iter(scenario.metrics), "")
+        headline = _headline(scenario)
         feasible = scenario.memory.fits and scenario.reason is None
         rows.add(
             name, scenario.cluster, whole(scenario.devices), title_of(headline),

@@ -11,7 +11,7 @@ from costmodel.errors import InputError
 from costmodel.result import Entry
 from costmodel.schema.what_if import AlternativeFile, load_what_if
 from costmodel.study.ceilings import Whole, ceiling, with_waves
-from costmodel.study.what_if import LEVERS, worths
+from costmodel.study.what_if import LEVERS, ratio_of, worths
 
 CHOSEN = scenario(PREFILL, DENSE_MODEL, cluster=CLUSTER)  # on 100 processors
 
@@ -101,3 +101,21 @@ def test_a_scenario_that_cannot_run_has_no_levers() -> None:
     busy = costmodel.load("llama3_8b_rtx4090", set=RATE, scenarios=["serving"])
     with pytest.raises(InputError, match="cannot run: overloaded"):
         worths(busy, "serving", levers())
+
+
+def test_a_ratio_is_that_of_two_predictions_and_what_both_share_cancels() -> None:
+    base = costmodel.load("deepseek_v3", scenarios=["decode"])
+    faster = base.changed({"hardware.node.nic.bandwidth": "2x"})
+    before, after = (each.evaluate("decode") for each in (base, faster))
+    ratio, ends = ratio_of(base, "decode", faster, "decode")
+    assert ratio == pytest.approx(after.metrics["tpot"] / before.metrics["tpot"])
+    assert ends is not None
+    assert ends[0] <= ratio <= ends[1]
+    low, high = before.interval("tpot")
+    assert ends[1] / ends[0] < (high / low) ** 0.5  # of one prediction alone, most of which both have
+    assert ratio_of(base, "decode", base, "decode") == (1.0, (1.0, 1.0))
+    other = costmodel.load("deepseek_v3", cluster="nodes/dgx-h100", scenarios=["decode"])
+    apart, wide = ratio_of(base, "decode", other, "decode")
+    assert wide is not None
+    assert wide[0] < apart < wide[1]
+    assert wide[1] / wide[0] > ends[1] / ends[0]  # kernels of two devices are measured apart
