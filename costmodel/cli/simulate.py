@@ -94,7 +94,9 @@ def command(
 
 def _base(asked: Asked) -> Workload | None:
     """Return the workload without the changes that are factors of what it says, `2x` or `+10%`; null without any."""
-    from costmodel.schema.relative import factor_of
+    if not asked.changes:
+        return None
+    from costmodel.schema.relative import factor_of  # loads every kind of file
 
     others = {path: value for path, value in asked.changes.items() if factor_of(value) is None}
     return replace(asked, changes=others).load() if len(others) < len(asked.changes) else None
