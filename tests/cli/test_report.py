@@ -56,7 +56,7 @@ def test_the_data_beside_a_figure_is_what_the_result_says(simulated):
     document = json.loads(result.read_text())["scenarios"]
     training = document["training"]
     drawn = {row["name"]: row for row in rows(figures / "time-training.csv")}
-    assert float(drawn.pop("pipeline bubble")["time"]) == training["metrics"]["bubble_time"]
+    assert float(drawn.pop("bubble")["time"]) == training["metrics"]["bubble_time"]
     assert list(drawn) == [entry["name"] for entry in training["breakdown"]]
     for entry in training["breakdown"]:
         row = drawn[entry["name"]]

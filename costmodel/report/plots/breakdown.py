@@ -42,7 +42,7 @@ def breakdown_plot(name: str, scenario: ScenarioResult) -> Plot | None:
     axes.legend(handles=_legend(bars), title="limited by", loc="lower right", alignment="left")
     rows = [[getattr(line, column) for column in COLUMNS] for line in scenario.breakdown]
     bubble = scenario.metrics.get("bubble_time")
-    rows += [[BUBBLE, bubble, 0.0, None, None, None]] if bubble else []
+    rows += [["bubble", bubble, 0.0, None, None, None]] if bubble else []
     return Plot(figure, {"": table(COLUMNS, rows)})
 
 
