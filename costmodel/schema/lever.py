@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -63,15 +63,10 @@ class LeversFile(Strict):
     levers: list[LeverFile] = Field(min_length=1, description="in the order of its sections")
 
     def _check_names(self) -> None:
-        names = [switch.name for lever in self.levers for switch in lever.switches]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        names = [(switch.name, *switch.scenarios) for lever in self.levers for switch in lever.switches]
+        twice = sorted({name for name, *scenarios in names if names.count((name, *scenarios)) > 1})
         if twice:
             raise Wrong(f"two switches are named {twice[0]}", "rename one")
-
-    @classmethod
-    def of_changes(cls, title: str, cite: str, levers: list[LeverFile]) -> Self:
-        """Return levers whose switches may have the same name, as changes of one term in several scenarios."""
-        return cls.model_construct(title=title, cite=cite, levers=levers)
 
 
 def load_levers(name: str, search_path: tuple[str, ...] = ()) -> LeversFile:

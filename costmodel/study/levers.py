@@ -37,7 +37,7 @@ def levers_of(name: str, search_path: Sequence[str] = ()) -> LeversFile:
         for one in file.alternatives
         if (one.set or one.scale) and one.message is None
     ]
-    return LeversFile.of_changes(file.title, name, levers)
+    return LeversFile(title=file.title, cite=name, levers=levers)
 
 
 def _switch(one: AlternativeFile) -> SwitchFile:
