@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from costmodel.report.page import Number, is_verbose, show, show_hint, table
 from costmodel.report.text import NONE, metric, readable, shortened
-from costmodel.schema.lever import LeversFile
+from costmodel.schema.lever import Levers
 from costmodel.study.what_if import Worth
 
 _APART = (
@@ -185,7 +185,7 @@ def _worth(row: Worth) -> str:
     return NONE if row.worth is None else Number(metric("cost_rate", row.worth), row.worth)
 
 
-def show_levers(file: LeversFile) -> None:
+def show_levers(file: Levers) -> None:
     """Print every mechanism and recommendation: its switches, its path, or why it has none."""
     shown = table("section", "kind", "what", "switches", "?path", "?why")
     for lever in file.levers:

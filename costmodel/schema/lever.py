@@ -55,16 +55,20 @@ class LeverFile(Strict):
             raise Wrong("a lever needs a switch, a path or a reason", "write `switches`, `path` or `why`")
 
 
-class LeversFile(Strict):
-    """The mechanisms and recommendations of one publication."""
+class Levers(Strict):
+    """The mechanisms and recommendations of one publication, or the changes of a what-if file."""
 
     title: str = Field(description="the publication")
     cite: str = Field(description="where it was published")
     levers: list[LeverFile] = Field(min_length=1, description="in the order of its sections")
 
+
+class LeversFile(Levers):
+    """Levers whose switches are named one by one."""
+
     def _check_names(self) -> None:
-        names = [(switch.name, *switch.scenarios) for lever in self.levers for switch in lever.switches]
-        twice = sorted({name for name, *scenarios in names if names.count((name, *scenarios)) > 1})
+        names = [switch.name for lever in self.levers for switch in lever.switches]
+        twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise Wrong(f"two switches are named {twice[0]}", "rename one")
 

@@ -22,6 +22,7 @@ from costmodel.schema.strict import Strict
 
 Record = TypeVar("Record", bound=Struct)
 
+_LAST = ("aliases", "calibration", "plausible", "sources")  # keys about the values, behind them
 _FILES: dict[type[Struct], type[Declared]] = {}  # record -> its mapping
 _NULLABLE: set[tuple[type[Struct], str]] = set()  # fields whose keys may be null
 
@@ -53,7 +54,7 @@ class Declared(Strict):
         keys = {key: (kind, field) for key, kind, field in _keys(of, optional=optional) if key not in (*own, *without)}
         further = [key for key in own if key not in fields(of)]
         order = [*further, *(key for key in fields(of) if key in keys or key in own)]
-        order.sort(key=lambda key: key != "name")
+        order.sort(key=lambda key: (key != "name", key in _LAST))
         cls.__annotations__ = {key: keys[key][0] if key in keys else own[key] for key in order}
         for key, (_, field) in keys.items():
             setattr(cls, key, field)

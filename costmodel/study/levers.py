@@ -15,7 +15,7 @@ from pathlib import Path
 from costmodel.api import Workload
 from costmodel.errors import CostModelError, ImplausibleInput, InputError, suggest
 from costmodel.records import replace
-from costmodel.schema.lever import LeverFile, LeversFile, SwitchFile, load_levers
+from costmodel.schema.lever import LeverFile, Levers, SwitchFile, load_levers
 from costmodel.schema.references import FOLDERS, Library
 from costmodel.schema.what_if import AlternativeFile, load_what_if
 from costmodel.study import what_if
@@ -26,7 +26,7 @@ from costmodel.workload.scenario import Disaggregated, Scenario
 _FOLDER = "levers"
 
 
-def levers_of(name: str, search_path: Sequence[str] = ()) -> LeversFile:
+def levers_of(name: str, search_path: Sequence[str] = ()) -> Levers:
     """Return the levers of a file, of a name under workloads/levers, or of a what-if file: each of its changes one."""
     folders = tuple(search_path)
     if _is_lever_file(name, folders):
@@ -37,7 +37,7 @@ def levers_of(name: str, search_path: Sequence[str] = ()) -> LeversFile:
         for one in file.alternatives
         if (one.set or one.scale) and one.message is None
     ]
-    return LeversFile(title=file.title, cite=name, levers=levers)
+    return Levers(title=file.title, cite=name, levers=levers)
 
 
 def _switch(one: AlternativeFile) -> SwitchFile:
@@ -54,7 +54,7 @@ def _is_lever_file(name: str, search_path: tuple[str, ...]) -> bool:
     return name in library.names(_FOLDER)
 
 
-def switches(file: LeversFile, names: Sequence[str] = ()) -> list[tuple[SwitchFile, LeverFile]]:
+def switches(file: Levers, names: Sequence[str] = ()) -> list[tuple[SwitchFile, LeverFile]]:
     """Return the switches of all levers, or all of the names given. Raises InputError on an unknown name."""
     pairs = [(switch, lever) for lever in file.levers for switch in lever.switches]
     known = [switch.name for switch, _ in pairs]
@@ -84,7 +84,7 @@ def hypothetical(workload: Workload, name: str) -> Iterator[None]:
 
 
 def worths_of(
-    workload: Workload, scenario: str, file: LeversFile, names: Sequence[str] = (),
+    workload: Workload, scenario: str, file: Levers, names: Sequence[str] = (),
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> list[Worth]:  # fmt: skip
     """Return what each switch of a scenario's phase is worth, in the order of the file."""

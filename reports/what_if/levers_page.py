@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from costmodel.schema.lever import LeverFile, LeversFile
+from costmodel.schema.lever import LeverFile, Levers
 
 COMMAND = "costmodel what-if"
 
 
-def levers_markdown(file: LeversFile) -> str:
+def levers_markdown(file: Levers) -> str:
     """Return the page that lists every mechanism and recommendation of a publication."""
     return "\n".join(_page(file)) + "\n"
 
 
-def _page(file: LeversFile) -> Iterator[str]:
+def _page(file: Levers) -> Iterator[str]:
     switches = [switch for lever in file.levers for switch in lever.switches]
     yield f'# The mechanisms and recommendations of "{file.title}"'
     yield ""

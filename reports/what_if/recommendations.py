@@ -45,16 +45,16 @@ def ranked(title: str, found: Mapping[str, Sequence[Worth]]) -> Asked:
         )
         told = [one for one in own if abs(one.saved or 0.0) > LEAST]
         if told:
-            best.append(f"{told[0].saved:.0%} of {scenario} by {told[0].term}")
+            term = told[0].term[:1].upper() + told[0].term[1:]
+            best.append(f"{term}: saves most, {told[0].saved:.0%} of {scenario}")
             groups.append(Group(WHAT[scenario], "ratio", [_bar(one, COLOURS[scenario]) for one in told[:SHOWN]]))
         says += _lines(scenario, own, told, others)
     says.append(
         "Each alone, against the workload as it stands. The command prints ceilings and limits; what no change "
         "expresses is in [the list](../../docs/recommendations.md)."
     )
-    heading = f"Worth most: {best[0]}"
     note = "line: 80 % interval of the saving; errors that both sides share cancel"
-    drawn = groups_plot(heading, groups, note)
+    drawn = groups_plot(best[0], groups, note)
     return Asked(NAME, title, drawn, says, [f"costmodel what-if {FLAGSHIP} --levers {LEVERS}"])
 
 

@@ -177,7 +177,7 @@ def test_pages_have_errors_bars_and_remarks_and_are_the_same_again(small, tmp_pa
     path = [str(small)]
     names = [str(small / "workloads/published/paper.yaml")]
     made = publish(out, names, path, "mine")
-    assert [one.name for one in made] == ["training.svg", "training.csv", "training.md", "README.md"]
+    assert [one.name for one in made] == ["training.svg", "training.png", "training.csv", "training.md", "README.md"]
     page, whole = (out / "training.md").read_text(), (out / "README.md").read_text()
     assert "![training: predicted against published](training.svg)" in page
     assert "| paper | `slow` | step_time | 1 us |" in page

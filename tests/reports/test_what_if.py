@@ -73,7 +73,7 @@ def test_recommendations_are_ranked_and_what_gains_nothing_is_named() -> None:
         (repr(1 - 0.5 * 1.1), repr(1 - 0.5 * 0.9)), (repr(1 - 0.98 * 1.1), repr(1 - 0.98 * 0.9)),
     ]  # fmt: skip
     assert asked.says[0] == "decode, no gain by this model: none (+0.0%)."
-    assert asked.drawn.figure.get_suptitle() == "Worth most: 50% of decode by large"
+    assert asked.drawn.figure.get_suptitle() == "Large: saves most, 50% of decode"
 
 
 def test_a_change_of_a_fabric_is_worth_what_flows_take() -> None:
