@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import click
 
 from costmodel.cli.completion import names
 from costmodel.cli.options import ENGINES, Asked, json_option, print_json, workload_options
-from costmodel.errors import InfeasibleError, InputError
+from costmodel.errors import CostModelError, InfeasibleError, InputError
 from costmodel.records import replace
 
 if TYPE_CHECKING:
@@ -99,7 +100,11 @@ def _base(asked: Asked) -> Workload | None:
     from costmodel.schema.relative import factor_of  # loads every kind of file
 
     others = {path: value for path, value in asked.changes.items() if factor_of(value) is None}
-    return replace(asked, changes=others).load() if len(others) < len(asked.changes) else None
+    if len(others) == len(asked.changes):
+        return None
+    with suppress(CostModelError):  # what is asked for may fit where the file's own values do not
+        return replace(asked, changes=others).load()
+    return None
 
 
 def _event_engine(loaded: Workload, engine: str | None, option: str) -> str:

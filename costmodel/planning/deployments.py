@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from costmodel.quantities import Array
 from costmodel.records import MutableRecord, Record, field
 from costmodel.result import Point
 from costmodel.schema.published_tables import receipts
+from costmodel.schema.references import as_reference
 from costmodel.units import render
 
 _MILLION, _HOUR = 1e6, 3600.0
@@ -36,16 +39,13 @@ class Pool(Record):
 
 
 @equation
-def whole_nodes(*parts: tuple[Engine, Array]) -> tuple[Array, ...]:
-    """Return the nodes that some devices of engines are rented in, pool by pool. Those of one cluster share nodes.
+def whole_nodes(engine: Engine, devices: Array) -> Array:
+    """Return the nodes that some devices of an engine are rented in. Two pools share none, as they are started.
 
     nodes = ceil(devices / node)     replicas stand on a part of a node that divides it, or on whole ones
     """
-    (first, prompts), *others = parts
-    if others and others[0][0].structure.cluster == first.structure.cluster:
-        together = np.ceil((prompts + others[0][1]) / first.node)
-        return np.zeros_like(together), together
-    return tuple(np.ceil(devices / engine.node) for engine, devices in parts)
+    nodes: Array = np.ceil(devices / engine.node)
+    return nodes
 
 
 class Deployment(Record):
@@ -86,8 +86,7 @@ class Deployment(Record):
     @property
     def _nodes(self) -> list[tuple[Engine, int]]:
         """Return the engines of each pool, and the nodes that are rented for it."""
-        nodes = whole_nodes(*((engine, np.asarray(float(number))) for engine, number in self._parts))
-        return [(engine, int(number)) for (engine, _), number in zip(self._parts, nodes, strict=True)]
+        return [(engine, int(whole_nodes(engine, np.asarray(float(number))))) for engine, number in self._parts]
 
     @property
     def nodes(self) -> int:
@@ -114,6 +113,20 @@ class Deployment(Record):
     def holds(self) -> bool | None:
         """Tell whether it holds when it is played, null where its requests cannot be."""
         return None if self.played is None else self.played.holds
+
+
+def in_order(some: Sequence[Deployment]) -> Callable[[Deployment], tuple[int, float, int]]:
+    """Return the key of the order of deployments: those that hold when played, the cheapest first, the fewest devices.
+
+    Where a rent is unknown all go by the devices of their nodes.
+    """
+    rented = all(one.rent is not None for one in some)
+
+    def key(one: Deployment) -> tuple[int, float, int]:
+        rank = 2 if one.holds is False else int(one.prefill is not None)  # two pools are never played
+        return rank, one.cost if rented else float(one.devices + one.empty), one.devices
+
+    return key
 
 
 class Plans(MutableRecord, eq=False):
@@ -204,7 +217,8 @@ def _simulate_pools(one: Deployment) -> str:
     for role, entry in zip(("prefill", "decode"), pools(one), strict=True):
         assert entry is not None, "there are two"
         degrees = ", ".join(f"{name}: {value}" for name, value in entry["parallel"].items())
-        settings[role] = f"{{cluster: {entry['cluster']}, instances: {entry['instances']}, parallel: {{{degrees}}}}}"
+        cluster = json.dumps(as_reference(entry["cluster"]))
+        settings[role] = f"{{cluster: {cluster}, instances: {entry['instances']}, parallel: {{{degrees}}}}}"
     own = [f"    {key}: {text}" for key, text in settings.items()]
     lines = workload_lines(request, structure.cluster, structure.framework, structure.precision, own)
     return f"printf '%s\\n' {shlex.join(lines)} > two_pools.yaml && costmodel simulate two_pools.yaml"

@@ -129,13 +129,14 @@ def owned(cluster: Cluster, entry: Mapping[str, Any], prices: Prices) -> dict[st
 
     capital [$], owning_rate and api_rate [$/h], break_even [days]; entry: of `plan --json`.
     """
-    bought = _in_whole_nodes(entry)
-    spent = purchase_of(cluster, bought, prices)
+    bought, of_two = _in_whole_nodes(entry), _has_two_clusters(entry)
+    spent = None if of_two else purchase_of(cluster, bought, prices)
     rent = entry["cost_rate"]
     costs, energy = entry["cost_per_million"], entry.get("energy_per_million")
     rates = {name: rent / HOUR / cost * MILLION for name, cost in costs.items() if rent and cost}
     power = energy / MILLION * rates["output"] if energy is not None and "output" in rates else None
-    lacks = list(lacking(cluster, bought)) if spent is None else []
+    lacks = ["servers of two pools on different clusters are not priced together"] if of_two else []
+    lacks += list(lacking(cluster, bought)) if spent is None and not of_two else []
     lacks += [f"no {name}: add it to --prices" for name in _UNITS if getattr(prices, name) is None]
     answers: dict[str, Any] = {"capital": spent, "owning_rate": None, "break_even": None, "api_rate": None}
     if spent is not None and power is not None and prices.electricity is not None:
@@ -153,12 +154,19 @@ def _in_whole_nodes(entry: Mapping[str, Any]) -> int:
     return int(entry["devices"] + entry.get("empty", 0))
 
 
+def _has_two_clusters(entry: Mapping[str, Any]) -> bool:
+    """Tell whether an entry has two pools on different clusters, whose devices have different prices."""
+    pools = [pool["cluster"] for pool in (entry.get("prefill"), entry.get("decode")) if pool]
+    return len(set(pools)) > 1
+
+
 def turning_points(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return how far rents can move before another cluster is the cheapest: its rent a device and hour at equality.
 
     rent of the first device at which the other costs as much = cost rate of the other / devices of the first's nodes.
     """
-    priced = [entry for entry in entries if entry["cost_rate"] is not None and entry["holds"]]
+    rented = [entry for entry in entries if entry["cost_rate"] is not None and not _has_two_clusters(entry)]
+    priced = [entry for entry in rented if entry["holds"]]
     first = priced[0] if priced else None
     others = {entry["cluster"]: entry for entry in reversed(priced) if first and entry["cluster"] != first["cluster"]}
     return [

@@ -6,6 +6,7 @@ deployment that was played says that percentiles need.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from itertools import product
 
@@ -17,7 +18,7 @@ from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.api import Workload
 from costmodel.equations import equation
 from costmodel.errors import InputError
-from costmodel.planning.deployments import Deployment, Pool, load_of_pools, whole_nodes
+from costmodel.planning.deployments import Deployment, Pool, in_order, load_of_pools, whole_nodes
 from costmodel.planning.playing import Player
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.sizing import Engine, limits
@@ -25,6 +26,7 @@ from costmodel.planning.structures import DRAFTS, HEAD, SCENARIO, loaded
 from costmodel.quantities import Array
 from costmodel.records import Record
 from costmodel.result import FITS
+from costmodel.schema.references import as_reference
 
 _LAYOUTS = 6  # of a pool, those that promise most as servers by themselves
 _COUNTS = 10  # numbers of engines of a pool that are tried, before each one around the best
@@ -70,7 +72,7 @@ class _Pair(Record):
         rows = [
             (row, number)
             for row, each in enumerate(self.engines[pool])
-            for number in sorted({max(1, round(devices / each.devices)) for devices in numbers})
+            for number in sorted({min(max(1, round(devices / each.devices)), each.most) for devices in numbers})
         ]
         chosen = [self.engines[pool][row] for row, _ in rows]
         layout = {name: [each.at[name] for each in chosen] for name in chosen[0].at if name.startswith("parallel.")}
@@ -94,10 +96,13 @@ class _Pair(Record):
             holds = holds & np.isfinite(values) & (values <= most)
         highest = np.asarray(result.metrics["highest_stable_rate"], dtype=np.float64)
         holds = holds & (np.asarray(result.metrics["requests_per_second"]) <= highest * self._load)
+        devices = [self._devices(pool, own) for pool, own in enumerate(columns)]
+        cost = self._cost(devices[0][:, None], devices[1][None, :])
+        if self.request.budget is not None and all(some[0].rental is not None for some in self.engines):
+            holds = holds & (cost <= self.request.budget)
         if not holds.any():
             return None
-        devices = [self._devices(pool, own) for pool, own in enumerate(columns)]
-        cost = np.where(holds, self._cost(devices[0][:, None], devices[1][None, :]), np.inf)
+        cost = np.where(holds, cost, np.inf)
         used = devices[0][:, None] + devices[1][None, :]
         best = np.lexsort((used.ravel(), cost.ravel()))[0]
         return int(best) // shape[1], int(best) % shape[1]
@@ -109,15 +114,19 @@ class _Pair(Record):
     def _cost(self, prompts: Array, decode: Array) -> Array:
         """Return what devices of both pools cost in whole nodes [$/s], or their number where a rent is unknown."""
         own = [some[0] for some in self.engines]
-        nodes = whole_nodes((own[0], prompts), (own[1], decode))
         rents = [1.0 if None in (own[0].rental, own[1].rental) else each.rental or 0.0 for each in own]
-        return np.asarray(sum(n * each.node * rent for n, each, rent in zip(nodes, own, rents, strict=True)))
+        return np.asarray(
+            sum(
+                whole_nodes(each, number) * each.node * rent
+                for each, number, rent in zip(own, (prompts, decode), rents, strict=True)
+            )
+        )
 
     def _workload(self) -> Workload:
         """Return the workload of both pools, their layouts not chosen yet."""
         prompts, decode = (some[0].structure for some in self.engines)
         lines = [
-            f"    {role}: {{parallel: {{tp: 1}}, cluster: {one.cluster}}}"
+            f"    {role}: {{parallel: {{tp: 1}}, cluster: {json.dumps(as_reference(one.cluster))}}}"
             for role, one in zip(ROLES, (prompts, decode), strict=True)
         ]
         lines += [f"    {key}: {text}" for key, text in load_of_pools(decode, self.request).items()]
@@ -197,7 +206,7 @@ def pooled(
     if not some:
         left_out.append("two pools: none is within the limits by the margin of what was played")
         return None
-    return min(some, key=lambda one: (one.cost, one.devices))
+    return min(some, key=in_order(some))
 
 
 def _pairs(

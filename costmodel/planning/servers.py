@@ -12,7 +12,7 @@ import numpy as np
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.intervals import NORMAL_90
-from costmodel.planning.deployments import Deployment, Plans, failing, replicas_word
+from costmodel.planning.deployments import Deployment, Plans, failing, in_order, replicas_word
 from costmodel.planning.playing import Player, fewest, playable
 from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
@@ -47,11 +47,12 @@ def plan_servers(request: PlanRequest, on_progress: OnProgress) -> Plans:
         of_cluster = _Race(request, cluster, plans)
         of_cluster.run(lambda done, at=number: on_progress((at + done) * share))  # type: ignore[misc]
     if plans.best:
-        first = min((one for one in plans.best if one.played is not None), key=_order, default=plans.best[0])
+        order = in_order(plans.best)
+        first = min((one for one in plans.best if one.played is not None), key=order, default=plans.best[0])
         two = pooled(request, plans.engines, first, plans.left_out)
         plans.best += [] if two is None else [two]
-    plans.best.sort(key=_order if all(one.rent is not None for one in plans.best) else lambda one: one.devices)
-    if not plans.holding:
+    plans.best.sort(key=in_order(plans.best))
+    if all(one.holds is False for one in plans.best if one.prefill is None):
         plans.reachable = reachable(plans)
     return plans
 
@@ -232,11 +233,6 @@ def _probability(player: Player, replicas: int, spread: float) -> float:
 def _fewer_than(devices: int, engine: Engine) -> int:
     """Return the most replicas of an engine that take fewer devices."""
     return (devices - 1) // engine.devices
-
-
-def _order(one: Deployment) -> tuple[bool, float, bool, int]:
-    """Return the order of deployments: those that hold, the cheapest, those that were played, the fewest devices."""
-    return one.holds is False, one.cost, one.played is None, one.devices
 
 
 def _beyond(one: Deployment) -> tuple[float, float]:

@@ -247,7 +247,7 @@ def check_load(request: PlanRequest) -> None:
         try:
             load_cluster(cluster, request.search_path)
         except InputError as error:
-            problems += [replace(each, field="--cluster") for each in error.problems]
+            problems += [each if each.location else replace(each, field="--cluster") for each in error.problems]
     if problems:
         raise InputError(problems)
 

@@ -306,9 +306,12 @@ class Chain:
 
 
 def evaluated(text: str, terms: Mapping[str, Any]) -> Value | None:
-    """Return the value of an expression in the values of its names."""
+    """Return the value of an expression in the values of its names, null where these are of grids that do not match."""
+    expression = _read(text)
     numbers = {name: np.asarray(value, dtype=np.float64) for name, value in terms.items()}
-    return _as_value(_read(text).value(numbers))
+    if len({numbers[name].shape for name in expression.names if numbers[name].size > 1}) > 1:
+        return None
+    return _as_value(expression.value(numbers))
 
 
 def _effective(equation: Equation, terms: Mapping[str, Value]) -> list[str]:

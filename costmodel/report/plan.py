@@ -17,7 +17,7 @@ from costmodel.planning.deployments import (
 )
 from costmodel.planning.request import PlanRequest
 from costmodel.report.page import Table, is_verbose, show, table
-from costmodel.report.text import NONE, percent
+from costmodel.report.text import NONE, count, percent
 
 _HOUR = 3600.0
 _MOST_LINES = 4  # of what lost, and of what was left out
@@ -64,9 +64,9 @@ def headline(one: Deployment) -> str:
         number = f"two pools: {prompts.replicas} x {prompts.engine} = {prompts.devices} {kind} and {one.replicas}"
         device = f"{device} that decode, {one.devices} in all"
         decoding = one.devices - prompts.devices
-    parts = [f"{number} x {one.engine} = {decoding} {device}{_in_nodes(one)}", *str(structure).split(" ", 1)]
-    parts += [] if one.rent is None else [f"{one.rent * _HOUR:,.4g} $/h"]
-    parts += [] if output is None else [f"{output:.2g} $/M output tokens"]
+    parts = [f"{number} x {one.engine} = {decoding:,} {device}{_in_nodes(one)}", *str(structure).split(" ", 1)]
+    parts += [] if one.rent is None else [f"{count(one.rent * _HOUR)} $/h"]
+    parts += [] if output is None else [f"{count(output, 2)} $/M output tokens"]
     return f"{', '.join(parts)}; {_times(one)}; binds: {binds(one)}"
 
 
@@ -84,14 +84,15 @@ def reachable_lines(plans: Plans) -> Iterator[str]:
     if known is None:
         return
     if known["rate"]:
-        yield f"reachable: {known['rate']:.3g} requests/s within the limits on the {known['devices']} devices above"
+        rate = count(known["rate"], 3)
+        yield f"reachable: {rate} requests/s within the limits on the {known['devices']:,} devices above"
     for each in known["limits"]:
         name, _, statistic = each["limit"].partition("_")
         if each["best"] is None:
             yield f"reachable: {name.upper()} at no load that comes close to this one"
             continue
         layout = " ".join(f"{degree.upper()} {value}" for degree, value in each["parallel"].items() if value > 1)
-        rent = "" if each["cost_rate"] is None else f", {each['cost_rate']:,.4g} $/h"
+        rent = "" if each["cost_rate"] is None else f", {count(each['cost_rate'])} $/h"
         yield (
             f"reachable: {statistic} {name.upper()} {shown(each['best'])} at best (asked: {shown(each['asked'])}), by "
             f"{each['replicas']} x {each['engine']} {layout or 'TP 1'} on {each['cluster']}{rent}"
@@ -135,8 +136,8 @@ def plans_table(plans: Plans) -> Table:
         rows.add(
             " + ".join(clusters), f"{one.devices:,}", " + ".join(f"{number:,}" for _, number in parts),
             str(one.engine.structure), " + ".join(str(engine) for engine, _ in parts),
-            NONE if one.rent is None else f"{one.rent * _HOUR:,.4g}",
-            NONE if output is None else f"{output:.3g}", *(NONE if value is None else shown(value) for value in known),
+            NONE if one.rent is None else count(one.rent * _HOUR),
+            NONE if output is None else count(output, 3), *(NONE if value is None else shown(value) for value in known),
             {True: "yes", False: "no", None: "not played"}[one.holds], one.why,
         )  # fmt: skip
     return rows

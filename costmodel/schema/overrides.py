@@ -126,6 +126,10 @@ def apply_overrides(tree: Tree, overrides: Sequence[Override], field: str = "") 
     """Return `tree` with `overrides` applied in order. field: the field of the tree itself, for messages."""
     for override in overrides:
         _check_names(tree, override, field)
+        if override.target.path == ("resolution",):  # states what these do
+            tree = replace(
+                tree, value={key: each for key, each in tree.value.items() if key not in ("width", "height")}
+            )
         try:
             tree = replace_at(tree, override.target.path, override.value)
         except LookupError as error:

@@ -356,7 +356,7 @@ class DiffusionFile(ScenarioFile, Declared, of=plans.Diffusion):
         if not {"width", "height"}.isdisjoint(given):
             raise Wrong("has both `resolution` and `width` or `height`", "keep one")
         sides = str(given["resolution"]).lower().replace("*", "x").split("x")
-        if not (1 <= len(sides) <= 2 and all(side.strip().isdigit() for side in sides)):
+        if not (1 <= len(sides) <= 2 and all(side.strip().isdecimal() and int(side) for side in sides)):
             raise Wrong(f"has a `resolution` that is not understood: {given['resolution']}", "write 1280x720, or 1024")
         return given | {"width": int(sides[0]), "height": int(sides[-1])}
 

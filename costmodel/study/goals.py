@@ -254,9 +254,8 @@ def read_goal(
     sense, _, formula = text.strip().partition(" ")
     sense = sense.replace("mize", "mise")
     if sense not in SENSES or not formula.strip():
-        raise InputError.single(
-            f"{text!r} is no objective", hint="write one such as `minimise step_time`", field="--objective"
-        )
+        hint = f"write `minimise {text}` or `maximise {text}`" if text.isidentifier() else "write `minimise FORMULA`"
+        raise InputError.single(f"{text!r} is no objective", hint=hint, field="--objective")
     known = [*PHASES[phase][1], *axes, "devices", "fits"]
     read: dict[str, Expression] = {}
     for name, each in derived.items():

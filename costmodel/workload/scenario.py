@@ -469,7 +469,8 @@ class Scenario(Record):
         has = {
             "experts": self.architecture.has_experts, "drafts": getattr(self.plan, "speculative", None) is not None,
             "data_parallel": parallel.lockstep > 1.0, "pipeline": parallel.pp > 1.0,
-            "all_to_all": (parallel.ep > 1.0) & (self.communication.exchange == "all_to_all"), "pools": False,
+            "all_to_all": (parallel.ep > 1.0) & (self.communication.exchange == "all_to_all"),
+            "pools": getattr(getattr(self.plan, "replicas", None), "prefill", 0.0) > 0.0,
         }  # fmt: skip
         share = minimum(sum_of(where(np.asarray(has[each]), 1.0, 0.0) for each in eager.only), 1.0)
         return replace(eager, layer=share * eager.layer, operator=share * eager.operator)
@@ -481,4 +482,8 @@ class Scenario(Record):
 
     def of_pool(self, pool: Pool) -> Scenario:
         """Return the part of the scenario that one pool runs."""
-        return replace(self, plan=pool.plan, parallel=pool.parallel, communication=pool.communication)
+        eager = self.framework.eager_prompts
+        own = self.framework
+        if "pools" in (eager.only or ()):
+            own = replace(own, eager_prompts=replace(eager, only=None))
+        return replace(self, plan=pool.plan, parallel=pool.parallel, communication=pool.communication, framework=own)

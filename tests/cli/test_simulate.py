@@ -345,3 +345,13 @@ def test_a_factor_and_a_second_cluster_are_compared_with_the_base_on_a_line(run)
     both = run("simulate", "deepseek_v3", "--scenario", "decode", *two).out.splitlines()
     assert both[2].startswith("decode@hgx-h200: 0.")
     assert both[2].endswith("of decode@dgx-h100")
+
+
+def test_a_factor_answers_where_the_file_without_it_cannot_run(run, tmp_path):
+    path = tmp_path / "wide.yaml"
+    path.write_text(
+        "schema: costmodel/workload@1\nmodel: models/llama-3-8b\nscenarios:\n  s: {phase: decode, "
+        "cluster: nodes/dgx-h100, parallel: {tp: 16}, batch_per_device: 1, input_tokens: 1000}\n", encoding="utf-8",
+    )  # fmt: skip
+    shown = run("simulate", str(path), "--set", "scenarios.s.parallel.tp=0.5x")
+    assert (shown.code, "a token" in shown.out) == (0, True)

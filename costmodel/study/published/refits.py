@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.spread import Spread
-from costmodel.errors import InputError
+from costmodel.errors import InputError, Location
 from costmodel.records import Record
 from costmodel.schema import SI
 from costmodel.schema.case import Case, resolve_case
@@ -86,9 +86,17 @@ def leave_out(cases: Sequence[Case], refits: Refits, terms: Terms, library: Libr
 
 
 def read_refits(path: Path, terms: Terms) -> Refits | None:
-    """Return the fits of a file. Null where there is none, or one of other terms than the plan's."""
-    document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if document.get("terms") != named(terms):
+    """Return the fits of a file. Null where there is none, or one of other terms than the plan's.
+
+    Raises InputError on a file that is damaged.
+    """
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        is_of_plan = document.get("terms") == named(terms)
+    except (OSError, ValueError, AttributeError) as error:
+        hint = "remove it: terms are then fitted again"
+        raise InputError.single(f"is damaged: {error}", hint=hint, location=Location(str(path))) from None
+    if not is_of_plan:
         return None
     return Refits(_read(document["everything"]), {name: _read(each) for name, each in document["without"].items()})
 

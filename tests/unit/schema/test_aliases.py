@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 from small_world import edit, problems_of, write
 
+import costmodel
 from costmodel.schema.aliases import ALIASES
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
@@ -132,3 +133,9 @@ def test_a_resolution_is_width_by_height(resolution: str, sides: tuple[int, int]
 def test_a_resolution_that_is_no_size_or_is_stated_twice_is_an_error(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="resolution"):
         DiffusionFile.model_validate(VIDEO | wrong)
+
+
+def test_a_resolution_that_is_set_replaces_the_sides_of_the_file() -> None:
+    flux = costmodel.load("flux.1-dev", cluster="nodes/dgx-h100", set={"scenarios.diffusion.resolution": "1280x720"})
+    plan = flux.scenario("diffusion").plan
+    assert (plan.width, plan.height) == (1280.0, 720.0)  # type: ignore[union-attr]
