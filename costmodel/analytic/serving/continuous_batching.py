@@ -20,7 +20,7 @@ from costmodel.analytic.metrics import served_metrics
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.sessions import of_sessions
-from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState, budgeted, gathering, separate
+from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState, budgeted, separate
 from costmodel.analytic.serving.waiting import front_end_wait
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
@@ -247,16 +247,12 @@ def decode_steps(output_tokens: Count, speculative: Speculative | None) -> Count
 def steady_state(scenario: Scenario, plan: Serving, concurrency: Count) -> SteadyState:
     """Return the steady state of one pipeline set with its share of a replica's `concurrency` requests.
 
-    An engine that looks for new requests every k steps meets one after any of 1 to k: it waits (k - 1)/2 more. Ranks in
-    lockstep that align their prompts look when these start together.
+    An engine that looks for new requests every k steps meets one after any of 1 to k: it waits (k - 1)/2 more.
     """
-    share, looks, lockstep = concurrency / scenario.parallel.pp, plan.scheduler.look_steps, scenario.parallel.lockstep
+    share, looks = concurrency / scenario.parallel.pp, plan.scheduler.look_steps
     waits = 0.0 if plan.rate is not None else arrival_steps(scenario, plan, share)
     random = minimum(plan.arrival_scv, 1.0)
     unseen = 0.5 * (looks - 1.0) * minimum(waits, 1.0)
-    if np.any(plan.scheduler.align_steps > 0.0) and plan.rate is None:
-        waiting = gathering(share / (demand(plan).steps + 1.0), lockstep, plan.scheduler.align_steps)
-        unseen = where(lockstep > 1.0, waiting * minimum(waits, 1.0), unseen)
     return _steady_state(plan, share, Arrival(waits, unseen, looks, random))
 
 

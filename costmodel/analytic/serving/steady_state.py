@@ -8,14 +8,11 @@ arXiv 2309.06180]. Chunks of prompts in steps of decoding: Sarathi-Serve [Agrawa
 
 from __future__ import annotations
 
-import numpy as np
-
 from costmodel.equations import equation
-from costmodel.quantities import Count, Quantity, Seconds, exp, floor, maximum, minimum, where
+from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, where
 from costmodel.records import Record
 
 _ROUNDING = 1e-9  # of prompts that fill a step to the last token, and of a request that starts alone
-_NODES = 12  # of Gauss and Legendre's rule for the integrals of `gathering`
 _CHUNK_ITERATIONS = 4  # each shrinks the error by the share of a step that decoding takes, times that of a chunk
 
 
@@ -52,31 +49,6 @@ class Arrival(Record):
 
 
 AT_ONCE = Arrival()
-
-
-@equation
-def gathering(starts: Quantity, engines: Count, most: Count) -> Count:
-    """Return the steps that a request waits until prompts of engines in lockstep start together.
-
-        waited = moment / between
-        between := mean steps between two starts: integral until `most` of 1 - have(t)^engines, and the mean rest until
-                   anyone has a prompt, exp(-starts * engines * most) / (starts * engines)
-        moment := integral until `most` of t * (1 - have(t)^(engines - 1)), requests that have come and wait at t
-        have(t) := 1 - exp(-starts * t), the chance that an engine has one
-
-    They do once each engine has one, or after so many steps [TensorRT-LLM, PyExecutor._balance_adp_requests].
-
-    starts: requests that come to an engine in a step.
-    """
-    rate = maximum(starts * engines, _ROUNDING)
-    between: Quantity = exp(-rate * most) / rate
-    moment: Quantity = 0.0
-    for node, weight in zip(*np.polynomial.legendre.leggauss(_NODES), strict=True):
-        time, length = most * float(1.0 + node) / 2.0, most * float(weight) / 2.0
-        have = 1.0 - exp(-starts * time)
-        between = between + length * (1.0 - have**engines)
-        moment = moment + length * time * (1.0 - have ** (engines - 1.0))
-    return moment / between
 
 
 class SteadyState(Record, kw_only=True):

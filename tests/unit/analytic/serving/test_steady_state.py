@@ -13,7 +13,6 @@ from costmodel.analytic.serving.steady_state import (
     SteadyState,
     budgeted,
     chunked,
-    gathering,
     separate,
 )
 from costmodel.records import fields
@@ -211,12 +210,3 @@ def test_requests_that_start_at_random_share_steps_as_often_as_drawn(requests: i
     alone = separate(float(requests), demand, None, random)
     assert alone.prompts * alone.prompt_steps == pytest.approx(alone.rate)
     assert alone.prompts >= separate(float(requests), demand).prompts
-
-
-def test_prompts_of_two_engines_gather_as_two_exponential_waits_say() -> None:
-    """Three requests a start, on average: the first waits 1/x, those behind it on its engine as long together, the last
-    not at all. One engine waits for none, and nobody longer than half of a short bound."""
-    assert gathering(0.1, 2.0, 120.0) == pytest.approx(2 / (3 * 0.1), rel=1e-3)
-    assert gathering(0.1, 1.0, 120.0) == 0.0
-    assert gathering(0.1, 8.0, 4.0) < 2.0
-    assert gathering(0.1, 8.0, 120.0) > gathering(0.1, 4.0, 120.0)
