@@ -12,6 +12,7 @@ from costmodel.workload.operators import Elementwise, HostUpdate, Operator
 from costmodel.workload.plans import Training
 from costmodel.workload.sharding import (
     RankParameters,
+    broadcasts_weights,
     gradient_format,
     gradient_reductions,
     host_copies,
@@ -90,7 +91,7 @@ def step_operators(
             serial.extend(gradient_reductions(context, plan, name, owned.trained, groups))
             sent = shard.trained * ELEMENT_BYTES[gradient_format(context, plan)]
             serial.extend(host_copies(context, "gradients to the host", context.offload.optimizer, sent, "out"))
-        if plan.zero in (1, 2) and not plan.overlaps_communication:
+        if plan.zero in (1, 2) and (broadcasts_weights(context, plan) or not plan.overlaps_communication):
             serial.append(weight_gather(context, plan, name, owned.trained_weights, groups))
         share = 1 - context.offload.optimizer
         update, calls = share * _adam_bytes(context, shard), where(share > 0, 1.0, 0.0)

@@ -96,16 +96,18 @@ def gradient_reductions(
         yield Collective(f"{name} gradient all-reduce over copies", "all_reduce", own, groups.replicas)
 
 
-def weight_gather(
-    context: Context, plan: Training, name: str, weights: Bytes, groups: ShardGroups, *, share: Quantity = 1.0
-) -> Collective:
+def broadcasts_weights(context: Context, plan: Training) -> bool:
+    """Tell whether ranks broadcast updated weights in turn, which the end of a step waits for."""
+    return plan.zero in (1, 2) and context.framework.training.weight_exchange == "broadcast"
+
+
+def weight_gather(context: Context, plan: Training, name: str, weights: Bytes, groups: ShardGroups) -> Collective:
     """Return what brings stored weights from the ranks that share one copy of them: an all-gather.
 
-    Where the framework has every rank broadcast its n-th of all weights in turn, in stages 1 and 2: n * share
-    broadcasts of weights / (n * share). share: of a rank's weights, that `weights` are.
+    Where ranks broadcast in turn, n broadcasts of weights / n.
     """
-    ranks = groups.shard.size * share
-    if plan.zero < 3 and context.framework.training.weight_exchange == "broadcast":
+    ranks = groups.shard.size
+    if broadcasts_weights(context, plan):
         return Collective(f"{name} weight broadcasts", "broadcast", weights / ranks, groups.shard, calls=ranks)
     return Collective(f"{name} weight all-gather", "all_gather", weights, groups.shard)
 
@@ -149,9 +151,8 @@ def layer_transfers(
     parameters: Sequence[Parameters],
     *,
     saved: Bytes,
-    stage: Mapping[bool, RankParameters],
 ) -> LayerTransfers:
-    """Return what one layer moves. saved: its saved activations [B]; stage: all parameters of a rank by kind."""
+    """Return what one layer moves. saved: its saved activations [B]."""
     gather: list[Operator] = []
     reduce: list[Operator] = []
     weights: Bytes = 0.0  # those that this rank keeps
@@ -159,11 +160,9 @@ def layer_transfers(
     for expert, owned in parameters_by_kind(context, [(1, item) for item in parameters]).items():
         groups = shard_groups(context, plan, stage_replicas, expert=expert)
         name = kind_name(expert=expert)
-        moved, whole = (
-            each.weights if plan.zero == 3 else each.trained_weights for each in (owned, stage[expert])
-        )  # what was updated, or all where each rank has a part
-        if not is_nothing(moved):
-            gather.append(weight_gather(context, plan, name, moved, groups, share=moved / whole))
+        moved = owned.weights if plan.zero == 3 else owned.trained_weights  # all where each rank has a part
+        if not (is_nothing(moved) or broadcasts_weights(context, plan)):
+            gather.append(weight_gather(context, plan, name, moved, groups))
         if not is_nothing(owned.trained):
             reduce.extend(gradient_reductions(context, plan, name, owned.trained, groups))
         weights = weights + (owned.weights / groups.shard.size if plan.zero == 3 else owned.weights)

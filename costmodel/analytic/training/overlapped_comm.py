@@ -25,9 +25,7 @@ from costmodel.workload.scenario import Offload, Scenario
 from costmodel.workload.schedules import Kind
 from costmodel.workload.sharding import (
     LayerTransfers,
-    RankParameters,
     layer_transfers,
-    parameters_by_kind,
     saved_bytes,
 )
 from costmodel.workload.work import LayerWork
@@ -192,20 +190,9 @@ def overlapped_comm(
     listed = {kind.name: (kind.parameters, saved_bytes(kind)) for kind in work.kinds}
     if context.architecture.tied_embeddings:
         listed[REMOTE_TIED_HEAD] = ((*work.head.parameters, tied_table(context)), saved_bytes(work.head))
-    stage = _mean_stage(context, work)
     layers = {}
     for name, (parameters, kept) in listed.items():
-        traffic = layer_transfers(context, plan, copies, parameters, saved=kept, stage=stage)
+        traffic = layer_transfers(context, plan, copies, parameters, saved=kept)
         layers[name] = {part: timer.time_all(getattr(traffic, part)) for part in fields(LayerTransfers)}
     node = scenario.cluster.node
     return OverlappedComm(plan, offload, node.host.link == node.intra.name, layers)
-
-
-def _mean_stage(context: Context, work: ModelWork) -> dict[bool, RankParameters]:
-    """Return the parameters of a rank of a mean stage: of routed experts (true), and all others (false)."""
-    counts = (1, *context.architecture.kinds.values(), 1, 1)
-    owned = [(count, item) for count, kind in zip(counts, work.kinds, strict=False) for item in kind.parameters]
-    return {
-        expert: RankParameters(*(getattr(total, name) / context.parallel.pp for name in fields(RankParameters)))
-        for expert, total in parameters_by_kind(context, owned).items()
-    }
