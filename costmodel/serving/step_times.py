@@ -2,7 +2,7 @@
 
     t(step) = t_rows(tokens) + t_sequences(sequences) + t_attention(decoding requests, their keys, chunks, their keys)
 
-The first two are priced at each number of tokens and sequences up to a few hundred, and at ever wider distances beyond.
+The first two are priced at each number of tokens and sequences up to a few hundred, and at ends of tiles beyond.
 Attention over a grid of its sizes. Between points tables are linear. `StepTimes.error` compares tables with direct
 prices at steps drawn at random.
 """
@@ -36,6 +36,7 @@ from costmodel.workload.scenario import Framework, Scenario
 from costmodel.workload.work import EXPERTS, FROM_EXPERTS, TO_EXPERTS, LayerWork
 
 EVERY = 256  # tokens of a step up to which each number has a price of its own
+TILE = 128  # rows that products compute together: one more takes as long as the next tile's
 ROWS_RATIO, KEYS_RATIO, PROMPT_RATIO, MIXED_RATIO = 1.02, 1.1, 1.25, 1.6  # between neighbours on an axis
 PROBES = 64
 
@@ -225,12 +226,19 @@ def _kept(layer: LayerWork, keep: Keep) -> LayerWork:
     return replace(layer, forward=tuple(operator for operator in own if keep(layer, operator)))
 
 
-def axis(first: float, last: float, ratio: float, every: float = 0.0) -> Array:
-    """Return whole numbers from `first` to `last`, each up to `every`, neighbours at most `ratio` apart beyond."""
+def axis(first: float, last: float, ratio: float) -> Array:
+    """Return whole numbers from `first` to `last`, neighbours at most `ratio` apart where these are not the next."""
     points = [float(first)]
     while points[-1] < last:
-        points.append(min(max(points[-1] + 1.0, 0.0 if points[-1] < every else np.floor(points[-1] * ratio)), last))
+        points.append(min(max(points[-1] + 1.0, np.floor(points[-1] * ratio)), last))
     return np.array(points)
+
+
+def row_axis(last: float) -> Array:
+    """Return numbers of a step's tokens from 1 to `last`: each up to `EVERY`, then the ends of tiles and their next."""
+    whole = TILE * np.unique(np.ceil(axis(EVERY, max(last, EVERY), ROWS_RATIO) / TILE))
+    points = np.concatenate([np.arange(1.0, EVERY), whole, whole + 1.0, [last]])
+    return np.unique(points[points <= last])
 
 
 def distinct_prompts(chunks: Array, rows: Array, keys: Array) -> tuple[Array, npt.NDArray[np.intp]]:
@@ -248,7 +256,7 @@ def distinct_prompts(chunks: Array, rows: Array, keys: Array) -> tuple[Array, np
 def make_tables(pricer: StepPricer, sizes: Sizes, perturbations: Perturbations = None) -> Tables:
     """Return the tables of an engine's steps up to the largest one."""
     drafts = 1.0 + pricer.drafts
-    rows = axis(1, sizes.tokens + sizes.sequences * drafts, ROWS_RATIO, EVERY)
+    rows = row_axis(sizes.tokens + sizes.sequences * drafts)
     sequences = np.arange(1.0, 2.0 * sizes.sequences + 1)
     keys = axis(1, sizes.keys + 1, KEYS_RATIO)
     decodes = np.arange(1.0, sizes.sequences + 1)

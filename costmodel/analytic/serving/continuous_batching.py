@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -17,7 +18,7 @@ from costmodel.analytic.inference import (
     pass_times,
 )
 from costmodel.analytic.metrics import served_metrics
-from costmodel.analytic.operator_timing import TimedOperator, operator_timer
+from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.sessions import of_sessions
 from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState, budgeted, separate
@@ -26,7 +27,19 @@ from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.equations import equation
 from costmodel.errors import InputError
-from costmodel.quantities import Count, Quantity, Seconds, Watts, floor, maximum, minimum, where
+from costmodel.quantities import (
+    Count,
+    Joules,
+    Quantity,
+    Seconds,
+    Watts,
+    anywhere,
+    floor,
+    maximum,
+    minimum,
+    sum_of,
+    where,
+)
 from costmodel.records import Record, replace
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import KvPool, kv_pool
@@ -41,8 +54,9 @@ from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompt_c
 from costmodel.workload.plans import Serving, Speculative, drafted_tokens, tokens_per_step
 from costmodel.workload.scenario import Scenario
 
+_ROUNDING = 1e-9  # of a whole number of prompts
 WAITING_RANKS = "data-parallel ranks wait for each other's prompts"  # why requests are simulated one by one
-StepTimes: TypeAlias = "tuple[PassTimes, PassTimes]"  # of a step with prompts, and of one that only decodes
+StepTimes: TypeAlias = "tuple[PassTimes, ...]"  # of steps with prompts, and last of one that only decodes
 
 
 class Admission(Record):
@@ -63,6 +77,52 @@ class Admission(Record):
     used: Quantity | None = None
 
 
+class EngineSteps(Record):
+    """Steps of an engine: with whole numbers of prompts, of which `shares` have the mean number, and last without.
+
+    A kernel takes whole tiles of rows: one prompt and a thousandth would fill one more of them in every step.
+    """
+
+    shares: Sequence[Quantity]
+    passes: Sequence[Pass]
+    models: Sequence[PassModel]
+
+    @classmethod
+    def of(cls, scenario: Scenario, plan: Serving, state: SteadyState, timer: OperatorTimer) -> EngineSteps:
+        """Return the steps of a steady state, priced."""
+        whole = floor(state.prompts * (1.0 + _ROUNDING))
+        more = maximum(state.prompts - whole, 0.0)
+        numbers = [(1.0 - more, whole), (more, whole + 1.0)] if anywhere(more) else [(1.0, whole)]
+        both = [engine_passes(scenario, plan, replace(state, prompts=number)) for _, number in numbers]
+        passes = [*(prompts for prompts, _ in both), both[0][1]]
+        models = [pass_model_of(scenario, step, pass_work(step), timer) for step in passes]
+        return cls([share for share, _ in numbers], passes, models)
+
+    def times(self, perturbations: Perturbations) -> StepTimes:
+        """Return the times of each of them."""
+        return tuple(pass_times(model, perturbations) for model in self.models)
+
+    def mean(self, each: Sequence[Quantity]) -> tuple[Quantity, Quantity]:
+        """Return what the mean step with prompts has, and one without. each: of every one of them."""
+        *prompts, decode_only = each
+        return sum_of(share * one for share, one in zip(self.shares, prompts, strict=True)), decode_only
+
+    def rounds(self, times: StepTimes, sets: Count) -> tuple[Seconds, Seconds]:
+        """Return the times of steps with prompts and of those that only decode, of so many pipeline sets."""
+        return self.mean([step.round(sets) for step in times])
+
+    def joules(self, times: StepTimes) -> tuple[Joules, Joules]:
+        """Return the energy of the work of both kinds of steps."""
+        return self.mean([step.joules for step in times])
+
+    def add_to(self, lines: BreakdownLines, times: StepTimes, counts: tuple[float, float], sets: float) -> None:
+        """Add so many steps with prompts, and so many that only decode, to a breakdown."""
+        numbers = [*(float(share) * counts[0] for share in self.shares), counts[1]]
+        for step, model, one, number in zip(self.passes, self.models, times, numbers, strict=True):
+            add_pass(lines, model, one, number)
+            add_pipeline_wait(lines, f"{step.label}: pipeline wait", one, sets, number)
+
+
 class ServingEvaluation(PhaseEvaluation[StepTimes]):
     """Continuous batching in steady state."""
 
@@ -73,17 +133,17 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         self._admission = admission(scenario, plan)
         self.ledger: Ledger | None = self._admission.ledger
         self._state = steady_state(scenario, plan, self._admission.admitted)
-        passes = engine_passes(scenario, plan, self._state)
-        timer = operator_timer(scenario, calibration)
-        self._models: list[PassModel] = [pass_model_of(scenario, step, pass_work(step), timer) for step in passes]
-        self._labels = [step.label for step in passes]
+        self._steps = EngineSteps.of(scenario, plan, self._state, operator_timer(scenario, calibration))
 
     @equation
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics of the steady state.
 
-        Every pipeline stage's set of requests is an engine of its own. A step takes a round of the pipeline.
+        Every pipeline stage's set of requests is an engine of its own. A step takes a round of the pipeline. A request
+        that follows another one's end waits for the step that has begun then, within which client and front end work:
+        max(step, request + step/2) in all, since the latter takes now more of a step and now less.
 
+            idle = max(request - waiting - half_step, 0)
             first = until_first + unadmitted + idle
             unadmitted = not_admitted / throughput          memory holds the others' caches
             rate = throughput / (1 + idle * throughput / (plan.concurrency / parallel.pp)) * engines
@@ -95,11 +155,12 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         """
         plan, parallel, state = self._plan, self._scenario.parallel, self._state
         assert plan.concurrency is not None
-        with_prompts, decode_only = self._steps(perturbations)
+        with_prompts, decode_only = self._both(perturbations)
         throughput, request = state.throughput(with_prompts, decode_only), front_end(self._scenario, plan)
         not_admitted, admission = self._not_admitted, self._admission
         waiting, unadmitted = (state.waiting + not_admitted) / throughput, not_admitted / throughput
-        idle = front_end_wait(request, waiting)
+        half_step = 0.5 * minimum(state.arrival_steps, 1.0) * state.step(with_prompts, decode_only)
+        idle = front_end_wait(request, waiting + half_step)
         until_first = state.until_first(with_prompts, decode_only)
         first = until_first + unadmitted + idle
         later = state.after_first(with_prompts, decode_only)
@@ -118,15 +179,12 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
 
     def work(self, perturbations: Perturbations = None) -> Watts:
         """Return the power of the work of a device in the steady state."""
-        state, times = self._state, self.times(perturbations)
-        with_prompts, decode_only = self._steps(perturbations)
-        period = state.period(with_prompts, decode_only)
-        return state.period(*(one.joules for one in times)) / period
+        state, joules = self._state, self._steps.joules(self.times(perturbations))
+        return state.period(*joules) / state.period(*self._both(perturbations))
 
-    def _steps(self, perturbations: Perturbations = None) -> tuple[Seconds, Seconds]:
+    def _both(self, perturbations: Perturbations = None) -> tuple[Seconds, Seconds]:
         """Return the times of steps with prompts and of those that only decode."""
-        with_prompts, decode_only = (step.round(self._scenario.parallel.pp) for step in self.times(perturbations))
-        return with_prompts, decode_only
+        return self._steps.rounds(self.times(perturbations), self._scenario.parallel.pp)
 
     @property
     def _not_admitted(self) -> Count:
@@ -135,12 +193,11 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         return (self._plan.concurrency - self._admission.admitted) / self._scenario.parallel.pp
 
     def _evaluate(self, perturbations: Perturbations) -> StepTimes:
-        with_prompts, decode_only = (pass_times(model, perturbations) for model in self._models)
-        return with_prompts, decode_only
+        return self._steps.times(perturbations)
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of steps with prompts, then of those that only decode."""
-        return operators_of(self._models)
+        return operators_of(self._steps.models)
 
     @equation
     def breakdown(self) -> list[Entry]:
@@ -152,18 +209,17 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         """
         lines, state, sets = BreakdownLines(), self._state, float(self._scenario.parallel.pp)
         counts = float(state.first_token_steps + state.later_prompt_steps), float(state.later_decode_only_steps)
-        for name, model, times, count in zip(self._labels, self._models, self.times(), counts, strict=True):
-            add_pass(lines, model, times, count)
-            add_pipeline_wait(lines, f"{name}: pipeline wait", times, sets, count)
-        with_prompts, decode_only = self._steps()
+        self._steps.add_to(lines, self.times(), counts, sets)
+        with_prompts, decode_only = self._both()
         throughput, not_admitted = float(state.throughput(with_prompts, decode_only)), float(self._not_admitted)
         waiting_for_memory, waiting_for_a_chunk = not_admitted / throughput, float(state.waiting) / throughput
         step = state.step(with_prompts, decode_only)
+        half_step = 0.5 * min(float(state.arrival_steps), 1.0) * float(step)
         steps_under_way = float(state.arrival_steps * step + state.unseen_steps * decode_only)
         lines.add_wait("waiting for memory", waiting_for_memory, "capacity")
         lines.add_wait("waiting for a chunk", waiting_for_a_chunk, "compute")
         lines.add_wait("steps under way", steps_under_way, "latency")
-        hidden = waiting_for_memory + waiting_for_a_chunk
+        hidden = waiting_for_memory + waiting_for_a_chunk + half_step
         lines.add_wait(
             "client and front end", float(front_end_wait(front_end(self._scenario, self._plan), hidden)), "latency"
         )

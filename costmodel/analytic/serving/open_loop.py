@@ -11,16 +11,16 @@ from functools import cached_property
 
 import numpy as np
 
-from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait
-from costmodel.analytic.inference import PassModel, PassTimes, operators_of, pass_model_of, pass_times
+from costmodel.analytic.breakdown import BreakdownLines
+from costmodel.analytic.inference import operators_of
 from costmodel.analytic.metrics import served_metrics
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.continuous_batching import (
     WAITING_RANKS,
+    EngineSteps,
     decode_steps,
     demand,
-    engine_passes,
     front_end,
     left_to_requests,
     mean_keys,
@@ -32,7 +32,6 @@ from costmodel.analytic.serving.continuous_batching import (
 from costmodel.analytic.serving.nodes import NodePlace, batch_nodes, last_node, with_nodes
 from costmodel.analytic.serving.sessions import of_sessions
 from costmodel.analytic.serving.solution import PromptSteps, Solution, Steps, StepTable
-from costmodel.analytic.serving.steady_state import SteadyState
 from costmodel.analytic.serving.waiting import (
     CLIENT,
     CROWD,
@@ -56,7 +55,6 @@ from costmodel.records import replace
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.memory import Ledger
-from costmodel.workload.passes import pass_work
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Scenario
 
@@ -119,7 +117,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         self._most = maximum(most_running(scenario, plan, self._pool) / sets, 1.0)
         self._nodes = batch_nodes(self._most, self._dimensions)
         self._states = steady_state(scenario, plan, self._nodes * sets)
-        self._models = self._priced(self._states)
+        self._priced = EngineSteps.of(scenario, plan, self._states, self._timer)
 
     def at_rate(self, rate: Quantity) -> OpenLoopEvaluation:
         """Return the same engines at another rate, their steps timed once."""
@@ -129,15 +127,10 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         other.__dict__.pop("_kept", None)
         return other
 
-    def _priced(self, state: SteadyState) -> list[PassModel]:
-        passes = engine_passes(self._scenario, self._plan, state)
-        return [pass_model_of(self._scenario, step, pass_work(step), self._timer) for step in passes]
-
     def _evaluate(self, perturbations: Perturbations) -> StepTable:
         wider = None if perturbations is None else with_nodes(perturbations, self._dimensions)
-        sets = self._scenario.parallel.pp
-        prompts, decodes = (pass_times(model, wider) for model in self._models)
-        return StepTable(prompts.round(sets), decodes.round(sets), prompts.joules, decodes.joules)
+        times = self._priced.times(wider)
+        return StepTable(*self._priced.rounds(times, self._scenario.parallel.pp), *self._priced.joules(times))
 
     def solution(self, perturbations: Perturbations = None) -> Solution:
         """Return the engine at the rate, or with all seats taken where it cannot keep up. Unperturbed it is kept."""
@@ -338,33 +331,30 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
 
     def families(self) -> frozenset[str]:
         """Return the families of the operators."""
-        return frozenset(timed.operator.family for timed in operators_of(self._models))
+        return frozenset(timed.operator.family for timed in operators_of(self._priced.models))
 
     @cached_property
-    def _exact(self) -> tuple[Solution, list[PassModel]]:
+    def _exact(self) -> tuple[Solution, EngineSteps]:
         """Return the solution of a single point, and both kinds of steps priced at its batch."""
         solution = self.solution()
-        return solution, self._priced(solution.steps.state)
+        return solution, EngineSteps.of(self._scenario, self._plan, solution.steps.state, self._timer)
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of steps with prompts, then of those that only decode, at a single point's batch."""
-        return operators_of(self._exact[1])
+        return operators_of(self._exact[1].models)
 
     def breakdown(self) -> list[Entry]:
         """Return what a request's latency consists of: operators of the steps of its life, and waiting.
 
         Operators are priced at the batch itself. Their sum is scaled to the table's, which the metrics rest on.
         """
-        solution, models = self._exact
+        solution, priced = self._exact
         lines, sets, state = BreakdownLines(), float(self._scenario.parallel.pp), solution.steps.state
-        counts = float(state.first_token_steps + state.later_prompt_steps), float(state.later_decode_only_steps)
-        seconds = float(solution.steps.with_prompts), float(solution.steps.decode_only)
-        labels = [step.label for step in engine_passes(self._scenario, self._plan, state)]
-        for name, model, count, step in zip(labels, models, counts, seconds, strict=True):
-            times: PassTimes = pass_times(model, None)
-            scaled = count * step / float(times.round(sets))
-            add_pass(lines, model, times, scaled)
-            add_pipeline_wait(lines, f"{name}: pipeline wait", times, sets, scaled)
+        times, steps = priced.times(None), solution.steps
+        with_prompts, decode_only = priced.rounds(times, sets)
+        prompt_steps = float(state.first_token_steps + state.later_prompt_steps) * steps.with_prompts / with_prompts
+        later = float(state.later_decode_only_steps) * steps.decode_only / decode_only
+        priced.add_to(lines, times, (float(prompt_steps), float(later)), sets)
         bounds = {SEAT: "capacity", PROMPTS: "compute", CROWD: "compute"}
         for cause, wait in solution.waits.items():
             if np.isfinite(wait):

@@ -23,7 +23,8 @@ from builders import (
 
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.serving.continuous_batching import only_requests
+from costmodel.analytic.operator_timing import operator_timer
+from costmodel.analytic.serving.continuous_batching import EngineSteps, only_requests, steady_state
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.records import replace
@@ -249,16 +250,35 @@ def test_drafting_gives_more_tokens_in_the_same_time() -> None:
     assert 1.0 < drafting["tokens_per_second"] / plain["tokens_per_second"] < 1.8
 
 
-def test_a_request_s_lines_have_what_client_and_front_end_add_and_no_queue_hides() -> None:
-    engine = Engine(
-        "1",
-        rules=(SchedulerRule(max_num_seqs=64.0, token_budget=512.0),),
-        scheduler=Scheduler(),
-        memory=EngineMemory(utilization=0.9),
-        request=5e-3,
-        request_token=2e-6,
+def test_a_request_s_lines_have_what_client_and_front_end_add_and_neither_queue_nor_running_step_hides() -> None:
+    def lines(request: float, request_token: float) -> dict[str, float]:
+        engine = Engine(
+            "1",
+            rules=(SchedulerRule(max_num_seqs=64.0, token_budget=512.0),),
+            scheduler=Scheduler(),
+            memory=EngineMemory(utilization=0.9),
+            request=request,
+            request_token=request_token,
+        )
+        chosen = replace(of(SERVING), framework=replace(FRAMEWORK, engine=engine))
+        found = {line.name: line.time for line in point(chosen).breakdown}
+        assert sum(found.values()) == pytest.approx(metrics(chosen)["latency"], rel=1e-9)
+        return found
+
+    known = lines(5e-3, 2e-6)
+    adds = 5e-3 + 2e-6 * SERVING.input_tokens - known["steps under way"] / 2.0
+    assert known["client and front end"] == pytest.approx(adds, rel=1e-9)
+    assert "client and front end" not in lines(1e-6, 0.0)
+
+
+def test_part_of_a_prompt_more_takes_its_share_of_a_step_with_one_more() -> None:
+    chosen = of(ALONE)
+    assert isinstance(chosen.plan, Serving)
+    timer, state = operator_timer(chosen, Calibration()), steady_state(chosen, chosen.plan, 8.0)
+    one, mean, two = (
+        steps.rounds(steps.times(None), 1.0)[0]
+        for steps in (
+            EngineSteps.of(chosen, chosen.plan, replace(state, prompts=prompts), timer) for prompts in (1.0, 1.01, 2.0)
+        )
     )
-    chosen = replace(of(SERVING), framework=replace(FRAMEWORK, engine=engine))
-    lines = {line.name: line.time for line in point(chosen).breakdown}
-    assert lines["client and front end"] == pytest.approx(5e-3 + 2e-6 * SERVING.input_tokens, rel=1e-9)
-    assert sum(lines.values()) == pytest.approx(metrics(chosen)["latency"], rel=1e-9)
+    assert mean == pytest.approx(0.99 * one + 0.01 * two, rel=1e-12)

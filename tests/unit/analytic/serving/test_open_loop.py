@@ -195,9 +195,7 @@ def test_times_between_nodes_are_those_of_their_own_batch() -> None:
     for load in (0.02, 0.2, 0.45, 0.7):
         evaluation = evaluate(of(at(load)), Calibration())
         assert isinstance(evaluation, OpenLoopEvaluation)
-        found, models = evaluation._exact
-        from costmodel.analytic.inference import pass_times
-
-        mixed, decode = (pass_times(model, None).round(1.0) for model in models)
+        found, priced = evaluation._exact
+        mixed, decode = priced.rounds(priced.times(None), 1.0)
         assert float(found.steps.with_prompts) == pytest.approx(float(mixed), rel=0.01)
         assert float(found.steps.decode_only) == pytest.approx(float(decode), rel=0.01)
