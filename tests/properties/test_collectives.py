@@ -75,11 +75,11 @@ def _ranks(cluster: Cluster) -> list[int]:
     return sorted({2, node, *(count * node for count in (2, 3, 8, 64) if count <= nodes)})
 
 
-@pytest.mark.parametrize("fitted", [True, False], ids=["fitted", "unfitted"])
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_command_s_fastest_is_no_slower_than_any_algorithm(name: str, *, fitted: bool) -> None:
+def test_the_command_s_fastest_is_no_slower_than_any_algorithm(name: str) -> None:
+    """With fits; without them it is the fastest of the closed forms, as above."""
     cluster = load_cluster(name)
-    fits = load_calibration(cluster.device, FRAMEWORK) if fitted else Calibration()
+    fits = load_calibration(cluster.device, FRAMEWORK)
     for kind in KINDS:
         for ranks in _ranks(cluster):
             for size in (1e3, 1e6, 2.0**30):
@@ -92,8 +92,7 @@ def test_the_command_s_fastest_is_no_slower_than_any_algorithm(name: str, *, fit
                     assert fastest <= alone * SLACK, (kind, ranks, size, algorithm)
 
 
-@pytest.mark.parametrize("fitted", [True, False], ids=["fitted", "unfitted"])
-@pytest.mark.parametrize("ranks", [8, 16, 24])
+@pytest.mark.parametrize(("ranks", "fitted"), [(8, True), (16, False), (24, True)])
 def test_the_flow_level_chooses_the_fastest_too(ranks: int, *, fitted: bool) -> None:
     cluster = load_cluster("h800-2048-mpft")
     fits = load_calibration(cluster.device, FRAMEWORK) if fitted else Calibration()
@@ -120,7 +119,7 @@ def test_a_message_of_any_size_takes_a_launch_and_grows(name: str) -> None:
     fits = load_calibration(cluster.device, "vllm")
     for kind in KINDS:
         for count in ranks if kind != "send_recv" else ranks[:1]:
-            requests = [CollectiveRequest(kind, count, 2.0**power) for power in range(10, 31, 2)]
+            requests = [CollectiveRequest(kind, count, 2.0**power) for power in range(10, 31, 4)]
             times = [float(answer(request, cluster, fits, FRAMEWORK, "analytic").time) for request in requests]
             assert times[0] > LEAST, (kind, count)
             assert all(later > DIP * sooner for sooner, later in pairwise(times)), (kind, count, times)

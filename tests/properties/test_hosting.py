@@ -18,7 +18,6 @@ from costmodel.workload.operators import HostTransfer
 from costmodel.workload.scenario import Disaggregated, Offload, Parallelism, Scenario
 
 SHARES = np.array([0.0, 0.25, 0.6, 1.0])
-FIELDS = ["weights", "kv_cache"]
 
 
 @st.composite
@@ -70,9 +69,8 @@ def test_a_share_of_zero_equals_none(of: Scenario, overlap: bool) -> None:
     assert times == pytest.approx(headline(of), rel=1e-12)
 
 
-@pytest.mark.parametrize("field", FIELDS)
 @few
-@given(of=offloaded())
+@given(field=st.sampled_from(["weights", "kv_cache"]), of=offloaded())
 def test_a_grid_of_shares_is_its_points_and_more_is_never_faster(field: str, of: Scenario) -> None:
     together = evaluate_grid(with_share(of, field, SHARES), Calibration(), SHARES.shape)
     ledger = ledger_of(with_share(of, field, SHARES))

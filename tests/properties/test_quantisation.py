@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from builders import MACHINE
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import few, rates, served
 
@@ -98,9 +98,8 @@ def varied(precision: Precision, field: str, value: Quantity) -> Precision:
     return replace(precision, kv_scaling=replace(precision.kv_scaling, group=value))
 
 
-@pytest.mark.parametrize("field", ["weight_bits", "weight_group", "kv_group"])
-@few
-@given(of=served())
+@given(field=st.sampled_from(["weight_bits", "weight_group", "kv_group"]), of=served())
+@settings(max_examples=settings().max_examples // 2)
 def test_a_grid_of_formats_is_its_points(field: str, of: Scenario) -> None:
     values: Array = np.array([3.0, 4.5, 8.0] if field == "weight_bits" else [32.0, 64.0, 128.0])
     base: Precision = replace(of.precision, weights="int4", kv_cache="int8")
