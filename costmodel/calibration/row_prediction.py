@@ -64,13 +64,17 @@ def predict_mapped(
     search_path: Sequence[str | Path] = (),
     *,
     is_own: bool = False,
+    choosers: dict[str, Chooser] | None = None,
 ) -> Predictions:
-    """Return the predictions for rows whose operators are known. Those left out stay empty, with the reason."""
+    """Return the predictions for rows whose operators are known. Those left out stay empty, with the reason.
+
+    choosers: by device, of calls before; those of further devices are added.
+    """
     count = len(table)
     seconds, low, high = (np.full(count, np.nan) for _ in range(3))
     basis, why, fits = (np.full(count, "", dtype=np.object_) for _ in range(3))
     framework = default_framework(search_path)
-    choosers: dict[str, Chooser] = {}
+    choosers = {} if choosers is None else choosers
     for part in mapped:
         device = part.device.name
         chooser = choosers.setdefault(device, Chooser(device, search_path))

@@ -17,6 +17,7 @@ from costmodel.analytic.metrics import sixteen_bit_peak
 from costmodel.analytic.work_counts import counted_work
 from costmodel.api import Workload, architecture_facts
 from costmodel.calibration.fit_files import ROOFLINE
+from costmodel.calibration.fit_selection import Chooser
 from costmodel.calibration.row_prediction import predict_mapped
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.errors import InputError, Location, suggest
@@ -259,10 +260,11 @@ def kernel_figures(case: Case, search_path: Sequence[str | Path] = ()) -> tuple[
     """
     assert case.kernel is not None
     table = single_row(case.kernel, case.location or Location("case"))
-    mapped, left_out = map_all(table, _catalogue(tuple(search_path)))
+    catalogue, choosers = _read_once(tuple(search_path))
+    mapped, left_out = map_all(table, catalogue)
     if not mapped:
         raise InputError.single("; ".join(left.reason for left in left_out), field="kernel", location=case.location)
-    predicted = predict_mapped(table, mapped, left_out, search_path)
+    predicted = predict_mapped(table, mapped, left_out, search_path, choosers=choosers)
     seconds = [float(each[0]) for each in (predicted.seconds, predicted.low, predicted.high)]
     flop = sum(float(np.sum(each.flop)) for each in mapped[0].operators if isinstance(each, Gemm | AttentionKernel))
     rates = [flop / each if each else math.inf for each in seconds]
@@ -270,8 +272,8 @@ def kernel_figures(case: Case, search_path: Sequence[str | Path] = ()) -> tuple[
 
 
 @cache
-def _catalogue(search_path: tuple[str | Path, ...]) -> Catalogue:
-    return Catalogue(search_path)
+def _read_once(search_path: tuple[str | Path, ...]) -> tuple[Catalogue, dict[str, Chooser]]:
+    return Catalogue(search_path), {}
 
 
 def _check(conventions: Mapping[str, str]) -> None:
