@@ -245,9 +245,9 @@ def shelf(world):
     return world
 
 
-@pytest.mark.parametrize(
-    ("kernel", "why"),
-    [
+def test_a_row_gets_the_file_of_its_kernel_else_the_nearest(shelf):
+    chooser = Chooser("chip", [shelf])
+    for kernel, why in (
         (Kernel("vllm 1", "k1", "graph"), "chip/a"),
         (Kernel("vllm 2", "k2", "graph"), "chip/b"),
         (Kernel("sglang 1", "k2", "event"), "chip/c"),
@@ -259,10 +259,8 @@ def shelf(world):
         (Kernel("other 1", "k1", "graph"), "chip/a (closest match for framework other 1)"),
         (Kernel("vllm 2", "unheard", "graph"), "chip/b (closest match for kernel unheard)"),
         (Kernel("sglang 1", "k2", "graph"), "chip/c (closest match for timing graph)"),
-    ],
-)
-def test_a_row_gets_the_file_of_its_kernel_else_the_nearest(shelf, kernel, why):
-    assert Chooser("chip", [shelf]).choose("gemm", "bf16", kernel).why == why
+    ):
+        assert chooser.choose("gemm", "bf16", kernel).why == why
 
 
 def test_a_file_that_says_of_no_rows_that_they_are_its_own_does_not_answer_for_named_ones(shelf):
@@ -441,9 +439,10 @@ families:
 """
 
 
-@pytest.mark.parametrize(
-    ("kernel", "high"),
-    [
+def test_only_rows_of_another_source_have_the_errors_between_sources(shelf):
+    write(shelf, "hardware/calibrations/sources.yaml", SOURCES)
+    chooser = Chooser("chip", [shelf])
+    for kernel, high in (
         (Kernel("vllm 1", "k1", "graph"), None),
         (Kernel("", "k1", "graph"), None),
         (Kernel("", "k1", ""), 1.25),
@@ -452,12 +451,9 @@ families:
         (Kernel("sglang 1", "k2", "graph"), 1.25),
         (Kernel("vllm 1", "", ""), 1.25),
         (Kernel("vllm 2", "unheard", "graph"), 2.0),
-    ],
-)
-def test_only_rows_of_another_source_have_the_errors_between_sources(shelf, kernel, high):
-    write(shelf, "hardware/calibrations/sources.yaml", SOURCES)
-    across = Chooser("chip", [shelf]).choose("gemm", "bf16", kernel).across
-    assert (None if across is None else across.high[0]) == high
+    ):
+        across = chooser.choose("gemm", "bf16", kernel).across
+        assert (None if across is None else across.high[0]) == high, kernel
 
 
 def test_kernels_that_no_two_sources_timed_differ_as_all_do(shelf):

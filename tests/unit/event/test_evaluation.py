@@ -76,10 +76,10 @@ def test_on_equal_stages_both_engines_agree_within_half_a_percent(schedule: str,
     assert sum(found.schedule.values()) == pytest.approx(headline(found), rel=1e-9)
 
 
-@pytest.mark.parametrize("load", [None, 1.4])
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_ranks_that_are_alike_are_simulated_once_with_the_same_result(schedule: str, load: float | None) -> None:
-    of = replace(step(schedule, load=load), parallel=replace(FEW, virtual=float(SCHEDULES[schedule])))
+def test_ranks_that_are_alike_are_simulated_once_with_the_same_result(schedule: str) -> None:
+    """With uneven experts: even ones are simulated in full, too, where reductions run on."""
+    of = replace(step(schedule, load=1.4), parallel=replace(FEW, virtual=float(SCHEDULES[schedule])))
     of = replace(of, plan=replace(of.plan, global_batch=32.0))
     assert headline(simulated(of, full=True)) == pytest.approx(headline(simulated(of)), rel=1e-9)
 
@@ -268,25 +268,14 @@ def test_phases_without_streams_of_their_own_say_that_they_are_closed() -> None:
     assert found.notes[-1] == NOT_SIMULATED
 
 
-def test_deepseek_v3_keeps_its_training_step() -> None:
-    workload = costmodel.load("deepseek_v3", scenarios=["training", "prefill"])
+def test_deepseek_v3_keeps_its_time_of_prompts() -> None:
+    workload = costmodel.load("deepseek_v3", scenarios=["prefill"])
     closed, found = workload.simulate(), workload.simulate(engine="event", simulation=event_engine())
     assert found["engine"] == "event"
     assert found["seed"] is None
-    for name, metric in (("training", "step_time"), ("prefill", "ttft")):
-        ours, theirs = (document["scenarios"][name] for document in (found, closed))
-        assert ours.keys() == theirs.keys()
-        assert ours["metrics"][metric] == pytest.approx(theirs["metrics"][metric], rel=1e-2)
-
-
-def test_two_fabrics_train_deepseek_v3_equally_fast() -> None:
-    times = [
-        costmodel.load("deepseek_v3", cluster=f"clusters/h800-2048-{fabric}", scenarios=["training"])
-        .evaluate("training", engine="event")
-        .metrics["step_time"]
-        for fabric in ("mpft", "mrft")
-    ]
-    assert times[0] == pytest.approx(times[1], rel=5e-3)
+    ours, theirs = (document["scenarios"]["prefill"] for document in (found, closed))
+    assert ours.keys() == theirs.keys()
+    assert ours["metrics"]["ttft"] == pytest.approx(theirs["metrics"]["ttft"], rel=1e-2)
 
 
 def test_a_grid_holds_what_its_points_say() -> None:
@@ -304,17 +293,12 @@ def test_a_grid_holds_what_its_points_say() -> None:
     assert found.metrics["tpot"][:2] == pytest.approx(closed.metrics["tpot"][:2], rel=1e-2)
 
 
-def test_the_flagship_exposes_as_much_on_either_engine() -> None:
-    """What exchanges slow kernels down by is no exposed communication, and no energy is saved by it."""
-    training = costmodel.load("deepseek_v3")
-    closed, found = (training.evaluate("training", engine=engine).metrics for engine in ("analytic", "event"))
-    for metric in ("exposed_communication_time", "bubble_time", "energy_per_token"):
-        assert float(found[metric]) == pytest.approx(float(closed[metric]), rel=5e-3), metric
-
-
 @pytest.mark.parametrize("load", [1.0, 1.3])
 def test_the_flagship_s_parts_are_the_same_on_either_engine_however_uneven_its_experts(load: float) -> None:
+    """What exchanges slow kernels down by is no exposed communication, and no energy is saved by it."""
     training = costmodel.load("deepseek_v3", set={"scenarios.training.communication.expert_load": load})
-    closed, found = (training.evaluate("training", engine=engine).at()["schedule"] for engine in ("analytic", "event"))
-    assert found == pytest.approx(closed, rel=1e-6)
-    assert found["bubble"] > (1.5 if load > 1 else 1.1)
+    closed, found = (training.evaluate("training", engine=engine) for engine in ("analytic", "event"))
+    assert found.at()["schedule"] == pytest.approx(closed.at()["schedule"], rel=1e-6)
+    assert found.at()["schedule"]["bubble"] > (1.5 if load > 1 else 1.1)
+    for metric in ("exposed_communication_time", "bubble_time", "energy_per_token"):
+        assert float(found.metrics[metric]) == pytest.approx(float(closed.metrics[metric]), rel=5e-3), metric

@@ -205,13 +205,9 @@ def test_both_fabrics_train_equally_fast_with_all_their_links() -> None:
     assert mpft == pytest.approx(step(contention=False), rel=5e-3)
 
 
-@pytest.mark.parametrize(
-    ("network", "least"),
-    [({"oversubscription": "2"}, 1.0), ({"routing": "ecmp"}, 1.001), ({"failed": "[nic3]"}, 1.001)],
-)
-def test_narrow_uplinks_collisions_and_lost_nics_make_the_step_longer(network: dict[str, str], least: float) -> None:
-    """Uplinks carry the sends between pipeline ranks alone, which are short; exchanges stay under a leaf."""
-    assert step(**network) > least * step()
+@pytest.mark.parametrize("network", [{"routing": "ecmp"}, {"failed": "[nic3]"}])
+def test_collisions_and_lost_nics_make_the_step_longer(network: dict[str, str]) -> None:
+    assert step(**network) > 1.001 * step()
 
 
 def test_without_anything_that_meets_both_engines_agree() -> None:
@@ -222,8 +218,10 @@ def test_without_anything_that_meets_both_engines_agree() -> None:
     assert found.metrics["step_time"] == pytest.approx(closed.metrics["step_time"], rel=5e-3)
 
 
-def test_the_same_messages_give_the_same_times_again() -> None:
-    assert step.__wrapped__(routing="ecmp") == step(routing="ecmp")
+def test_the_same_messages_take_the_same_paths_again() -> None:
+    found, again = (LinkLoads(cluster(routing="ecmp"), 16, 128).collective(exchange(), 3) for _ in range(2))
+    assert found.isolated_time == again.isolated_time
+    np.testing.assert_array_equal(found.busy, again.busy)
 
 
 def test_many_ranks_of_one_expert_group_are_not_simulated_twice() -> None:
