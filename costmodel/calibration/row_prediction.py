@@ -53,8 +53,7 @@ def predict(table: Table, search_path: Sequence[str | Path] = (), *, is_own: boo
     multiplied by the median ratio that measured times have to it. Rows that hold no operator of the package stay empty,
     with the reason.
     """
-    mapped, left_out = map_all(table, Catalogue(search_path))
-    return predict_mapped(table, mapped, left_out, search_path, is_own=is_own)
+    return predict_mapped(table, *map_all(table, Catalogue(search_path)), search_path, is_own=is_own)
 
 
 def predict_mapped(
@@ -66,18 +65,14 @@ def predict_mapped(
     is_own: bool = False,
     choosers: dict[str, Chooser] | None = None,
 ) -> Predictions:
-    """Return the predictions for rows whose operators are known. Those left out stay empty, with the reason.
-
-    choosers: by device, of calls before; those of further devices are added.
-    """
+    """Return the predictions for rows whose operators are known. Those left out stay empty, with the reason."""
     count = len(table)
     seconds, low, high = (np.full(count, np.nan) for _ in range(3))
     basis, why, fits = (np.full(count, "", dtype=np.object_) for _ in range(3))
     framework = default_framework(search_path)
     choosers = {} if choosers is None else choosers
     for part in mapped:
-        device = part.device.name
-        chooser = choosers.setdefault(device, Chooser(device, search_path))
+        chooser = choosers.setdefault(part.device.name, Chooser(part.device.name, search_path))
         choice = chooser.choose(part.family, variant_of(part), _kernel(table, part.rows))
         choice = replace(choice, across=None) if is_own else choice
         rows = part.rows
