@@ -116,7 +116,7 @@ def _code_of(error: BaseException) -> int:
     if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
         return INTERRUPTED
     if isinstance(error, click.ClickException):
-        error.show()
+        _with_all_missing(error).show()
         return error.exit_code
     if isinstance(error, CostModelError):
         problems = error.problems if isinstance(error, InputError) else (error,)
@@ -136,6 +136,23 @@ def _code_of(error: BaseException) -> int:
     click.echo(f"This is a bug in costmodel: {type(error).__name__}: {error}", err=True)
     click.echo("Please report it; run again with COSTMODEL_DEBUG=1 to get the traceback.", err=True)
     return 1
+
+
+def _with_all_missing(error: click.ClickException) -> click.ClickException:
+    """Return an error of the command line. That of a missing argument or option names the others that are missing, too.
+
+    What is given is taken first, so that all of the command that was not taken yet is missing.
+    """
+    context = getattr(error, "ctx", None)
+    if not isinstance(error, click.MissingParameter) or context is None:
+        return error
+    missing = [
+        each for each in context.command.get_params(context) if each.required and each.name not in context.params
+    ]
+    if len(missing) < 2:
+        return error
+    named = ", ".join(each.get_error_hint(context) for each in missing)
+    return click.UsageError(f"Missing {named}.", context)
 
 
 def _told(error: OSError) -> int:

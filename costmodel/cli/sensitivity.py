@@ -13,14 +13,13 @@ from costmodel.errors import InputError
 @click.argument("workload", shell_complete=names("workloads", "models", files=True))
 @click.option(
     "--metric",
-    required=True,
     metavar="NAME",
     shell_complete=metrics,
-    help="Metric to examine, such as step_time or tpot.",
+    help="Metric to examine, such as step_time or tpot. Default: that of the first scenario's answer.",
 )
 @workload_options()
 @json_option
-def command(*, asked: Asked, metric: str, as_json: bool) -> int:
+def command(*, asked: Asked, metric: str | None, as_json: bool) -> int:
     """Rank the bandwidths, peaks, latencies, clocks and capacities of the hardware by their effect on a metric.
 
     Each is evaluated with 10 % more and 10 % less of it (whole numbers stay whole). Those come first of which a better
@@ -35,9 +34,10 @@ def command(*, asked: Asked, metric: str, as_json: bool) -> int:
     from costmodel.study.sensitivity import SCHEMA, sensitivities
 
     starts = default_phases(asked.workload, asked.search_path) if is_model(asked.workload, asked.search_path) else ()
-    defaults = [phase for phase in starts if metric in PHASES[phase][1]]
+    defaults = [phase for phase in starts if metric is None or metric in PHASES[phase][1]]
     others = [phase for phase in MODEL_PHASES if metric in PHASES[phase][1]]
     loaded = asked.load(phases=tuple(defaults or others[:1]))
+    metric = metric or PHASES[loaded.scenario(next(iter(loaded.scenarios))).result_kind][0]
     metrics = {name: PHASES[loaded.scenario(name).result_kind][1] for name in loaded.scenarios}
     with_metric = [name for name, available in metrics.items() if metric in available]
     if not with_metric:

@@ -94,10 +94,13 @@ def _show_clusters(clusters: Sequence[Mapping[str, Any]]) -> None:
 def show_document(document: Mapping[str, Any]) -> None:
     """Print a hardware file: its values, then the sources."""
     show(": ".join(filter(None, (str(document["name"]), ", ".join(_summary(document))))), "bold")
-    rows = table("field", ">value")
-    for field, value in _values(document, ""):
-        rows.add(field, value)
+    rows, values = table("field", ">value"), list(_values(document, ""))
+    for field, value in values:
+        if value:
+            rows.add(field, value)
     show(rows)
+    if unstated := [field for field, value in values if not value]:
+        show(f"not stated: {', '.join(unstated)}", "dim")
     show_sources(document)
 
 
@@ -159,9 +162,9 @@ def _values(value: Any, field: str) -> Iterator[tuple[str, str]]:
 
 
 def _leaf(field: str, value: Any) -> str:
-    """Return a leaf in its unit, `unknown` for null."""
+    """Return a leaf in its unit, blank for null."""
     if value is None:
-        return "unknown"
+        return ""
     *parents, key = field.split(".")
     key = "peak" if parents[-1:] == ["peak"] else key  # a host's peaks are keyed by their format
     if key == "rental":  # a round price per hour is not round per second

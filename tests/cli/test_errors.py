@@ -37,6 +37,7 @@ def workload(tmp_path, text):
         (("simulate", FLAGSHIP, "--trace", "t.json"), "--engine event"),
         (("simulate", FLAGSHIP, "--set", "scenarios.training.simulation.jitter=-1"), "jitter"),
         (("simulate",), "WORKLOAD"),
+        (("collective", "all_reduce"), "Missing '--cluster', '--ranks', '--size'"),
         (("simulat", FLAGSHIP), "did you mean `simulate`?"),
         (("simulate", FLAGSHIP, "--sceario", "decode"), "--scenario"),
         (("explain", FLAGSHIP, "--op", "expert upp"), "did you mean `expert up`"),

@@ -125,7 +125,7 @@ def test_hardware_shows_values_in_their_units_with_sources_and_what_is_unknown(r
     shown = run("hardware", "show", "devices/h800-sxm").out
     for part in ("989.4 TFLOP/s", "3.35 TB/s", "200 GB/s", "2 $/h", "700 W", "1.83 GHz"):
         assert part in shown
-    assert "unknown" in shown
+    assert "not stated: memory.smem.driver" in shown
     assert "price.purchase: Reuters of 2024-02-01" in shown
     document = json.loads(run("hardware", "show", "h800-sxm", "--json").out)
     assert document["links"]["nvlink"]["bandwidth"] == 200e9

@@ -1,0 +1,159 @@
+"""Changes of formulas that an operator draws over all rooms: the share that tests notice, without the goldens.
+
+`python -m benchmarks.drawn_mutations --number 200 --seed 1`: each exchanges + and -, * and /, < and <=, > and >=,
+minimum and maximum, `and` and `or`, or adds one to a number, on a line that some function computes with. The tests of
+a change are those that import its module, at most as many as MOST_TESTS, nearest first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import random
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from benchmarks.mutations import ROOT, copy_to, is_killed
+
+MOST_TESTS = 6  # files
+EXCHANGED: dict[type[ast.AST], str] = {
+    ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">",
+    ast.And: "or", ast.Or: "and",
+}  # fmt: skip
+NAMES = {"minimum": "maximum", "maximum": "minimum", "min": "max", "max": "min", "ceil": "floor", "floor": "ceil"}
+SKIPPED = ("cli", "report", "profiling", "app")  # rooms that compute nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change: bytes `begin` to `end` of a module, under `costmodel/`, become `new`."""
+
+    module: str
+    line: int
+    begin: int
+    end: int
+    new: str
+
+    def of(self, text: bytes) -> bytes:
+        """Return the changed module."""
+        return text[: self.begin] + self.new.encode() + text[self.end :]
+
+
+def changes(module: Path) -> Iterator[Change]:
+    """Yield all changes of a module's functions."""
+    text = module.read_bytes()
+    starts = [0]
+    for line in text.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    name = module.relative_to(ROOT / "costmodel").as_posix()
+    functions = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef))
+    for node in (inner for function in functions for part in function.body for inner in ast.walk(part)):
+        for line, begin, end, new in _exchanges(node, text, starts):
+            yield Change(name, line, begin, end, new)
+
+
+def _exchanges(node: ast.AST, text: bytes, starts: list[int]) -> Iterator[tuple[int, int, int, str]]:
+    """Yield (line, begin, end, new) of what may be exchanged in one node."""
+    if isinstance(node, ast.BinOp | ast.Compare | ast.BoolOp):
+        left, operator, right = {
+            ast.BinOp: lambda: (node.left, node.op, node.right),
+            ast.Compare: lambda: (node.left, node.ops[0], node.comparators[0]),
+            ast.BoolOp: lambda: (node.values[0], node.op, node.values[1]),
+        }[type(node)]()
+        begin = starts[left.end_lineno - 1] + left.end_col_offset
+        end = starts[right.lineno - 1] + right.col_offset
+        new = EXCHANGED.get(type(operator))
+        between = text[begin:end].decode()
+        sign = between.strip(" ()\n\\")
+        if new and sign in ("+", "-", "*", "/", "<", "<=", ">", ">=", "and", "or"):
+            yield left.end_lineno, begin, end, between.replace(sign, new)
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in NAMES:
+        begin = starts[node.lineno - 1] + node.col_offset
+        yield node.lineno, begin, begin + len(node.func.id), NAMES[node.func.id]
+    elif isinstance(node, ast.Constant) and type(node.value) in (int, float) and node.lineno == node.end_lineno:
+        begin, end = (starts[node.lineno - 1] + at for at in (node.col_offset, node.end_col_offset))
+        yield node.lineno, begin, end, repr(node.value + 1)
+
+
+@cache
+def _imports(file: Path) -> frozenset[str]:
+    """Return the modules that a file imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(found)
+
+
+def _dotted(module: str) -> str:
+    """Return the name by which a module is imported. module: its file under `costmodel/`."""
+    return f"costmodel.{module.removesuffix('.py').removesuffix('/__init__').replace('/', '.')}"
+
+
+def tests_of(module: str) -> list[str]:
+    """Return the files of tests, under `tests/`, that import a module: those of its room and name first.
+
+    Without any, those that import a module which imports it.
+    """
+    dotted = _dotted(module)
+    room, stem = module.split("/")[0], Path(module).stem
+    files = [file for file in sorted((ROOT / "tests").rglob("test_*.py")) if "golden" not in file.parts]
+    named = {file: file.relative_to(ROOT / "tests").as_posix() for file in files}
+    chosen = [file for file in files if dotted in _imports(file) or stem == file.stem.removeprefix("test_")]
+    if not chosen:
+        package = ROOT / "costmodel"
+        users = {
+            _dotted(file.relative_to(package).as_posix()) for file in package.rglob("*.py") if dotted in _imports(file)
+        }
+        chosen = [file for file in files if users & _imports(file)]
+    order = sorted(chosen, key=lambda file: (stem not in file.stem, f"/{room}/" not in named[file], named[file]))
+    return [named[file] for file in order[:MOST_TESTS]]
+
+
+def drawn(number: int, seed: int) -> list[Change]:
+    """Return some changes, as many of each room, each of another line."""
+    rooms: dict[str, list[Change]] = {}
+    for module in sorted((ROOT / "costmodel").rglob("*.py")):
+        room = module.relative_to(ROOT / "costmodel").parts[0]
+        if room not in SKIPPED:
+            rooms.setdefault(room if "." not in room else "", []).extend(changes(module))
+    chance, chosen = random.Random(seed), []
+    for which in range(number):
+        room = sorted(rooms)[which % len(rooms)]
+        if rooms[room]:
+            chosen.append(rooms[room].pop(chance.randrange(len(rooms[room]))))
+    return chosen
+
+
+def main() -> int:
+    """Print which changes no test notices, and the share that one does."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--number", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    chosen, survived = drawn(asked.number, asked.seed), 0
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        copy_to(copy)
+        for change in chosen:
+            text = (ROOT / "costmodel" / change.module).read_bytes()
+            tests = tests_of(change.module)
+            if is_killed(copy, change.module, change.of(text).decode(), " ".join(tests)):
+                continue
+            survived += 1
+            old = text[change.begin : change.end].decode().strip()
+            line = text.decode().splitlines()[change.line - 1].strip()
+            print(f"{change.module}:{change.line}: {old} -> {change.new.strip()} in `{line}`: SURVIVED", flush=True)
+    print(f"{len(chosen) - survived} of {len(chosen)} killed")
+    return int(survived > len(chosen) // 10)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
