@@ -143,7 +143,7 @@ def main() -> int:
         copy = Path(folder)
         copy_to(copy)
         for change in chosen:
-            text = (ROOT / "costmodel" / change.module).read_bytes()
+            text = (copy / "costmodel" / change.module).read_bytes()
             tests = tests_of(change.module)
             if is_killed(copy, change.module, change.of(text).decode(), " ".join(tests)):
                 continue

@@ -22,6 +22,7 @@ from pathlib import Path
 KILLS = 5  # of each kind of run
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 ANSWER = "answer.txt"  # what a run prints: the same again where that is all that it leaves
+SAME = "same bytes"
 SMALL_DISK = 1_000  # bytes that a file may have, as on a full disk
 NIC = "hardware.node.nic.bandwidth=10GB/s..200GB/s:2000"
 REQUESTS = ["simulate", "llama3_8b_rtx4090", "--engine", "event", "--scenario", "serving", "--set",
@@ -109,13 +110,18 @@ def kills(kind: str, folder: Path, known: dict[str, str], seconds: float) -> int
         started.send_signal(which)
         started.communicate()
         torn = run.torn(known)
-        code, _ = run.end()
-        same = code == 0 and run.files() == known
-        bad += bool(torn) or not same
+        code, reason = run.end()
+        again = reason if code else _difference(run.files(), known)
+        bad += bool(torn) or again != SAME
         told = f"torn: {', '.join(torn)}" if torn else "all whole"
-        again = "same bytes" if same else "DIFFERS"
         print(f"{kind}, {which.name} after {moment:.1f} s: {told}; again: {again}", flush=True)
     return bad
+
+
+def _difference(left: dict[str, str], known: dict[str, str]) -> str:
+    """Say which files differ from those of an undisturbed run."""
+    names = sorted(name for name in left.keys() | known.keys() if left.get(name) != known.get(name))
+    return f"DIFFERS: {', '.join(names)}" if names else SAME
 
 
 def writers(kind: str, folder: Path, known: dict[str, str]) -> int:
@@ -126,7 +132,7 @@ def writers(kind: str, folder: Path, known: dict[str, str]) -> int:
         each.communicate()
     same = run.files() == known or ANSWER in known  # two that print into one file leave anything
     codes = [each.returncode for each in pair]
-    print(f"{kind}, two writers: exits {codes}; {'same bytes' if same else 'DIFFERS'}", flush=True)
+    print(f"{kind}, two writers: exits {codes}; {SAME if same else 'DIFFERS'}", flush=True)
     return int(not same or any(code not in (0, 2) for code in codes))
 
 

@@ -64,7 +64,7 @@ def main(numbers: Sequence[str]) -> int:
         copy_to(copy)
         for number in chosen:
             began, mutation = time.perf_counter(), listed[number]
-            text = (ROOT / "costmodel" / mutation.module).read_text(encoding="utf-8")
+            text = (copy / "costmodel" / mutation.module).read_text(encoding="utf-8")
             killed = is_killed(copy, mutation.module, mutated(text, mutation), mutation.tests)
             if not killed:
                 missed.append(number)
