@@ -139,20 +139,14 @@ def _code_of(error: BaseException) -> int:
 
 
 def _with_all_missing(error: click.ClickException) -> click.ClickException:
-    """Return an error of the command line. That of a missing argument or option names the others that are missing, too.
-
-    What is given is taken first, so that all of the command that was not taken yet is missing.
-    """
-    context = getattr(error, "ctx", None)
-    if not isinstance(error, click.MissingParameter) or context is None:
+    """Return an error of the command line: what is missing is named together (what is given is taken first)."""
+    context = error.ctx if isinstance(error, click.MissingParameter) else None
+    if context is None:
         return error
-    missing = [
-        each for each in context.command.get_params(context) if each.required and each.name not in context.params
-    ]
-    if len(missing) < 2:
-        return error
+    wanted = (each for each in context.command.get_params(context) if each.required)
+    missing = [each for each in wanted if each.name not in context.params]
     named = ", ".join(each.get_error_hint(context) for each in missing)
-    return click.UsageError(f"Missing {named}.", context)
+    return click.UsageError(f"Missing {named}.", context) if len(missing) > 1 else error
 
 
 def _told(error: OSError) -> int:
