@@ -228,7 +228,7 @@ def empty_engine(engine: Engine, now: float) -> None:
     state.head = state.tail = state.unseen = state.partial = state.root = -1
     state.decoding = state.ending = state.starting = state.settled = state.waiting = state.keys = 0
     state.free_head = state.free_tail = 0
-    state.next_finish, state.longest, state.free = NEVER, -NEVER, policy.blocks
+    state.next_finish, state.free = NEVER, policy.blocks
     for place in range(state.spare, spare):  # those below were never taken
         engine.entry[place].unused = 0
     state.spare = spare

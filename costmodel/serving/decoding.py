@@ -25,17 +25,13 @@ def growth(engine: Engine) -> int:
 
 @inner
 def find_next_finish(engine: Engine) -> None:
-    """Note the tick at which the next decoding request ends, and how long the longest one is."""
-    requests, state = engine.requests, engine.state
-    least, longest = NEVER, -NEVER
-    for i in range(state.decoding):
-        row = requests[engine.decoders[i]]
-        cached = row.target - row.start
-        if row.end < least:  # twice as fast in Python as `min`
-            least = row.end
-        if cached > longest:
-            longest = cached
-    state.next_finish, state.longest = least, longest
+    """Note the tick at which the next decoding request ends."""
+    least = NEVER
+    for i in range(engine.state.decoding):
+        end = engine.requests[engine.decoders[i]].end
+        if end < least:  # twice as fast in Python as `min`
+            least = end
+    engine.state.next_finish = least
 
 
 @inner
@@ -80,7 +76,6 @@ def give_first_tokens(engine: Engine, end: float) -> None:
         if not engine.policy.reserve:
             engine.phase[(cached - state.tick) % engine.policy.block] += 1
         state.next_finish = min(state.next_finish, requests[request].end)
-        state.longest = max(state.longest, cached - state.tick)
     state.starting = 0
 
 

@@ -23,7 +23,7 @@ from costmodel.serving.tiers import from_tiers
 @inner
 def clear(step: Step) -> None:
     """Let a step run nothing."""
-    step.decodes = step.keys = step.chunks = step.rows = step.chunk_keys = step.longest = step.copies = 0.0
+    step.decodes = step.keys = step.chunks = step.rows = step.chunk_keys = step.copies = 0.0
 
 
 @inner
@@ -136,7 +136,6 @@ def schedule_decoding(engine: Engine) -> bool:
     take_blocks(engine, needed)
     engine.step.decodes = state.decoding
     engine.step.keys = state.keys + state.decoding
-    engine.step.longest = state.longest + state.tick + 1 if state.decoding > 0 else 0
     return preempted
 
 

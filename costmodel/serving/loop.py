@@ -11,7 +11,7 @@ from costmodel.serving.engine import blocks_needed, clear, price, schedule
 from costmodel.serving.prices import (
     DECODE_KEYS,
     Tables,
-    decode_time,
+    between,
     host_time,
     locate,
     locate_from,
@@ -140,10 +140,8 @@ def run_quiet_steps(engine: Engine, tables: Tables, until: float) -> None:
         see_arrivals(engine, seen)
         take_blocks(engine, needed)
         step.keys = state.keys + decoding
-        step.longest = state.longest + state.tick + 1
-        keys = step.keys / decoding
-        index, share = locate_from(tables, DECODE_KEYS, keys, index)
-        seconds = linear + decode_time(tables, decoding, keys, step.longest, index, share)
+        index, share = locate_from(tables, DECODE_KEYS, step.keys / decoding, index)
+        seconds = linear + between(tables.decode[decoding], index, share)
         seconds = with_expert_pool(tables, seconds, decoding * (1 + policy.drafts))
         start = max(now, state.busy_until)
         account(engine, start, seconds)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from costmodel.quantities import Array
 from costmodel.serving.compiled import inner
 from costmodel.serving.state import Step
 
@@ -14,14 +13,6 @@ from costmodel.serving.state import Step
 ROWS, DECODE_KEYS, CHUNKS, CHUNK_ROWS, CHUNK_KEYS = 0, 1, 2, 3, 4
 MIXED_DECODES, MIXED_KEYS, MIXED_CHUNKS, MIXED_ROWS, MIXED_CHUNK_KEYS = 5, 6, 7, 8, 9
 AXES = 10
-
-NORMS_PER_UNIT, LARGEST_NORM = 512, 32
-
-
-def p_norms(p: float) -> Array:
-    """Return the p-norms of 1 and of 0, 1/NORMS_PER_UNIT, ... LARGEST_NORM."""
-    ratios = np.arange(NORMS_PER_UNIT * LARGEST_NORM + 1) / NORMS_PER_UNIT
-    return np.asarray((1.0 + ratios**p) ** (1.0 / p))
 
 
 class Tables(NamedTuple):
@@ -35,10 +26,6 @@ class Tables(NamedTuple):
     prompt: Any  # what prompt chunks alone need, over their number, all their tokens, and mean keys
     mixed: Any  # both in one kernel
     fused: bool  # that it is so
-    uneven: Any  # of `decode`, kernels that wait for the thread block of the longest context
-    filling: float  # as of `uneven_factor`
-    p: float  # as of `uneven_factor`
-    norms: Any  # p-norms of 1 and i/NORMS_PER_UNIT
     prompt_floor: float = 0.0  # least time of a step with prompts
     ahead: bool = False  # the host needs it, and begins while the step before runs
     pool: Any = np.zeros((3, 1))  # of devices with experts only: kernels, messages there and back, over a step's tokens
@@ -150,39 +137,15 @@ def attention_time(tables: Tables, step: Step) -> float:
     keys = step.keys / decodes if decodes > 0 else 0.0
     if chunks == 0.0:
         index, share = locate(tables, DECODE_KEYS, keys)
-        return decode_time(tables, int(decodes), keys, step.longest, index, share)
+        return between(tables.decode[int(decodes)], index, share)
     chunk_keys = step.chunk_keys / step.rows
     if decodes > 0 and tables.fused:
         return mixed_time(tables, (decodes, keys, chunks, step.rows, chunk_keys))
     seconds = prompt_time(tables, chunks, step.rows, chunk_keys)
     if decodes > 0:
         index, share = locate(tables, DECODE_KEYS, keys)
-        seconds += decode_time(tables, int(decodes), keys, step.longest, index, share)
+        seconds += between(tables.decode[int(decodes)], index, share)
     return seconds
-
-
-@inner
-def decode_time(tables: Tables, decodes: int, keys: float, longest: float, index: int, share: float) -> float:
-    """Return the time of attention of decoding requests with `keys` keys each on average, at most `longest`.
-
-    place, share: of the mean on its axis.
-    """
-    seconds = between(tables.decode[decodes], index, share)
-    if tables.filling == 0.0 or longest <= keys:
-        return seconds
-    equal = tables.filling / decodes
-    factor = joined(tables, equal * longest / keys) / joined(tables, equal)
-    return seconds + (factor - 1.0) * between(tables.uneven[decodes], index, share)
-
-
-@inner
-def joined(tables: Tables, ratio: float) -> float:
-    """Return the p-norm of 1 and a ratio, from the table of it: a power takes longer than all the rest of a step."""
-    at = ratio * NORMS_PER_UNIT
-    index = int(at)
-    if index >= len(tables.norms) - 1:
-        return float((1.0 + ratio**tables.p) ** (1.0 / tables.p))
-    return between(tables.norms, index, at - index)
 
 
 @inner

@@ -300,9 +300,8 @@ def slower(tables: Tables, factor: float) -> Tables:
         return tables
     return tables._replace(
         by_rows=tables.by_rows * factor, by_sequences=tables.by_sequences * factor, decode=tables.decode * factor,
-        prompt=tables.prompt * factor, mixed=tables.mixed * factor, uneven=tables.uneven * factor,
-        prompt_floor=tables.prompt_floor * factor, pool=tables.pool * factor,
-        shared=tables.shared * factor,
+        prompt=tables.prompt * factor, mixed=tables.mixed * factor, prompt_floor=tables.prompt_floor * factor,
+        pool=tables.pool * factor, shared=tables.shared * factor,
     )  # fmt: skip
 
 

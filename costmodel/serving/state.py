@@ -149,7 +149,6 @@ class EngineState(Row):
     tick: int  # tokens that each decoding request has got since the start
     next_finish: int  # tick at which the next request ends
     keys: int  # cached tokens of all decoding requests
-    longest: int  # most cached tokens of a decoding request, less the tick
     free: int  # blocks that no request holds
     free_head: int  # first of the list of free blocks, -1: none
     free_tail: int  # last of it
@@ -176,7 +175,6 @@ class Step(Row):
     chunks: float  # of prompts
     rows: float  # tokens of all chunks
     chunk_keys: float  # of all chunks, each weighted by its tokens
-    longest: float  # most keys of a decoding request
     copies: float  # what it waits for copies from and to host memory [s]
 
 
@@ -333,7 +331,7 @@ def new_engines(number: int, policy: Policy, sizes: Any, bins: int, count: int |
         state[field] = -1
     engines.tiers["oldest"] = engines.tiers["newest"] = engines.run["entry"] = engines.run["stored"] = -1
     state["host_free"], state["free"], state["spare"] = policy.host_blocks, policy.blocks, entries - 1
-    state["next_finish"], state["longest"] = NEVER, -NEVER
+    state["next_finish"] = NEVER
     first = entry[:, 0]  # holds every block; the list of free ones begins and ends with it
     first["size"], first["owner"], first["before"], first["after"] = policy.blocks, ANONYMOUS, -1, -1
     return engines

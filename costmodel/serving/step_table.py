@@ -17,7 +17,6 @@ from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Scenario
 
 RATIO = 2.0  # between neighbouring sizes
-SPREADS = np.array([1.0, 2.0, 4.0])  # the longest context over the mean one
 
 
 def serving_scenario(scenarios: Sequence[Scenario]) -> Scenario:
@@ -33,8 +32,7 @@ def serving_scenario(scenarios: Sequence[Scenario]) -> Scenario:
 def step_columns(scenario: Scenario, calibration: Calibration) -> dict[str, Array]:
     """Return steps of an engine, each priced directly: sizes and seconds, decoding alone and with one prompt chunk.
 
-    longest: most keys of a decoding request. In one kernel with a prompt chunk it makes no difference. Raises
-    InfeasibleError where the model does not fit in memory.
+    longest: most keys of a decoding request, as of all. Raises InfeasibleError where the model does not fit in memory.
     """
     plan, ledger = scenario.plan, ledger_of(scenario)
     assert isinstance(plan, Serving)
@@ -45,20 +43,18 @@ def step_columns(scenario: Scenario, calibration: Calibration) -> dict[str, Arra
     sizes = _sizes(plan)
     decodes, keys = axis(1, sizes.sequences, RATIO), axis(16, max(sizes.keys, 17), RATIO)
     rows = axis(16, max(sizes.tokens, 17), RATIO)
-    alone = np.meshgrid(decodes, keys, SPREADS, indexing="ij")
-    possible = (alone[2] == 1.0) | (alone[0] >= alone[2])
-    alone = tuple(size[possible] for size in alone)
+    alone = [size.ravel() for size in np.meshgrid(decodes, keys, indexing="ij")]
     mixed = np.meshgrid(decodes, keys, rows, keys, indexing="ij")
     with_chunk = [size[mixed[3] >= mixed[2]] for size in mixed]
     one, none = np.ones(len(with_chunk[0])), np.zeros(len(alone[0]))
     seconds = [
-        pricer.decode_time(alone[0], alone[1], alone[1] * alone[2]),
+        pricer.time(pricer.decoding(*alone)),
         pricer.seconds(Steps(with_chunk[0], with_chunk[1], one, with_chunk[2], with_chunk[3])),
     ]
     return {
         "decodes": np.concatenate([alone[0], with_chunk[0]]),
         "keys": np.concatenate([alone[1], with_chunk[1]]),
-        "longest": np.concatenate([alone[1] * alone[2], with_chunk[1]]),
+        "longest": np.concatenate([alone[1], with_chunk[1]]),
         "chunks": np.concatenate([none, one]),
         "rows": np.concatenate([none, with_chunk[2]]),
         "chunk_keys": np.concatenate([none, with_chunk[3]]),

@@ -10,7 +10,7 @@ prices at steps drawn at random.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,9 @@ from costmodel.analytic.operator_timing import operator_timer
 from costmodel.analytic.segments import ELSEWHERE
 from costmodel.analytic.stream_times import Perturbations, stream_times
 from costmodel.cost.calibration import Calibration
-from costmodel.cost.machine import Machine
-from costmodel.cost.uneven_contexts import filling_sequences, reads_whole_contexts, uneven_factor
 from costmodel.quantities import Array, Count
 from costmodel.records import Record, replace
-from costmodel.serving.prices import Tables, p_norms, step_time
+from costmodel.serving.prices import Tables, step_time
 from costmodel.serving.state import Step
 from costmodel.workload.context import Context
 from costmodel.workload.framework_parts import EagerPrompts
@@ -183,36 +181,6 @@ class StepPricer:
             return False
         return operator.name in names[names.index("dispatch") : names.index("combine") + 1]
 
-    def uneven(self, decodes: Array, keys: Array) -> tuple[Any, float, float]:
-        """Return the time of decoding kernels that wait for the longest context [s], and how: `filling` and `p` of
-        `uneven_factor`. Windows and recurrences bound a context, so that theirs are as good as equal.
-        """
-        contexts, shape = self._scenario.framework.uneven_contexts, np.broadcast_shapes(decodes.shape, keys.shape)
-        none = np.zeros(shape), 0.0, 1.0
-        if contexts is None:
-            return none
-        part = self.decoding(decodes, keys)
-        timer, device = self._timer, self._scenario.cluster.device
-        machine = Machine(device, self._scenario.framework, timer.processors)
-
-        def whole(operator: Operator) -> Any:
-            if not isinstance(operator, AttentionKernel) or not np.all(operator.kv_len == part.kv_len):
-                return False
-            return reads_whole_contexts(operator, timer.calibration.fit(operator).form, machine)
-
-        kernels = [each for each in self._work((part,)).operators() if np.any(whole(each))]
-        if not kernels:
-            return none
-        filling = max(float(filling_sequences(cast(AttentionKernel, each), machine, contexts)) for each in kernels)
-        seconds = self.time(part, keep=lambda _, operator: bool(np.any(whole(operator))))
-        return np.where(whole(kernels[0]), seconds, 0.0), filling, float(contexts.overlap_p)
-
-    def decode_time(self, decodes: Array, keys: Array, longest: Array) -> Any:
-        """Return the times of decoding steps [s]. keys: of one request on average; longest: most of one."""
-        seconds, filling, p = self.uneven(decodes, keys)
-        factor = uneven_factor(filling, decodes, np.maximum(longest / keys, 1.0), p)
-        return self.time(self.decoding(decodes, keys)) + (factor - 1.0) * seconds
-
     def seconds(self, steps: Steps) -> Any:
         """Return the times of steps that all have decoding requests and chunks [s]."""
         return self.time(
@@ -270,7 +238,6 @@ def make_tables(pricer: StepPricer, sizes: Sizes, perturbations: Perturbations =
         shared = time(pricer.decoding(rows / drafts, 1.0), keep=pricer.shared)
     by_sequences = time(pricer.decoding(sequences, 1.0), keep=pricer.by_sequences)
     decode = time(pricer.decoding(decodes[:, None], keys), keep=pricer.by_contexts)
-    uneven, filling, p = pricer.uneven(decodes[:, None], keys)
     chunks, chunk_rows = axis(1, sizes.sequences, 2.0), axis(1, sizes.tokens, PROMPT_RATIO)
     chunk_keys = axis(1, sizes.keys, PROMPT_RATIO)
     prompt = time(pricer.prompt(chunks[:, None, None], chunk_rows[:, None], chunk_keys), keep=pricer.by_contexts)
@@ -295,10 +262,6 @@ def make_tables(pricer: StepPricer, sizes: Sizes, perturbations: Perturbations =
         prompt=np.broadcast_to(prompt, (len(chunks), len(chunk_rows), len(chunk_keys))).copy(),
         mixed=np.ascontiguousarray(mixed),
         fused=pricer.fused,
-        uneven=np.concatenate([np.zeros((1, len(keys))), np.broadcast_to(uneven, (len(decodes), len(keys)))]),
-        filling=filling,
-        p=p,
-        norms=p_norms(p),
         prompt_floor=pricer.prompt_floor(),
         ahead=pricer.ahead,
         pool=pool,
@@ -319,15 +282,10 @@ class StepTimes(Record):
     drafts: float
 
     def __call__(
-        self, decodes: float, keys: float, chunks: float = 0.0, rows: float = 0.0, chunk_keys: float = 0.0,
-        longest: float = 0.0,
-    ) -> float:  # fmt: skip
-        """Return the time of a step [s].
-
-        keys, chunk_keys: of one decoding request, and of one chunk, on average.
-        longest: most keys of a decoding request, 0: all have the same.
-        """
-        step = Step(decodes, decodes * keys, chunks, rows, rows * chunk_keys, longest, 0.0)
+        self, decodes: float, keys: float, chunks: float = 0.0, rows: float = 0.0, chunk_keys: float = 0.0
+    ) -> float:
+        """Return the time of a step [s]. keys, chunk_keys: of one decoding request, and of one chunk, on average."""
+        step = Step(decodes, decodes * keys, chunks, rows, rows * chunk_keys, 0.0)
         tokens = decodes * (1.0 + self.drafts) + rows
         return float(step_time(self.tables, step, tokens))
 

@@ -1,4 +1,4 @@
-"""What a framework states beside its kernels: host times, uneven contexts, what it lacks, layers with tuned tiles."""
+"""What a framework states beside its kernels: host times, what it lacks, layers with tuned tiles."""
 
 from __future__ import annotations
 
@@ -55,13 +55,6 @@ class Unsupported(Record, kw_only=True):
     formats: Annotated[
         tuple[str, ...], "number formats of weights, products and the KV cache that it does not have"
     ] = ()
-
-
-class UnevenContexts(Record):
-    """Decoding kernels in which one thread block reads a whole context."""
-
-    load_rate: Annotated[PositiveNumber, "what one thread block loads, bytes a cycle"]
-    overlap_p: Annotated[PositiveNumber, "p-norm of the longest context's time and that of all contexts together"]
 
 
 class TunedTiles(Record):

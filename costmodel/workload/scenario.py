@@ -36,7 +36,6 @@ from costmodel.workload.framework_parts import (
     EagerPrompts,
     HostTimes,
     TunedTiles,
-    UnevenContexts,
     Unsupported,
 )
 from costmodel.workload.operators import WEIGHT_ONLY
@@ -313,9 +312,6 @@ class Framework(Record):
         Number | None, "prompt tokens that one pass computes at most; null: the engine's budget of a step, or all"
     ] = None
     engine: Engine | None = None
-    uneven_contexts: Annotated[
-        UnevenContexts | None, "decoding over contexts of unequal length; null: as long as over equal ones"
-    ] = None
     eager_prompts: EagerPrompts = EagerPrompts()
     padded_ranks: Annotated[
         bool,

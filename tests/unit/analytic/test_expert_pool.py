@@ -14,7 +14,7 @@ from costmodel.analytic.stream_times import stream_times
 from costmodel.errors import InputError
 from costmodel.schema.loader import parse_tree
 from costmodel.serving.evaluation import RequestEvaluation
-from costmodel.serving.prices import Tables, p_norms, with_expert_pool
+from costmodel.serving.prices import Tables, with_expert_pool
 from costmodel.workload.operators import Collective, Gemm
 from costmodel.workload.plans import Serving
 from costmodel.workload.work import EXPERTS, FROM_EXPERTS, TO_EXPERTS
@@ -157,8 +157,8 @@ def test_equal_layers_take_as_long_as_their_runs_one_by_one(batches: int) -> Non
         none = np.zeros((1, 1))
         tables = Tables(
             axes=np.ones(10), ends=np.arange(11), by_rows=np.ones(1), by_sequences=np.zeros(1), decode=none,
-            prompt=np.zeros((1, 1, 1)), mixed=np.zeros((1,) * 5), fused=False, uneven=none, filling=0.0, p=1.0,
-            norms=p_norms(1.0), pool=np.array([[experts], [there], [back]]), batches=batches,
+            prompt=np.zeros((1, 1, 1)), mixed=np.zeros((1,) * 5), fused=False,
+            pool=np.array([[experts], [there], [back]]), batches=batches,
             pooled=batches * layers,
         )  # fmt: skip
         assert with_expert_pool(tables, own, 1.0) == pytest.approx(max(ready))

@@ -10,7 +10,7 @@ from costmodel.serving.availability import OFF, UP, Breakdown, Fleet, FleetState
 from costmodel.serving.deployment import deal_out
 from costmodel.serving.first_run import run_as_python
 from costmodel.serving.fleet import run_apart, run_together
-from costmodel.serving.prices import Tables, attention_time, p_norms, rows_time
+from costmodel.serving.prices import Tables, attention_time, rows_time
 from costmodel.serving.radix import paths_of_blocks
 from costmodel.serving.routing import LEAST_LOADED, POWER_OF_TWO, PREFIX, ROUND_ROBIN, Service, new_router
 from costmodel.serving.rows import as_objects
@@ -43,7 +43,7 @@ def tables():
         axes=np.concatenate(axes), ends=np.cumsum([0, *map(len, axes)]), by_rows=1.0 + 0.01 * axis,
         by_sequences=0.01 * np.arange(40.0), decode=0.001 * decodes * axis,
         prompt=np.stack([1e-6 * rows * keys] * 2), mixed=np.zeros((1,) * 5), fused=False,
-        uneven=0.0005 * decodes * axis, filling=3.0, p=1.5, norms=p_norms(1.5), shared=0.0 * axis,
+        shared=0.0 * axis,
     )  # fmt: skip
 
 
@@ -52,8 +52,7 @@ def direct(decodes, chunks):
     rows = sum(rows for _, rows in chunks)
     keys = sum(job.computed for job in decodes)
     weighted = sum(rows * job.computed for job, rows in chunks)
-    longest = max((job.computed for job in decodes), default=0)
-    step = Step(float(len(decodes)), float(keys), len(chunks), float(rows), float(weighted), float(longest), 0.0)
+    step = Step(float(len(decodes)), float(keys), len(chunks), float(rows), float(weighted), 0.0)
     return rows_time(tables(), len(decodes) + rows, len(decodes) + len(chunks)) + attention_time(tables(), step)
 
 
