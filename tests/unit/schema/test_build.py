@@ -51,7 +51,6 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
             "low_latency_experts",
             "mxfp8_experts",
             "eager_prompts",
-            "expert_spread",
         },
     ),
     (framework.TileFile, scenario.Tile, set()),
