@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from costmodel.analytic.intervals import RATES, TIMES
-from costmodel.calibration.fit_files import BACKWARD, CALIBRATIONS, COMPOSITION, ROOFLINE, SOURCES, FitStore
+from costmodel.calibration.fit_files import BACKWARD, CALIBRATIONS, COMPOSITION, EFFECTS, ROOFLINE, FitStore
 from costmodel.calibration.substitutes import GRADIENTS
 from costmodel.records import ValueRecord
 from costmodel.schema.case import Case
@@ -149,7 +149,7 @@ def _calibrations(prediction: Prediction, library: Library) -> Iterator[tuple[st
     if prediction.kernel is not None:
         for source in () if prediction.fit is None else prediction.fit.split(", "):
             yield source.removeprefix(f"{CALIBRATIONS}/"), False
-        yield SOURCES, True
+        yield EFFECTS, True
         yield ROOFLINE, prediction.fit is not None
     elif prediction.workload is not None:
         yield from ((source.removeprefix(f"{CALIBRATIONS}/"), False) for source in prediction.sources)
