@@ -38,14 +38,12 @@ class StreamTimes(Record):
     collectives: messages, host transfers and host time that block kernels
     expert_all_to_alls: dispatch and combine
     launches: number of kernels and messages [-]
-    imbalance_time: excess of the busiest rank over the mean in expert GEMMs
     """
 
     kernels: Seconds = 0.0
     collectives: Seconds = 0.0
     expert_all_to_alls: Seconds = 0.0
     launches: Count = 0.0
-    imbalance_time: Seconds = 0.0
 
     @property
     @equation
@@ -72,7 +70,6 @@ class StreamTimes(Record):
             collectives=self.collectives + other.collectives,
             expert_all_to_alls=self.expert_all_to_alls + other.expert_all_to_alls,
             launches=self.launches + other.launches,
-            imbalance_time=self.imbalance_time + other.imbalance_time,
         )
 
     def scaled(self, count: float) -> StreamTimes:
@@ -82,7 +79,6 @@ class StreamTimes(Record):
             collectives=count * self.collectives,
             expert_all_to_alls=count * self.expert_all_to_alls,
             launches=count * self.launches,
-            imbalance_time=count * self.imbalance_time,
         )
 
 
@@ -138,7 +134,6 @@ def stream_times(operators: Iterable[TimedOperator], perturbations: Perturbation
     collectives: Quantity = 0.0
     all_to_alls: Quantity = 0.0
     launches: Quantity = 0.0
-    imbalance: Quantity = 0.0
     for timed, seconds in exposed_seconds(operators, perturbations):
         operator = timed.operator
         starts = operator.starts if isinstance(operator, Gemm) else 1.0
@@ -151,6 +146,4 @@ def stream_times(operators: Iterable[TimedOperator], perturbations: Perturbation
             collectives = collectives + seconds
         else:
             kernels = kernels + seconds
-            if isinstance(operator, Gemm) and not (is_single(operator.expert_load) and operator.expert_load == 1):
-                imbalance = imbalance + seconds * (1.0 - 1.0 / operator.expert_load)
-    return StreamTimes(kernels, collectives, all_to_alls, launches, imbalance)
+    return StreamTimes(kernels, collectives, all_to_alls, launches)

@@ -101,9 +101,6 @@ class Graph(MutableRecord, eq=False):
         self.tasks.append(task)
         return len(self.tasks) - 1
 
-    def mark(self, stream: int, after: Iterable[int], name: str = "", wait: Seconds = 0.0) -> int:
-        """Add a mark: it starts when its stream has reached it and the tasks `after` have finished.
-
-        wait: delay of what comes after it [s]
-        """
-        return self.add(Task(name, stream, wait, tuple(after), MARK))
+    def mark(self, stream: int, after: Iterable[int], name: str = "") -> int:
+        """Add a mark: it starts when its stream has reached it and the tasks `after` have finished."""
+        return self.add(Task(name, stream, 0.0, tuple(after), MARK))

@@ -10,7 +10,7 @@ from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.recurrence import Slot
 from costmodel.analytic.stream_times import BLOCKING, seconds_of, stream_times
 from costmodel.analytic.training.step_model import OptimizerStep, StepModel
-from costmodel.analytic.training.step_times import ROUNDING, StepTimes, jitter, once_per_step, step_streams
+from costmodel.analytic.training.step_times import ROUNDING, StepTimes, once_per_step, step_streams
 from costmodel.event.action_tasks import ActionTasks
 from costmodel.event.engine import Timeline
 from costmodel.event.expert_draws import ExpertDraws, expert_draws
@@ -66,9 +66,8 @@ def step_graph(
     """Return the tasks of a step. schedule: the step's, folded or not; last_passes: what ends each rank's passes.
 
     An action starts when the one before it on its rank is done and its inputs have arrived, as in the closed form. Its
-    streams decide what happens inside it. After it the rank waits as long as the closed form loses to uneven experts,
-    unless their load is drawn for each micro-batch: then passes differ, and waits are those of the events. The end of
-    the step starts when the last rank has finished its passes, and all asynchronous reductions.
+    streams decide what happens inside it. The end of the step starts when the last rank has finished its passes, and
+    all asynchronous reductions.
     """
     builder = _Builder(scenario, step, schedule)
     graph, links = builder.graph, builder.links
@@ -129,7 +128,6 @@ class _Builder:
 
     def add_actions(self) -> None:
         """Add the tasks of all actions."""
-        idle = jitter(self.step, self._times.layers) if self._draws is None else {}
         actions = [action for rank in self.schedule.ranks for action in rank]
         titles = [(action.kind.value, _title(action)) for action in actions]
         previous: tuple[int, ...] = ()
@@ -141,7 +139,7 @@ class _Builder:
             needs = (self.sends[action, row][0] if is_sent else self.ends[action] for row, action, is_sent in inputs)
             roots = (*previous, *needs)
             leaves = self._add_action(number, rank, roots, actions[number])
-            end = self.graph.mark(self._streams[rank][COMPUTE], leaves or roots, wait=float(idle.get(slot, 0.0)))
+            end = self.graph.mark(self._streams[rank][COMPUTE], leaves or roots)
             previous = (end,)
             self.graph.spans.append(Span(self.first[number], end, rank, *titles[number], *_saved(self.step, slot)))
 
@@ -232,7 +230,7 @@ class _Builder:
 
 
 def _draws(scenario: Scenario, step: StepModel, schedule: Schedule) -> ExpertDraws | None:
-    """Return the loads of the busiest expert rank that a step meets, null where their expected waits stand for them."""
+    """Return the loads of the busiest expert rank that a step meets, null where all have the mean."""
     ranks = float(step.imbalance.ranks)
     if not scenario.simulation.draws_experts or ranks == 1:
         return None

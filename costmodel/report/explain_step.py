@@ -49,18 +49,12 @@ def actions_of(model: StepModel, path: Call | None) -> tuple[Inputs, str, tuple[
         f"`action_times` is of the action with most time: {_named(model.pipeline.program.slots[most], model)}",
         f"the order of each rank's actions: {place}; docs/method.md, sections 10.1 and 10.3",
     ]
-    waits = 0.0 if path is None else float(path.names["durations"][most, 0] - durations[most])
-    if waits:
-        notes.append(f"on the longest path actions wait for loads of experts that vary, that one {waits * 1e3:.4g} ms")
     bound = _bound(model, durations, float(times.span))
     return _actions(model, durations, path), bound, tuple(notes), float(durations[most])
 
 
 def _actions(model: StepModel, durations: Array, path: Call | None) -> Inputs:
-    """Return the size of the pipeline, and how long an action of each kind takes on which stages.
-
-    On a longest path with what it waits on average because the load of experts varies.
-    """
+    """Return the size of the pipeline, and how long an action of each kind takes on which stages."""
     name, ranks, virtual, micro_batches = model.pipeline.order
     sizes: Inputs = {
         f"ranks of {name}": (float(ranks), "count"),
@@ -71,7 +65,6 @@ def _actions(model: StepModel, durations: Array, path: Call | None) -> Inputs:
     paths = [""] * len(durations)
     if path is not None:
         paths = [f", {count:g} on the longest path" for count in path.further["on_path"]]
-        durations = path.names["durations"][:, 0]
     rows = zip(program.slots, program.mean_counts, paths, durations, strict=True)
     return sizes | {
         f"{count:g} per rank{path}: {_named(slot, model)}": (float(seconds), "time")

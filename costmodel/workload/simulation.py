@@ -36,8 +36,8 @@ class Simulation(Record):
     contention: Annotated[bool, "concurrent messages share links, max-min fairly"] = False
     experts: Annotated[
         Literal["expected", "drawn"],
-        "what uneven experts cost a training step: the wait that the closed form expects, or loads drawn "
-        "for each micro-batch, whose waits follow from the events",
+        "load of the busiest rank in a training step: its expectation in each micro-batch, or drawn for each, whose "
+        "waits follow from the events",
     ] = "expected"
     slowdowns: Annotated[tuple[Slowdown, ...], "temporary slowdowns"] = ()
     patience: Annotated[

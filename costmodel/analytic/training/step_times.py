@@ -16,11 +16,10 @@ from costmodel.analytic.training.actions import (
     stage_times,
     with_async_reduce,
 )
-from costmodel.analytic.training.jitter import coupling, deviation, is_balanced, relative_deviation
 from costmodel.analytic.training.layer_overlap import async_reduce_times
 from costmodel.analytic.training.step_model import OptimizerStep, StepModel
 from costmodel.equations import equation
-from costmodel.quantities import Array, Quantity, Seconds, is_single, maximum, where
+from costmodel.quantities import Array, Quantity, Seconds, maximum, where
 from costmodel.records import Record
 from costmodel.workload.memory import stage_work
 from costmodel.workload.schedules import Kind, SteadyState
@@ -141,40 +140,11 @@ def pipeline_times(step: StepModel, streams: StepStreams) -> PipelineTimes:
             times[part_number, slot_number] = value
     head, *later, kernels = times.reshape(len(rows[0]), len(actions), -1)
     transfer = np.broadcast_to(p2p, shape).reshape(-1) if step.pipeline.schedule.stages > 1 else 0.0
-    extra = jitter(step, streams.layers)
-    idle = np.zeros_like(head) if extra else np.zeros(1)
-    for slot, seconds in extra.items():
-        idle[program.slots.index(slot)] = np.broadcast_to(seconds, shape).reshape(-1)
     if not later:
-        whole = makespan(program, head + idle, transfer, known=step.paths)
+        whole = makespan(program, head, transfer, known=step.paths)
         return PipelineTimes(whole.reshape(shape), 0.0, head, kernels)
-    rest, trail = later  # reductions continue while a rank is idle
-    span = async_reduce_span(program, reduces, (head, rest + idle, trail - idle), transfer)
-    return PipelineTimes(span.span.reshape(shape), span.left.reshape(shape), head + rest + span.waits, kernels)
-
-
-def jitter(step: StepModel, layers: Mapping[str, LayerTimes]) -> dict[Slot, Seconds]:
-    """Return the idle time that varying expert load adds to each action, as chunks vary about their mean time [s].
-
-    The share of an action's standard deviation that the schedule loses. A stated load comes from the texts of a
-    micro-batch, which all layers process. Equivalent experts are uneven by chance, anew in each layer.
-    """
-    imbalance = step.imbalance
-    is_constant = is_single(imbalance.ranks) and imbalance.ranks == 1
-    if is_constant or is_balanced({name: (times.forward, times.backward) for name, times in layers.items()}):
-        return {}
-    shared, relative = imbalance.shared_by_layers, relative_deviation(imbalance.ranks)
-    lost = coupling(*step.pipeline.order, shared=shared)
-    extra: dict[Slot, Seconds] = {}
-    for slot in step.pipeline.program.slots:
-        backward = Kind.BACKWARD if slot.kind is Kind.FORWARD_BACKWARD else slot.kind
-        passes = [
-            [(count, layers[work.name].of(kind)) for count, work in step.works_of(label)]
-            for label, kind in ((slot.forward, Kind.FORWARD), (slot.backward, backward))
-            if label is not None
-        ]
-        extra[slot] = lost * deviation(passes, relative, shared=shared)
-    return extra
+    span = async_reduce_span(program, reduces, (head, *later), transfer)
+    return PipelineTimes(span.span.reshape(shape), span.left.reshape(shape), head + later[0] + span.waits, kernels)
 
 
 def optimizer_times(step: StepModel, streams: StepStreams) -> list[OptimizerTimes]:

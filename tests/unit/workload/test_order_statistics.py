@@ -16,6 +16,7 @@ from costmodel.workload.order_statistics import (
     expected_surplus,
     expected_tiles,
     normal_maximum,
+    normal_maximum_std,
 )
 
 
@@ -159,3 +160,9 @@ def test_the_maximum_at_one_point_is_that_among_several(mean: float, variance: f
     """One point adds the probabilities of single counts up, several take SciPy's incomplete beta function."""
     several = expected_maximum(np.full((1, 2), mean), np.full((1, 2), variance * mean), np.array([float(places)]))
     assert maximum(mean, variance * mean, places) == pytest.approx(several[0], rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("places", [1, 4, 64])
+def test_the_deviation_of_a_maximum_is_that_of_draws(places: int) -> None:
+    drawn = np.random.default_rng(5).normal(size=(20_000, places)).max(axis=1).std()
+    assert normal_maximum_std(float(places)) == pytest.approx(drawn, rel=0.06)
