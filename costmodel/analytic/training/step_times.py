@@ -143,8 +143,9 @@ def pipeline_times(step: StepModel, streams: StepStreams) -> PipelineTimes:
     if not later:
         whole = makespan(program, head, transfer, known=step.paths)
         return PipelineTimes(whole.reshape(shape), 0.0, head, kernels)
-    span = async_reduce_span(program, reduces, (head, *later), transfer)
-    return PipelineTimes(span.span.reshape(shape), span.left.reshape(shape), head + later[0] + span.waits, kernels)
+    rest, trail = later
+    span = async_reduce_span(program, reduces, (head, rest, trail), transfer)
+    return PipelineTimes(span.span.reshape(shape), span.left.reshape(shape), head + rest + span.waits, kernels)
 
 
 def optimizer_times(step: StepModel, streams: StepStreams) -> list[OptimizerTimes]:
