@@ -23,7 +23,19 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import NO_WORK, Clock, clock_of, is_as_timed, work_joules, work_of
 from costmodel.equations import equation
 from costmodel.hardware import Device
-from costmodel.quantities import Array, Count, Joules, Quantity, Seconds, Watts, is_single, maximum, sum_of, uniform_int
+from costmodel.quantities import (
+    Array,
+    Count,
+    Joules,
+    Quantity,
+    Seconds,
+    Watts,
+    is_single,
+    maximum,
+    minimum,
+    sum_of,
+    uniform_int,
+)
 from costmodel.records import Record, field, replace
 from costmodel.workload.context import Context
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger, with_expert_pool
@@ -132,6 +144,16 @@ class PassTimes(Record):
             joules=self.joules,
             host=self.host * factor,
         )
+
+    @equation
+    def started_ahead(self, head: Seconds) -> PassTimes:
+        """Return the times of a pass whose kernels the host begins to start so long before the device comes to them.
+
+        latency = self.latency - hidden
+        hidden = min(self.host, head)
+        """
+        hidden = minimum(self.host, head)
+        return replace(self, latency=self.latency - hidden, slowest=self.slowest - hidden, host=self.host - hidden)
 
     @equation
     def work(self, seconds: Seconds, passes: Count = 1.0) -> Watts:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from costmodel.analytic.inference import draft_passes, pass_model_of, pass_times
 from costmodel.analytic.operator_timing import operator_timer
 from costmodel.analytic.segments import ELSEWHERE
+from costmodel.analytic.serving.continuous_batching import starts_ahead
 from costmodel.analytic.stream_times import Perturbations, stream_times
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Count
@@ -67,16 +68,6 @@ def _without_floor(scenario: Scenario) -> Framework:
     if np.any(scenario.eager_prompts.layer):  # no graph that a recurrence could end
         framework = replace(framework, host=replace(framework.host, recurrence=0.0))
     return replace(framework, eager_prompts=EagerPrompts())
-
-
-def starts_ahead(scenario: Scenario, plan: Serving) -> bool:
-    """Tell whether the host starts kernels of a step with prompts while the one before runs.
-
-    One loop of the host launches step i and then waits for step i - 1 [TensorRT-LLM documentation, Overlap Scheduler].
-    Not where a time of a `layer` bounds the step: it was fitted to whole runs, so that what was hidden is not in it.
-    """
-    eager = scenario.eager_prompts
-    return bool(plan.scheduler.overlapped and scenario.parallel.pp == 1 and eager.operator > 0.0 and not eager.layer)
 
 
 class StepPricer:
