@@ -216,6 +216,7 @@ def _training(file: workload.TrainingFile) -> plans.Training:
         zero=file.optimizer.zero,
         stages=tuple(file.stages) if file.stages else None,
         sharding=_sharding(file.optimizer),
+        muon=file.optimizer.newton_schulz if file.optimizer.name == "muon" else None,
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from costmodel.quantities import Bytes, is_single, maximum, sum_of, where
+from costmodel.quantities import Bytes, Count, anywhere, is_single, maximum, minimum, sum_of, where
 from costmodel.records import Record
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.operators import Elementwise, HostUpdate, Operator
+from costmodel.workload.operators import Elementwise, Gemm, HostUpdate, Operator
 from costmodel.workload.plans import Training
 from costmodel.workload.sharding import (
     RankParameters,
@@ -86,20 +86,58 @@ def step_operators(
         name = kind_name(expert=expert)
         groups = shard_groups(context, plan, stage_replicas, expert=expert)
         ranks = shard_size(context, plan, stage_replicas, expert=expert)
-        shard = RankParameters(owned.trained / ranks, owned.trained_weights / ranks, owned.weights / ranks)
+        shard = owned.over(ranks)
         if not (plan.reduces_each_micro_batch or plan.overlaps_communication):
             serial.extend(gradient_reductions(context, plan, name, owned.trained, groups))
             sent = shard.trained * ELEMENT_BYTES[gradient_format(context, plan)]
             serial.extend(host_copies(context, "gradients to the host", context.offload.optimizer, sent, "out"))
         if plan.zero in (1, 2) and (broadcasts_weights(context, plan) or not plan.overlaps_communication):
             serial.append(weight_gather(context, plan, name, owned.trained_weights, groups))
+        serial.extend(_orthogonalisation(plan, name, _matrices(stage_layers, expert=expert), ranks))
         share = 1 - context.offload.optimizer
-        update, calls = share * _adam_bytes(context, shard), where(share > 0, 1.0, 0.0)
+        update, calls = share * _update_bytes(context, plan, shard), where(share > 0, 1.0, 0.0)
         serial.append(Elementwise(f"{name} optimizer", update, calls=calls, kind="optimizer"))
         on_host.extend(_host_update(context, plan, name, shard))
         transfers.extend(_updated_weights(context, shard.trained_weights))
     serial.extend(_weight_casts(context, listed))
     return OptimizerOperators(tuple(serial), tuple(on_host), tuple(transfers))
+
+
+def _matrices(stage_layers: Sequence[tuple[int, LayerWork]], *, expert: bool) -> list[tuple[Count, Gemm]]:
+    """Return (how many, product of the gradient) of the trained matrices of a rank's layers."""
+    products = [
+        (count, item)
+        for count, work in stage_layers
+        for item in work.weight_gradient
+        if isinstance(item, Gemm) and work.name != "head" and anywhere(item.local_experts) == expert
+    ]
+    return [(count * item.calls * maximum(item.groups, item.local_experts), item) for count, item in products]
+
+
+def _orthogonalisation(
+    plan: Training, name: str, matrices: Sequence[tuple[Count, Gemm]], ranks: Count
+) -> Iterator[Operator]:
+    """Yield the products that make Muon's updates orthogonal, on the rank that has most of them.
+
+    Ranks that share states update whole matrices, as they lie on them: a rank its share of all, at least the largest
+    one. Each Newton-Schulz iteration of a matrix X, of s rows and l >= s columns, in BF16:
+
+        A = X X^T,    B = b*A + c*A*A,    X = a*X + B*X            4*s^2*l + 2*s^3 FLOP
+
+    Sources: Jordan, Muon, 2024, kellerjordan.github.io/posts/muon; Liu et al., Muon is Scalable, arXiv 2502.16982,
+    section 2.3; NVIDIA/Megatron-LM, core/optimizer/layer_wise_optimizer.py, blocks of tensor parallelism by themselves.
+    """
+    if plan.muon is None or not matrices:
+        return
+    element = ELEMENT_BYTES["bf16"]
+    sides = [(minimum(item.m, item.n), maximum(item.m, item.n)) for _, item in matrices]
+    flop = [4.0 * short**2 * long + 2.0 * short**3 for short, long in sides]
+    total = sum_of(count * each for (count, _), each in zip(matrices, flop, strict=True))
+    share = maximum(1.0 / ranks, maximum(0.0, *flop) / total)
+    for (count, _), (short, long) in zip(matrices, sides, strict=True):
+        for n, k, out in ((short, long, element), (short, short, 2 * element), (long, short, 2 * element)):
+            calls = plan.muon * count * share
+            yield Gemm(f"{name} orthogonalisation", short, n, k, "bf16", element, element, out, calls=calls)
 
 
 def _weight_casts(context: Context, owned: Sequence[tuple[int, Parameters]]) -> Iterator[Operator]:
@@ -124,7 +162,7 @@ def _host_update(context: Context, plan: Training, name: str, shard: RankParamet
     """
     share = context.offload.optimizer
     if not (is_single(share) and share == 0):
-        traffic = share * _adam_bytes(context, shard, gradient_format(context, plan))
+        traffic = share * _update_bytes(context, plan, shard, gradient_format(context, plan))
         yield HostUpdate(f"{name} optimizer on the host", traffic, context.parallel.devices)
 
 
@@ -139,13 +177,13 @@ def _updated_weights(context: Context, size: Bytes) -> Iterator[Operator]:
     yield from host_copies(context, "updated weights to the host", to_host, size, "out")
 
 
-def _adam_bytes(context: Context, shard: RankParameters, gradients: str | None = None) -> Bytes:
-    """Return the bytes that AdamW moves for some parameters: gradients and states in, states and weights out.
+def _update_bytes(context: Context, plan: Training, shard: RankParameters, gradients: str | None = None) -> Bytes:
+    """Return the bytes that an update moves for some parameters: gradients and states in, states and weights out.
 
     Without master copies the weights are a part of the states.
     """
     precision, count = context.precision, shard.trained
     masters = None if precision.master is None else count * ELEMENT_BYTES[precision.master]
     gradient = ELEMENT_BYTES[precision.gradients if gradients is None else gradients]
-    states = count * (gradient + 4 * ELEMENT_BYTES[precision.moments])
+    states = count * gradient + 2 * shard.moments(plan) * ELEMENT_BYTES[precision.moments]
     return states + (2 * shard.trained_weights if masters is None else 2 * masters + shard.trained_weights)

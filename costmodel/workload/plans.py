@@ -126,6 +126,7 @@ class Training(Record):
     the shorter stages last.
     zero: ZeRO stage.
     sharding: its options.
+    muon: Newton-Schulz iterations of a matrix' update by Muon, null: AdamW updates all parameters.
     """
 
     phase: ClassVar[str] = "training"
@@ -142,6 +143,7 @@ class Training(Record):
     stages: tuple[int, ...] | None = None
     placement: Annotated[Placement, "stages of embedding, head and MTP"] = Placement()
     sharding: Sharding = Sharding()
+    muon: Count | None = None
     adapters: Annotated[Adapters | None, "low-rank adapters of frozen weights (LoRA, QLoRA); null: all are trained"] = (
         None
     )

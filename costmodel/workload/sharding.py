@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from costmodel.quantities import Bytes, Count, Quantity, is_single, maximum, minimum, sum_of, where
-from costmodel.records import Record
+from costmodel.records import Record, fields
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.host_offload import weight_bytes
@@ -113,11 +113,23 @@ def weight_gather(context: Context, plan: Training, name: str, weights: Bytes, g
 
 
 class RankParameters(Record):
-    """Parameters of one rank: how many are trained, the bytes of their stored weights, and of all weights [B]."""
+    """Parameters of one rank: how many are trained, the bytes of their stored weights, and of all weights [B].
+
+    matrices: of those that are trained, the weights of linear layers.
+    """
 
     trained: Count
     trained_weights: Bytes
     weights: Bytes
+    matrices: Count = 0.0
+
+    def over(self, ranks: Count) -> RankParameters:
+        """Return the part of one of several ranks that share them."""
+        return RankParameters(*(getattr(self, name) / ranks for name in fields(RankParameters)))
+
+    def moments(self, plan: Training) -> Count:
+        """Return the optimizer's moments: two of each trained parameter, of Muon's matrices one."""
+        return 2.0 * self.trained - (0.0 if plan.muon is None else self.matrices)
 
 
 def parameters_by_kind(context: Context, owned: Sequence[tuple[Count, Parameters]]) -> dict[bool, RankParameters]:
@@ -135,6 +147,7 @@ def parameters_by_kind(context: Context, owned: Sequence[tuple[Count, Parameters
                 sum_of([items[number][0] * items[number][1].local for number in trained]),
                 sum_of([sizes[number] for number in trained]),
                 sum_of(sizes),
+                sum_of(items[number][0] * items[number][1].local for number in trained if items[number][1].linear),
             )
     return kinds
 

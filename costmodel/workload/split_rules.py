@@ -182,6 +182,12 @@ def sharding_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
         f"stage {plan.zero} gathers no weights in its passes",
         "write `zero: 3`, or remove it",
     )
+    yield Rule(
+        "optimizer.name",
+        plan.muon is None or (scenario.offload.optimizer == 0) & (plan.zero < 2),
+        "Muon updates whole matrices on a device: stages 2 and 3 cut them, and hosts have no kernels for it",
+        "write `zero: 1` or `name: adamw`, without `offload.optimizer`",
+    )
     if sharding.group is None:
         return
     ranks = parallel.cp * parallel.dp

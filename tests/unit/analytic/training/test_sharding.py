@@ -393,6 +393,8 @@ def test_options_that_a_stage_does_not_have_are_refused() -> None:
     assert broken(step(1, Sharding(group=3.0))) == {"optimizer.shard_group"}
     assert broken(step(1, Sharding(group=16.0))) == {"optimizer.shard_group"}
     assert broken(step(1, Sharding(group=4.0))) == set()
+    cut = step(2)
+    assert broken(replace(cut, plan=replace(cut.plan, muon=5.0))) == {"optimizer.name"}
 
 
 def test_a_group_holds_whole_sets_of_experts_or_a_part_of_one() -> None:

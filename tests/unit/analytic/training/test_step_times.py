@@ -18,7 +18,7 @@ from costmodel.hardware import Cluster
 from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.layers import model_work
-from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll
+from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll, Gemm
 from costmodel.workload.optimizer import step_operators
 from costmodel.workload.plans import Sharding, Training
 from costmodel.workload.scenario import Communication, Parallelism, Scenario
@@ -348,6 +348,34 @@ def test_a_step_waits_for_broadcasts_where_passes_hide_gathers() -> None:
     assert comm is not None
     assert not any(layer["gather"] for layer in comm.layers.values())
     assert any(layer["reduce"] for layer in comm.layers.values())
+
+
+def newton_schulz(dp: float, muon: float | None) -> tuple[float, float]:
+    """Return the FLOP that make updates orthogonal, and the bytes that the update moves, of three dense layers."""
+    plan = replace(STEP, zero=1, muon=muon)
+    seen = training_context(scenario(plan, DENSE_MODEL, Parallelism(dp=dp)), plan)
+    serial = step_operators(seen, plan, [(3, model_work(seen).layers[-1])], 1).serial
+    products = [item for item in serial if isinstance(item, Gemm)]
+    update = sum(float(item.traffic) for item in serial if isinstance(item, Elementwise) and "optimizer" in item.name)
+    return sum(float(item.flop) for item in products), update
+
+
+def test_muon_makes_updates_of_matrices_orthogonal_and_keeps_one_moment_of_them() -> None:
+    """4*s^2*l + 2*s^3 FLOP an iteration of each matrix, which ranks share as wholes; no iteration, no product."""
+    base = scenario(STEP, DENSE_MODEL, Parallelism(dp=1.0))
+    work = model_work(training_context(base, STEP))
+    sides = [sorted((item.m, item.n)) for item in work.layers[-1].weight_gradient if isinstance(item, Gemm)]
+    flop = [4 * short**2 * long + 2 * short**3 for short, long in sides]
+    whole, update = newton_schulz(1.0, 5.0)
+    assert whole == pytest.approx(5 * 3 * sum(flop))
+    assert newton_schulz(2.0, 5.0)[0] == pytest.approx(whole / 2)
+    assert newton_schulz(4096.0, 5.0)[0] == pytest.approx(5 * max(flop))  # at least the largest matrix
+    assert newton_schulz(1.0, 0.0) == (0.0, update)
+    matrices = sum(short * long for short, long in sides)
+    assert newton_schulz(1.0, None)[1] - update == pytest.approx(8 * 3 * matrices)  # a moment less in, and out
+    plans = [replace(STEP, muon=each) for each in (None, 5.0)]
+    adamw, muon = (step_model(replace(base, plan=plan), plan, Calibration()).ledger.optimizer for plan in plans)
+    assert adamw - muon == pytest.approx(4 * sum(base.architecture.kinds.values()) * matrices)
 
 
 def test_a_dense_model_has_no_expert_tail() -> None:
