@@ -22,6 +22,7 @@ from costmodel.workload.operators import AttentionKernel, Elementwise, ExpertAll
 from costmodel.workload.optimizer import stage_parameters
 from costmodel.workload.passes import Pass, PassWork
 from costmodel.workload.plans import Training
+from costmodel.workload.scenario import Precision
 from costmodel.workload.schedules import ORDERS, Schedule
 from costmodel.workload.sharding import StateSharding, gradient_format, parameters_by_kind, saved_bytes
 from costmodel.workload.stages import Stage
@@ -221,10 +222,11 @@ def _resident_ledger(
     whole, all_trained = sum_of(stored.values()), sum_of(trained.values())
     weights = sharding.over_ranks(stored) if plan.zero == 3 else whole
     updated = sharding.over_ranks(trained) if plan.zero >= 1 else all_trained
-    counted = {expert: kind.moments(plan) for expert, kind in kinds.items()}
-    moments = sharding.over_ranks(counted) if plan.zero >= 1 else sum_of(counted.values())
-    master = 0.0 if context.precision.master is None else ELEMENT_BYTES[context.precision.master]
-    states, sent = updated * master + moments * ELEMENT_BYTES[context.precision.moments], updated * sent_gradient
+    states, sent = updated * _state_bytes(context.precision), updated * sent_gradient
+    if plan.muon is not None:  # one moment of matrices
+        matrices = {expert: kind.matrices for expert, kind in kinds.items()}
+        shared = sharding.over_ranks(matrices) if plan.zero >= 1 else sum_of(matrices.values())
+        states = states - shared * ELEMENT_BYTES[context.precision.moments]
     rank_gradients = (sharding.over_ranks(trained) if plan.shards_gradients else all_trained) * gradient
     gradient_share = 1 - offload.optimizer if plan.reduces_each_micro_batch else 1.0
     resident = whole if plan.zero == 3 and plan.sharding.keep_gathered else (1 - offload.weights) * weights
@@ -373,6 +375,12 @@ def _working_memory(batch: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, B
     largest_operands, received = maximum(0.0, *map(operand_bytes, own)), receive_buffers(kinds)
     pass_activations, pass_buffers = batch.micro_batches * residual + largest_operands, batch.micro_batches * received
     return pass_activations, pass_buffers
+
+
+def _state_bytes(precision: Precision) -> Bytes:
+    """Return the bytes of AdamW's states of one parameter: master copy and two moments."""
+    master = 0.0 if precision.master is None else ELEMENT_BYTES[precision.master]
+    return master + 2 * ELEMENT_BYTES[precision.moments]
 
 
 def operand_bytes(operator: Operator) -> Bytes:

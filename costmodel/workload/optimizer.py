@@ -86,14 +86,18 @@ def step_operators(
         name = kind_name(expert=expert)
         groups = shard_groups(context, plan, stage_replicas, expert=expert)
         ranks = shard_size(context, plan, stage_replicas, expert=expert)
-        shard = owned.over(ranks)
+        shard = RankParameters(
+            owned.trained / ranks, owned.trained_weights / ranks, owned.weights / ranks, owned.matrices / ranks
+        )
         if not (plan.reduces_each_micro_batch or plan.overlaps_communication):
             serial.extend(gradient_reductions(context, plan, name, owned.trained, groups))
             sent = shard.trained * ELEMENT_BYTES[gradient_format(context, plan)]
             serial.extend(host_copies(context, "gradients to the host", context.offload.optimizer, sent, "out"))
         if plan.zero in (1, 2) and (broadcasts_weights(context, plan) or not plan.overlaps_communication):
             serial.append(weight_gather(context, plan, name, owned.trained_weights, groups))
-        serial.extend(_orthogonalisation(plan, name, _matrices(stage_layers, expert=expert), ranks))
+        if plan.muon is not None:
+            matrices = _matrices(stage_layers, expert=expert)
+            serial.extend(_orthogonalisation(plan.muon, f"{name} orthogonalisation", matrices, ranks))
         share = 1 - context.offload.optimizer
         update, calls = share * _update_bytes(context, plan, shard), where(share > 0, 1.0, 0.0)
         serial.append(Elementwise(f"{name} optimizer", update, calls=calls, kind="optimizer"))
@@ -115,7 +119,7 @@ def _matrices(stage_layers: Sequence[tuple[int, LayerWork]], *, expert: bool) ->
 
 
 def _orthogonalisation(
-    plan: Training, name: str, matrices: Sequence[tuple[Count, Gemm]], ranks: Count
+    iterations: Count, name: str, matrices: Sequence[tuple[Count, Gemm]], ranks: Count
 ) -> Iterator[Operator]:
     """Yield the products that make Muon's updates orthogonal, on the rank that has most of them.
 
@@ -127,17 +131,14 @@ def _orthogonalisation(
     Sources: Jordan, Muon, 2024, kellerjordan.github.io/posts/muon; Liu et al., Muon is Scalable, arXiv 2502.16982,
     section 2.3; NVIDIA/Megatron-LM, core/optimizer/layer_wise_optimizer.py, blocks of tensor parallelism by themselves.
     """
-    if plan.muon is None or not matrices:
-        return
     element = ELEMENT_BYTES["bf16"]
     sides = [(minimum(item.m, item.n), maximum(item.m, item.n)) for _, item in matrices]
     flop = [4.0 * short**2 * long + 2.0 * short**3 for short, long in sides]
     total = sum_of(count * each for (count, _), each in zip(matrices, flop, strict=True))
-    share = maximum(1.0 / ranks, maximum(0.0, *flop) / total)
+    share = maximum(1.0 / ranks, maximum(*flop) / total) if flop else 0.0
     for (count, _), (short, long) in zip(matrices, sides, strict=True):
         for n, k, out in ((short, long, element), (short, short, 2 * element), (long, short, 2 * element)):
-            calls = plan.muon * count * share
-            yield Gemm(f"{name} orthogonalisation", short, n, k, "bf16", element, element, out, calls=calls)
+            yield Gemm(name, short, n, k, "bf16", element, element, out, calls=iterations * count * share)
 
 
 def _weight_casts(context: Context, owned: Sequence[tuple[int, Parameters]]) -> Iterator[Operator]:
@@ -185,5 +186,6 @@ def _update_bytes(context: Context, plan: Training, shard: RankParameters, gradi
     precision, count = context.precision, shard.trained
     masters = None if precision.master is None else count * ELEMENT_BYTES[precision.master]
     gradient = ELEMENT_BYTES[precision.gradients if gradients is None else gradients]
-    states = count * gradient + 2 * shard.moments(plan) * ELEMENT_BYTES[precision.moments]
+    moments = 2 * count - (0.0 if plan.muon is None else shard.matrices)
+    states = count * gradient + 2 * moments * ELEMENT_BYTES[precision.moments]
     return states + (2 * shard.trained_weights if masters is None else 2 * masters + shard.trained_weights)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from costmodel.quantities import Bytes, Count, Quantity, is_single, maximum, minimum, sum_of, where
-from costmodel.records import Record, fields
+from costmodel.records import Record
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.host_offload import weight_bytes
@@ -123,14 +123,6 @@ class RankParameters(Record):
     weights: Bytes
     matrices: Count = 0.0
 
-    def over(self, ranks: Count) -> RankParameters:
-        """Return the part of one of several ranks that share them."""
-        return RankParameters(*(getattr(self, name) / ranks for name in fields(RankParameters)))
-
-    def moments(self, plan: Training) -> Count:
-        """Return the optimizer's moments: two of each trained parameter, of Muon's matrices one."""
-        return 2.0 * self.trained - (0.0 if plan.muon is None else self.matrices)
-
 
 def parameters_by_kind(context: Context, owned: Sequence[tuple[Count, Parameters]]) -> dict[bool, RankParameters]:
     """Return the parameters of a rank that belong to routed experts (True) and the rest (False), where there are any.
@@ -147,7 +139,7 @@ def parameters_by_kind(context: Context, owned: Sequence[tuple[Count, Parameters
                 sum_of([items[number][0] * items[number][1].local for number in trained]),
                 sum_of([sizes[number] for number in trained]),
                 sum_of(sizes),
-                sum_of(items[number][0] * items[number][1].local for number in trained if items[number][1].linear),
+                sum_of([items[number][0] * items[number][1].local for number in trained if items[number][1].linear]),
             )
     return kinds
 
