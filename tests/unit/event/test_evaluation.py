@@ -135,7 +135,7 @@ def both_engines_reduce_alike(schedule: str, overlap: bool, bandwidth: float) ->
 
 @pytest.mark.parametrize("bandwidth", [1e9, 2e11])
 @pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
-def test_reductions_run_on_while_a_rank_waits_for_uneven_experts(schedule: str, bandwidth: float) -> None:
+def test_reductions_of_uneven_experts_run_on_in_later_passes(schedule: str, bandwidth: float) -> None:
     of = step(schedule, load=1.4)
     link = replace(CLUSTER.device.links["nvlink"], bandwidth=bandwidth)
     cluster = with_device(CLUSTER, replace(CLUSTER.device, links={"nvlink": link}))
@@ -299,6 +299,6 @@ def test_the_flagship_s_parts_are_the_same_on_either_engine_however_uneven_its_e
     training = costmodel.load("deepseek_v3", set={"scenarios.training.communication.expert_load": load})
     closed, found = (training.evaluate("training", engine=engine) for engine in ("analytic", "event"))
     assert found.at()["schedule"] == pytest.approx(closed.at()["schedule"], rel=1e-6)
-    assert found.at()["schedule"]["bubble"] > (1.5 if load > 1 else 1.1)
+    assert found.at()["schedule"]["bubble"] > (1.3 if load > 1 else 1.1)
     for metric in ("exposed_communication_time", "bubble_time", "energy_per_token"):
         assert float(found.metrics[metric]) == pytest.approx(float(closed.metrics[metric]), rel=5e-3), metric
