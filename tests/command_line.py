@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TextIO
 from unittest import mock
 
@@ -46,6 +47,12 @@ class Ran:
     err: str
 
 
+def surroundings(**changes: str) -> dict[str, str]:
+    """Return the environment of a process: it keeps a compiled catalogue, as users' do; what runs here reads files."""
+    kept = Path(__file__).parents[1] / ".pytest_cache" / "catalogue"
+    return {**os.environ, "COSTMODEL_CACHE": str(kept), **changes}
+
+
 def command(*arguments: object) -> list[str]:
     """Return how a shell starts `costmodel ARGUMENTS` with this interpreter."""
     return [sys.executable, "-c", START, *map(str, arguments)]
@@ -60,7 +67,7 @@ def stopped(*arguments: object, event: str = "import", of: str = "numpy", by: si
     program = STOP.format(event=event, of=of, signal=int(by)) + START
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE,
-        check=False,
+        check=False, env=surroundings(),
     )  # fmt: skip
     return Ran(done.returncode, done.stdout, done.stderr)
 

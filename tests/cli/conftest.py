@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable
 from typing import TypeAlias
 
 import pytest
-from command_line import PATIENCE, Ran, command, run_here
+from command_line import PATIENCE, Ran, command, run_here, surroundings
 
 Run: TypeAlias = Callable[..., Ran]
 
@@ -29,7 +28,7 @@ def process() -> Run:
             capture_output=True,
             encoding="utf-8",
             errors="surrogateescape",
-            env={**os.environ, **environment},
+            env=surroundings(**environment),
             timeout=PATIENCE,
             check=False,
         )

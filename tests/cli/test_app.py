@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,7 +12,7 @@ import urllib.request
 
 import pytest
 from browser import BROWSER, NAMES, browsing
-from command_line import PATIENCE
+from command_line import PATIENCE, surroundings
 
 pytest.importorskip("starlette", reason="the extra [app] is not installed")
 
@@ -48,9 +47,8 @@ CHANGED = """((name, value) => {
 @pytest.fixture(scope="module")
 def address():
     """Yield the address of a page that is served by a process, which an interrupt ends together with its workers."""
-    environment = {**os.environ, "COSTMODEL_CACHE": os.environ.get("COSTMODEL_APP_CACHE", "")}
     served = subprocess.Popen(
-        [sys.executable, "-m", "costmodel", "app", "--port", "0"], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-m", "costmodel", "app", "--port", "0"], stdout=subprocess.PIPE, text=True, env=surroundings()
     )
     try:
         assert served.stdout is not None

@@ -275,10 +275,10 @@ def test_a_terminal_is_styled_and_a_pipe_and_no_color_are_plain(run, monkeypatch
     assert "| extra |" in run("doctor", "--format", "md").out
 
 
-def test_where_the_compiled_catalogue_is_kept(run, process, tmp_path, monkeypatch):
+def test_where_the_compiled_catalogue_is_kept(run, tmp_path, monkeypatch):
     monkeypatch.setenv("COSTMODEL_CACHE", str(tmp_path / "kept"))
-    for _ in range(2):
-        process("simulate", "deepseek_v3", "--scenario", "decode")
+    for scenario in ("prefill", "decode"):
+        run("simulate", "deepseek_v3", "--scenario", scenario)
     document = json.loads(run("doctor", "--json").out)
     assert document["catalogue"] == {"folder": str(tmp_path / "kept"), "writable": True, "entries": 2}
     assert "2 entries" in shown(document)

@@ -106,6 +106,7 @@ def test_head_configurations_that_were_held_out_are_predicted_within_the_noise()
     assert abs(fitted.errors["residual"].bias) < 0.02
 
 
+@pytest.mark.usefixtures("five_folds")
 def test_a_residual_learns_what_the_form_leaves_out() -> None:
     samples, _ = made("decode")
     operator = samples.parts[0].operators[0]
