@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 OnProgress = Callable[[float], None]
+_REASONS = 3  # of a plan with nothing to start
 
 _SECTIONS = {
     "Load": ("rate", "requests_per_day", "users", "isl", "osl", "trace"),
@@ -149,14 +150,15 @@ def _servers(request: PlanRequest, on_progress: OnProgress) -> Planned:
 
 def _money(request: PlanRequest, entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Return at which rents the choice turns and, with a price file, what owning the servers or an API would cost."""
-    from costmodel.planning.money import owned, turning_points
+    from costmodel.planning.money import clusters_of, owned, turning_points
     from costmodel.schema.files import load_cluster
 
     turns = {"turns": turning_points(entries)}
     if request.prices is None:
         return turns
-    clusters = {entry["cluster"]: load_cluster(entry["cluster"], request.search_path) for entry in entries}
-    money = [owned(clusters[entry["cluster"]], entry, request.prices) for entry in entries]
+    named = sorted(set().union(*map(clusters_of, entries)))
+    clusters = {name: load_cluster(name, request.search_path) for name in named}
+    money = [owned(clusters, entry, request.prices) for entry in entries]
     return {"plans": [{**entry, "money": each} for entry, each in zip(entries, money, strict=True)], **turns}
 
 
@@ -198,7 +200,8 @@ def _launch(request: PlanRequest, on_progress: OnProgress) -> Planned:
     planner = _training if request.train else _servers
     planned, _ = planner(request, on_progress)
     if not planned["plans"]:
-        return planned, lambda: click.echo("nothing holds: there is nothing to start", err=True)
+        reasons = "; ".join(planned["left_out"][:_REASONS])
+        return planned, lambda: click.echo(f"nothing holds: there is nothing to start: {reasons}", err=True)
     text = emit(request.emit or "", planned["request"], planned["plans"][0], request.search_path)
     return {**planned, "text": text}, lambda: click.echo(text, nl=False)
 

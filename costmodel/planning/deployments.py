@@ -24,6 +24,13 @@ from costmodel.schema.references import as_reference
 from costmodel.units import render
 
 _MILLION, _HOUR = 1e6, 3600.0
+_TIMES = ("ttft", "tpot", "latency")
+UNITS = {
+    "cost_rate": "$/h",
+    "cost_per_million": "$ for a million tokens",
+    "energy_per_million": "J for a million tokens",
+}
+"""Keys of a plan -> their units. Those of `metrics` are SI."""
 
 
 class Pool(Record):
@@ -174,9 +181,13 @@ def why_not_less(one: Deployment) -> str:
     """Return what one replica fewer does."""
     if one.prefill is not None:
         return "two pools are sized in closed form: one engine fewer is beyond the limits, or beyond their margin"
+    if one.holds is False:
+        return "more replicas do not help, or are not there"
+    least = 1 if one.fewer is None else one.fewer.replicas + 1
+    spare = f"; {least} would do, {one.replicas} are on as many nodes" if one.replicas > least else ""
     if one.fewer is None:
-        return "one replica is the least" if one.holds is not False else "more replicas do not help, or are not there"
-    return f"{one.replicas - 1} {replicas_word(one.replicas - 1)}: {failing(one.fewer, one.player.request)}"
+        return f"one replica is the least{spare}"
+    return f"{least - 1} {replicas_word(least - 1)}: {failing(one.fewer, one.player.request)}{spare}"
 
 
 def command_of(one: Deployment) -> str:
@@ -243,6 +254,7 @@ def document(plans: Plans) -> dict[str, Any]:
     return {
         "request": plans.request.document(),
         "plans": [plan_document(one) for one in plans.best],
+        "units": UNITS,
         "left_out": [*plans.left_out, *(f"{each.structure} {each}: {why}" for each, why in plans.lost)],
         "reachable": plans.reachable,
     }
@@ -290,27 +302,31 @@ def binds(one: Deployment) -> str:
 
 
 def metrics(one: Deployment) -> dict[str, float | None]:
-    """Return the closed form's means, and what was played."""
-    names = ("ttft", "tpot", "latency", "requests_per_second", "highest_stable_rate", "concurrency", "kv_use")
+    """Return what was played, and the closed form of the rest: times without a statistic are means."""
+    names = (*_TIMES, "requests_per_second", "highest_stable_rate", "concurrency", "kv_use")
     values = {name: one.point.metrics.get(name) for name in names}
+    return values | _played_times(one)
+
+
+def _played_times(one: Deployment) -> dict[str, float]:
+    """Return the times of the requests that were played, means by the name of the time alone as well."""
     times = {} if one.played is None else one.played.times
-    return values | {f"{name}_{statistic}": value for (name, statistic), value in times.items()}
+    means = {name: value for (name, statistic), value in times.items() if statistic == "mean"}
+    return means | {f"{name}_{statistic}": value for (name, statistic), value in times.items()}
 
 
 def statistics(one: Deployment) -> dict[str, str]:
     """Return what of requests each time of the metrics is: a mean in closed form, or a statistic of those played."""
-    times = {} if one.played is None else one.played.times
-    closed = dict.fromkeys(("ttft", "tpot", "latency"), "mean in closed form")
-    return closed | {f"{name}_{statistic}": f"{statistic} of requests played" for name, statistic in times}
+    closed = dict.fromkeys(_TIMES, "mean in closed form")
+    return closed | {name: f"{name.partition('_')[2] or 'mean'} of requests played" for name in _played_times(one)}
 
 
 def intervals(one: Deployment) -> dict[str, list[float]]:
     """Return 80 % intervals, of what was played as wide as those of the engine's steps: value * exp(+-1.28 sigma)."""
     known = {name: list(ends) for name, ends in one.point.intervals.items() if ends is not None}
     wide = float(np.exp(NORMAL_90 * one.spread))
-    times = {} if one.played is None else one.played.times
     return {name: known[name] for name in metrics(one) if name in known} | {
-        f"{name}_{statistic}": [value / wide, value * wide] for (name, statistic), value in times.items()
+        name: [value / wide, value * wide] for name, value in _played_times(one).items()
     }
 
 

@@ -20,7 +20,7 @@ from costmodel.analytic.stream_times import Perturbations
 from costmodel.api import load
 from costmodel.cost.calibration import Calibration
 from costmodel.equations import equation
-from costmodel.errors import InputError
+from costmodel.errors import InputError, Problem
 from costmodel.planning.request import PlanRequest
 from costmodel.quantities import Bytes
 from costmodel.records import Record, asdict, replace
@@ -178,17 +178,16 @@ def _positions(architecture: Architecture) -> int:
 
 def _check(request: PlanRequest) -> None:
     """Raise InputError where a request asks for more than what runs on one machine."""
-    for name in _NOT_ASKED:
-        if getattr(request, name):
-            raise InputError.single(
-                "asks for a plan of one model", field=f"--{name.rstrip('s') if name == 'anchors' else name}",
-                hint="name the MODEL, or leave the option out",
-            )  # fmt: skip
+    asked = [f"--{name.removesuffix('s') if name == 'anchors' else name}" for name in _NOT_ASKED
+             if getattr(request, name)]  # fmt: skip
+    problems = [
+        Problem(None, each, "asks for a plan of one model", "name the MODEL, or leave the option out") for each in asked
+    ]
     if len(request.clusters) != 1:
-        raise InputError.single(
-            "without a model one machine is looked at", hint="name one, such as --cluster nodes/rtx-4090-x1",
-            field="--cluster",
-        )  # fmt: skip
+        hint = "name one, such as --cluster nodes/rtx-4090-x1"
+        problems.append(Problem(None, "--cluster", "without a model one machine is looked at", hint))
+    if problems:
+        raise InputError(problems)
 
 
 # ---- formats --------------------------------------------------------------------------------------------------------

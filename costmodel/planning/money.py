@@ -124,19 +124,19 @@ def api_rate(prices: Prices, rates: Mapping[str, float]) -> float | None:
     return (prices.api["input"] * fresh + at * cached + prices.api["output"] * rates["output"]) / MILLION
 
 
-def owned(cluster: Cluster, entry: Mapping[str, Any], prices: Prices) -> dict[str, Any]:
+def owned(clusters: Mapping[str, Cluster], entry: Mapping[str, Any], prices: Prices) -> dict[str, Any]:
     """Return a plan's entry with money beyond its rent; null where a price is missing, and `lacks` says which.
 
-    capital [$], owning_rate and api_rate [$/h], break_even [days]; entry: of `plan --json`.
+    capital [$], owning_rate and api_rate [$/h], break_even [days]; entry: of `plan --json`; clusters: by their names.
     """
-    bought, of_two = _in_whole_nodes(entry), _has_two_clusters(entry)
-    spent = None if of_two else purchase_of(cluster, bought, prices)
+    bought = [(clusters[name], devices) for name, devices in _in_whole_nodes(entry, clusters).items()]
+    known = [purchase_of(cluster, devices, prices) for cluster, devices in bought]
+    spent = None if None in known else sum(each or 0.0 for each in known)
     rent = entry["cost_rate"]
     costs, energy = entry["cost_per_million"], entry.get("energy_per_million")
     rates = {name: rent / HOUR / cost * MILLION for name, cost in costs.items() if rent and cost}
     power = energy / MILLION * rates["output"] if energy is not None and "output" in rates else None
-    lacks = ["servers of two pools on different clusters are not priced together"] if of_two else []
-    lacks += list(lacking(cluster, bought)) if spent is None and not of_two else []
+    lacks = [line for cluster, devices in bought for line in lacking(cluster, devices)] if spent is None else []
     lacks += [f"no {name}: add it to --prices" for name in _UNITS if getattr(prices, name) is None]
     answers: dict[str, Any] = {"capital": spent, "owning_rate": None, "break_even": None, "api_rate": None}
     if spent is not None and power is not None and prices.electricity is not None:
@@ -149,15 +149,28 @@ def owned(cluster: Cluster, entry: Mapping[str, Any], prices: Prices) -> dict[st
     return answers | {"lacks": lacks}
 
 
-def _in_whole_nodes(entry: Mapping[str, Any]) -> int:
-    """Return the devices of an entry's nodes, those that stay empty as well."""
+def _in_whole_nodes(entry: Mapping[str, Any], clusters: Mapping[str, Cluster]) -> dict[str, int]:
+    """Return the devices of an entry's nodes on each cluster, those that stay empty as well."""
+    if not _has_two_clusters(entry):
+        return {entry["cluster"]: _of_nodes(entry)}
+    whole: dict[str, int] = {}
+    for pool in (entry["prefill"], entry["decode"]):  # which share no node
+        node = int(clusters[pool["cluster"]].node.count)
+        whole[pool["cluster"]] = -(-pool["devices"] // node) * node
+    return whole
+
+
+def _of_nodes(entry: Mapping[str, Any]) -> int:
     return int(entry["devices"] + entry.get("empty", 0))
 
 
+def clusters_of(entry: Mapping[str, Any]) -> set[str]:
+    """Return the clusters of an entry, two where its pools are on different ones."""
+    return {pool["cluster"] for pool in (entry.get("prefill"), entry.get("decode")) if pool} or {entry["cluster"]}
+
+
 def _has_two_clusters(entry: Mapping[str, Any]) -> bool:
-    """Tell whether an entry has two pools on different clusters, whose devices have different prices."""
-    pools = [pool["cluster"] for pool in (entry.get("prefill"), entry.get("decode")) if pool]
-    return len(set(pools)) > 1
+    return len(clusters_of(entry)) > 1
 
 
 def turning_points(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -171,8 +184,8 @@ def turning_points(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     others = {entry["cluster"]: entry for entry in reversed(priced) if first and entry["cluster"] != first["cluster"]}
     return [
         {
-            "cluster": first["cluster"], "rent": first["cost_rate"] / _in_whole_nodes(first), "other": name,
-            "turns_at": other["cost_rate"] / _in_whole_nodes(first),
+            "cluster": first["cluster"], "rent": first["cost_rate"] / _of_nodes(first), "other": name,
+            "turns_at": other["cost_rate"] / _of_nodes(first),
         }
         for name, other in others.items()
         if first is not None

@@ -113,8 +113,8 @@ class Player(Record):
         """
         limited, pace = dict(limits(self.request)), float(np.max(self.engine.scenario.pace.first))
         times: dict[tuple[str, str], float] = {}
-        for name, factor in (("ttft", pace), ("tpot", 1.0)):
-            sample, own = tally.times[name], (limited[name].statistic,) if name in limited else ()
+        for name, of, factor in (("ttft", "ttft", pace), ("tpot", "tpot", 1.0), ("latency", "e2e", 1.0)):
+            sample, own = tally.times[of], (limited[name].statistic,) if name in limited else ()
             for each in ("mean", "p99", *own) if sample.count else ():
                 times[name, each] = factor * (sample.mean if each == "mean" else sample.quantile(STATISTICS[each]))
         ratio, binds = 0.0, "capacity"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from costmodel.errors import InputError
+from costmodel.errors import InputError, Problem
 from costmodel.planning.money import Prices, read_prices
 from costmodel.records import ValueRecord
 from costmodel.units import parse, render
@@ -15,7 +15,6 @@ STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 USUAL = "p99"  # the statistic of a limit that names none
 _COUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMBGT]?)")
 _COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
-_NUMBERS = ("users", "isl", "osl", "tokens", "days")
 _DAY = 86_400.0  # seconds
 _LARGEST = 1e18  # tokens or requests that a plan may be asked for
 
@@ -94,27 +93,26 @@ def read_request(given: Mapping[str, Any]) -> PlanRequest:
 
     Raises InputError on one that says nothing, or two that contradict.
     """
-    daily, rate = given.get("requests_per_day"), given.get("rate")
+    problems: list[Problem] = []
     loads = [f"--{each.replace('_', '-')}" for each in ("rate", "requests_per_day", "users") if each in given]
     if len(loads) > 1:
-        raise InputError.single(f"{' and '.join(loads)} contradict each other", hint="keep one of them", field=loads[1])
-    counts = {each: read_count(str(given[each]), f"--{each}") for each in _NUMBERS if each in given}
-    limits = {each: read_limit(given[each], f"--{each}") for each in ("ttft", "tpot") if each in given}
-    per_second: float | None = None
-    if rate is not None:
-        per_second = read_quantity(rate, "rate", "--rate")
-    elif daily is not None:
-        per_second = read_count(str(daily), "--requests-per-day") / _DAY
+        problems.append(Problem(None, loads[1], f"{' and '.join(loads)} contradict each other", "keep one of them"))
+    values: dict[str, Any] = {}
+    for name, read in _READ.items():
+        try:
+            values |= {name: read(str(given[name]), f"--{name.replace('_', '-')}")} if name in given else {}
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+    if "requests_per_day" in values:
+        values["rate"] = values.pop("requests_per_day") / _DAY
+    if "users" in values:
+        values["users"] = int(values["users"])
     return PlanRequest(
-        model=given.get("model"), clusters=tuple(given.get("clusters", ())), rate=per_second,
-        users=int(counts["users"]) if "users" in counts else None, isl=counts.get("isl"), osl=counts.get("osl"),
-        trace=given.get("trace"), ttft=limits.get("ttft"), tpot=limits.get("tpot"),
-        budget=read_quantity(given["budget"], "money_rate", "--budget") if "budget" in given else None,
-        confidence=read_share(given["confidence"], "--confidence") if "confidence" in given else None,
-        tokens=counts.get("tokens"), days=counts.get("days"), anchors=tuple(given.get("anchors", ())),
-        train=bool(given.get("train")), emit=given.get("emit"), source=given.get("source"),
-        search_path=tuple(map(str, given.get("search_path", ()))),
-        prices=read_prices(given["prices"]) if "prices" in given else None,
+        model=given.get("model"), clusters=tuple(given.get("clusters", ())), trace=given.get("trace"),
+        anchors=tuple(given.get("anchors", ())), train=bool(given.get("train")), emit=given.get("emit"),
+        source=given.get("source"), search_path=tuple(map(str, given.get("search_path", ()))), **values,
     )  # fmt: skip
 
 
@@ -159,3 +157,14 @@ def read_share(text: str, field: str) -> float:
     if not 0.0 < value < 1.0:
         raise InputError.single(f"{text!r} is no probability", hint="write one such as 90%", field=field)
     return value
+
+
+_READ: Mapping[str, Callable[[str, str], Any]] = {
+    **dict.fromkeys(("users", "isl", "osl", "tokens", "days", "requests_per_day"), read_count),
+    **dict.fromkeys(("ttft", "tpot"), read_limit),
+    "rate": lambda text, field: read_quantity(text, "rate", field),
+    "budget": lambda text, field: read_quantity(text, "money_rate", field),
+    "confidence": read_share,
+    "prices": lambda path, _: read_prices(path),
+}
+"""Option -> how its text is read."""

@@ -13,10 +13,10 @@ from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.planning.deployments import Deployment, Plans, failing, in_order, replicas_word
-from costmodel.planning.playing import Player, fewest, playable
+from costmodel.planning.playing import Played, Player, fewest, playable
 from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
-from costmodel.planning.sizing import NEVER, Engine, engines, limits, one_per_layout, with_replicas
+from costmodel.planning.sizing import FLAT, NEVER, Engine, engines, limits, one_per_layout, with_replicas
 from costmodel.planning.structures import check_load, drafted, load_settings, structures, unplayed
 from costmodel.records import Record, field, replace
 from costmodel.result import Point
@@ -72,8 +72,9 @@ class _Race(Record):
         kept: list[Deployment] = []
         played = 0
         for engine in candidates:
-            cap = engine.most if not kept else min(engine.most, _fewer_than(kept[0].devices, engine))
-            hopeless = bool(kept) and engine.likely * engine.devices > _ROUGH * kept[0].devices
+            best = kept[0] if kept and kept[0].holds is not False else None
+            cap = engine.most if best is None else engine.within(best.nodes - 1)
+            hopeless = best is not None and engine.nodes(engine.likely) > _ROUGH * best.nodes
             if engine.least > cap or played >= MOST_PLAYED or hopeless:
                 self._note(engine, kept, played)
                 continue
@@ -85,7 +86,7 @@ class _Race(Record):
             kept = self._tried(engine, cap, kept)
         if not kept and candidates:
             kept = self._nearest(candidates)
-        holding = sorted((one for one in kept if one.holds is not False), key=lambda one: one.devices)
+        holding = [one for one in kept if one.holds is not False]
         chosen = (holding or sorted(kept, key=_beyond)[:1])[:SHOWN]
         self.plans.best += [*chosen[:1], *(replace(one, why=_dearer(one, chosen[0])) for one in chosen[1:])]
 
@@ -120,7 +121,7 @@ class _Race(Record):
     def _note(self, engine: Engine, kept: Sequence[Deployment], played: int) -> None:
         """Note an engine that was not played."""
         if len(self.plans.lost) < MOST_PLAYED and played < MOST_PLAYED and kept and engine.least < NEVER:
-            cap = _fewer_than(kept[0].devices, engine)
+            cap = engine.within(kept[0].nodes - 1)
             bound = engine.least if engine.least > cap else engine.likely
             why = f"in closed form {bound} {replicas_word(bound)}, no cheaper than the first plan"
             self.plans.lost.append((engine, why))
@@ -148,32 +149,28 @@ class _Race(Record):
         slowdown, spread = 1.0, _spread(_point(engine, self.request, engine.likely))
         if self.request.confidence is not None:
             slowdown = float(np.exp(spread * NormalDist().inv_cdf(self.request.confidence)))
-        count = fewest(lambda replicas: player.holds(replicas, slowdown), engine.likely, cap)
-        if count is None:
+        least = fewest(lambda replicas: player.holds(replicas, slowdown), engine.likely, cap)
+        if least is None:
             return self._failed(player, cap, slowdown, spread, kept)
-        played = player.play(count)
-        fewer = player.play(count - 1, slowdown) if count > 1 else None
-        one = Deployment(
-            player,
-            played,
-            count,
-            fewer,
-            _point(engine, self.request, count),
-            spread,
-            _probability(player, count, spread),
-        )
-        return [one, *kept]
+        full = engine.within(engine.nodes(least))
+        count = full if player.holds(full, slowdown) else least
+        fewer = player.play(least - 1, slowdown) if least > 1 else None
+        probability = _probability(player, count, spread)
+        point = _point(engine, self.request, count)
+        return [Deployment(player, player.play(count), count, fewer, point, spread, probability), *kept]
 
     def _failed(
         self, player: Player, cap: int, slowdown: float, spread: float, kept: list[Deployment]
     ) -> list[Deployment]:  # fmt: skip
         """Note an engine that fails at as many replicas as would be cheaper. Keep it where nothing else holds."""
-        nearest = player.play(cap, slowdown)
+        player.play(cap, slowdown)
+        nearest = _nearest_of([each for (_, slow), each in player.known.items() if slow == slowdown])
         if kept and kept[0].holds is not False:
             fails = "1 replica fails" if cap == 1 else f"{cap} replicas fail"
-            self.plans.lost.append((player.engine, f"{fails}: {failing(nearest, self.request)}"))
+            self.plans.lost.append((player.engine, f"{fails}: {failing(player.play(cap, slowdown), self.request)}"))
             return kept
-        one = Deployment(player, nearest, cap, None, _point(player.engine, self.request, cap), spread, None)
+        point = _point(player.engine, self.request, nearest.replicas)
+        one = Deployment(player, nearest, nearest.replicas, None, point, spread, None)
         return [min([*kept, one], key=lambda each: _beyond(each)[0])]  # the first of equals promised most
 
     def _unplayed(self, player: Player, obstacle: str, cap: int, kept: list[Deployment]) -> list[Deployment]:
@@ -230,9 +227,11 @@ def _probability(player: Player, replicas: int, spread: float) -> float:
     return NormalDist().cdf(_DEVIATIONS[-1])
 
 
-def _fewer_than(devices: int, engine: Engine) -> int:
-    """Return the most replicas of an engine that take fewer devices."""
-    return (devices - 1) // engine.devices
+def _nearest_of(played: Sequence[Played]) -> Played:
+    """Return what was played nearest to the limits, of numbers of replicas that hardly differ the fewest."""
+    able = [each for each in played if each.keeps_up] or played
+    least = min(each.ratio for each in able)
+    return min((each for each in able if each.ratio <= least * FLAT), key=lambda each: each.replicas)
 
 
 def _beyond(one: Deployment) -> tuple[float, float]:
@@ -242,10 +241,7 @@ def _beyond(one: Deployment) -> tuple[float, float]:
 
 def _dearer(one: Deployment, best: Deployment) -> str:
     """Return why a deployment lost to the best one."""
-    more = one.cost / best.cost - 1.0
-    return (
-        f"costs {more:.0%} more" if more > 0.0 else f"as many nodes, {one.devices - best.devices} more devices in use"
-    )
+    return f"costs {one.cost / best.cost - 1.0:.0%} more"
 
 
 def reachable(plans: Plans) -> dict[str, Any] | None:

@@ -32,7 +32,7 @@ _BUDGET = "scheduler.token_budget"
 _NODES = (2, 4, 8)  # whole nodes of an engine, where no smaller one holds the model or experts spread
 _MOST_DEVICES = 8192  # of all replicas, where the cluster names no number of its own
 NEVER = 10**9  # replicas, where no number holds
-_FLAT, _NEAR = 1.02, 1.1  # times the shortest times, which more replicas hardly improve; of one time by itself
+FLAT, _NEAR = 1.02, 1.1  # times the shortest times, which more replicas hardly improve; of one time by itself
 Mask = npt.NDArray[np.bool_]
 
 
@@ -44,6 +44,7 @@ class Engine(Record, dict=True):
     likely: replicas with which the rough closed form is within them, or from which on more of them hardly help.
     most: replicas that the cluster, or the budget, has.
     beyond: least of the largest ratio of the closed form's times to their limits, over numbers of replicas.
+    margin: that ratio where the nodes of the likely replicas are full.
     nearest: time -> the least ratio to its own limit, and with how many replicas.
     points: results in full by their number of replicas, as they are asked for.
     """
@@ -56,19 +57,28 @@ class Engine(Record, dict=True):
     likely: int
     most: int
     beyond: float
+    margin: float
     nearest: Mapping[str, tuple[float, int]]
     points: dict[int, Point] = field(default_factory=dict)
 
     @property
-    def key(self) -> tuple[float, int, int]:
-        """Return the order in which engines are played: the fewest devices by the rough closed form first."""
-        rough = np.inf if self.beyond > 1.0 else float(self.likely * self.devices)
-        return rough, self.least * self.devices, self.devices
+    def key(self) -> tuple[float, float, int, int]:
+        """Return the order in which engines are played: the fewest nodes by the rough closed form, then the fastest."""
+        rough = np.inf if self.beyond > 1.0 else float(self.nodes(self.likely))
+        return rough, self.margin, self.least * self.devices, self.devices
 
     @property
     def node(self) -> int:
         """Return the devices of a node."""
         return int(np.max(self.structure.scenario.cluster.node.count))
+
+    def nodes(self, replicas: int) -> int:
+        """Return the nodes of some replicas: those on a part of a node fill it one after the other."""
+        return -(-replicas * self.devices // self.node)
+
+    def within(self, nodes: int) -> int:
+        """Return the most replicas that some nodes have devices for."""
+        return min(nodes * self.node // self.devices, self.most)
 
     @property
     def degrees(self) -> dict[str, int]:
@@ -256,18 +266,21 @@ def _collected(
             most = min(most, int(request.budget / (node * rental)) * node // size)
         if most < 1:
             continue
-        least, likely = _fewest(judged.means[row] <= 1.0, axis), _fewest(rough[row] <= 1.0, axis)
+        least, enough = _fewest(judged.means[row] <= 1.0, axis), _fewest(rough[row] <= 1.0, axis)
         flat, beyond = _flat(rough[row])
         lower = NEVER if least is None else 1 + int(axis[least - 1]) if least else 1
-        about = int(axis[flat if likely is None else likely])
+        about = int(axis[flat if enough is None else enough])
         at = {name: float(column[row]) for name, column in columns.items()}
         flats = {name: _flat(judged.each[name][row], _NEAR) for name in limited if name in judged.each}
         nearest = {name: (ratio, min(int(axis[number]), most)) for name, (number, ratio) in flats.items()}
-        fitting.append(Engine(structure, at, size, rental, lower, min(about, most), most, beyond, nearest))
+        likely = min(about, most)
+        full = min(-(-likely * size // node) * node // size, most)
+        margin = float(rough[row][np.searchsorted(axis, full, side="right") - 1])
+        fitting.append(Engine(structure, at, size, rental, lower, likely, most, beyond, margin, nearest))
     return fitting
 
 
-def _flat(ratios: Array, most: float = _FLAT) -> tuple[int, float]:
+def _flat(ratios: Array, most: float = FLAT) -> tuple[int, float]:
     """Return the index of the fewest replicas from which on more hardly help, and the least ratio."""
     least = float(ratios.min())
     return int(np.argmax(ratios <= least * most)), least

@@ -22,7 +22,7 @@ from costmodel.study.exchanges import exchange_axis
 from costmodel.study.search_servers import engine_counts
 from costmodel.study.sweep import plan_sweep
 from costmodel.units import render
-from costmodel.workload.dtypes import GGUF_FORMATS, element_bytes
+from costmodel.workload.dtypes import BITS_PER_BYTE, GGUF_FORMATS, element_bytes
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Scenario
 
@@ -93,7 +93,8 @@ def structures(request: PlanRequest, cluster: str, left_out: list[str]) -> Itera
     the request itself cannot be met by any: an unknown model, cluster or trace.
     """
     first = loaded(request, cluster, "vllm", None)
-    for framework in ENGINES:
+    asked = (request.emit,) if request.emit in ENGINES else tuple(ENGINES)
+    for framework in asked:
         try:
             own = first if framework == "vllm" else loaded(request, cluster, framework, None)
         except InputError as error:
@@ -120,19 +121,19 @@ def drafted(structure: Structure) -> Structure | None:
 
 
 def _narrower(scenario: Scenario, search_path: tuple[str, ...]) -> Iterator[str]:
-    """Yield the number formats of inference whose weights are smaller than the scenario's."""
-    own = element_bytes(scenario.precision.weights)
+    """Yield the number formats of inference whose weights have fewer bits than the scenario's, scales aside."""
+    own = _bits(scenario.precision.weights)
     for name in Library(search_path).names("precisions"):
         document = load_document("precisions", name, search_path)
         weights = document["weights"]
         dominated = name == "int8" and "fp8" in scenario.cluster.device.math  # as fast as FP8, of a narrower range
-        if (
-            document["master"] is None
-            and weights not in GGUF_FORMATS
-            and element_bytes(weights) < own
-            and not dominated
-        ):
+        if document["master"] is None and weights not in GGUF_FORMATS and _bits(weights) < own and not dominated:
             yield name
+
+
+def _bits(weights: str) -> int:
+    """Return the bits of a stored weight, without its share of a block's scale, which is below one."""
+    return int(BITS_PER_BYTE * element_bytes(weights))
 
 
 def _exchanges(cluster: str, framework: str, precision: str | None, workload: Workload) -> Iterator[Structure]:

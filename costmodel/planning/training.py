@@ -16,7 +16,7 @@ import numpy as np
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.api import Workload, load
 from costmodel.equations import equation
-from costmodel.errors import InfeasibleError, InputError
+from costmodel.errors import InfeasibleError, InputError, Problem
 from costmodel.network.host import host_link
 from costmodel.planning.request import PlanRequest
 from costmodel.quantities import Seconds
@@ -155,12 +155,7 @@ class TrainingPlans(Record):
 
 def plan_training(request: PlanRequest, on_progress: OnProgress = lambda _: None) -> TrainingPlans:
     """Return the training runs of a model. Raises InputError on a bad request."""
-    if request.tokens is None or request.model is None:
-        raise InputError.single("a training run has a number of tokens", hint="add --tokens 15T", field="--tokens")
-    if not request.clusters:
-        raise InputError.single(
-            "a training run needs a cluster", hint="add --cluster nodes/dgx-h100", field="--cluster"
-        )
+    _check(request)
     holding: list[TrainingRun] = []
     nearest: list[TrainingRun] = []
     left_out: list[str] = []
@@ -175,6 +170,18 @@ def plan_training(request: PlanRequest, on_progress: OnProgress = lambda _: None
             left_out.append(f"{cluster}: {_why_none(known, request)}")
     best = sorted(holding or nearest, key=_order)
     return TrainingPlans(request, tuple(best), tuple(left_out), bool(holding))
+
+
+def _check(request: PlanRequest) -> None:
+    """Raise InputError with all that a request lacks."""
+    wanted = (
+        ("MODEL", request.model, "a training run has a model", "name one (`costmodel model list`)"),
+        ("--tokens", request.tokens, "a training run has a number of tokens", "add --tokens 15T"),
+        ("--cluster", request.clusters, "a training run needs a cluster", "add --cluster nodes/dgx-h100"),
+    )
+    problems = [Problem(None, flag, message, hint) for flag, value, message, hint in wanted if not value]
+    if problems:
+        raise InputError(problems)
 
 
 def _why_none(runs: Sequence[TrainingRun], request: PlanRequest) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from costmodel.planning.machine import FORMATS, Machine, Row
 from costmodel.report.page import Table, is_verbose, show, show_hint, table
 from costmodel.report.text import count, gib, whole
@@ -22,6 +24,8 @@ def show_machine(machine: Machine) -> None:
     show("tok/s: of one user, with its 80 % interval")
     show(f"users, in all: the most at once, and their tok/s, with {isl:,} tokens in and {osl:,} out each")
     show("context: the longest of one user that memory holds, whatever the model was trained on")
+    for line in too_large(machine, fitting, FEW // 2 if not every else None):
+        show(line)
     if every:
         for name, reason in machine.left_out:
             show(f"left out: {name}: {reason}")
@@ -50,6 +54,23 @@ def answer(machine: Machine, fitting: list[Row]) -> str:
         f"{here} runs {len({row.model for row in fitting})} of {models} models, up to {first.model} in {first.format}: "
         f"{rate} tokens/s, {first.longest_context:,} tokens of context"
     )
+
+
+def too_large(machine: Machine, fitting: list[Row], most: int | None) -> Iterator[str]:
+    """Yield what models that do not fit need in their narrowest format, the smallest first. most: of them."""
+    runs = {row.model for row in fitting}
+    least: dict[str, Row] = {}
+    for row in sorted(machine.rows, key=lambda row: row.memory * row.devices):
+        if row.model not in runs:
+            least.setdefault(row.model, row)
+    for row in list(least.values())[:most]:
+        on = f" on each of {row.devices} devices" if row.devices > 1 else ""
+        yield (
+            f"too large: {row.model} in {row.format}, its narrowest format here, needs {gib(row.memory)} GiB{on} "
+            "besides what the engine reserves"
+        )
+    if most is not None and len(least) > most:
+        yield f"too large: {len(least) - most} more models, listed by --verbose"
 
 
 def rows_table(rows: list[Row]) -> Table:

@@ -46,7 +46,8 @@ def show_plans(plans: Plans) -> None:
     _show_some("lost", [f"{engine.structure} {engine}: {why}" for engine, why in plans.lost])
     _show_some("left out", plans.left_out)
     if holds:
-        show(f"next: {command_of(best)}", "dim")
+        of_those = f" (its rent is of the {best.devices:,} devices in use)" if best.empty else ""
+        show(f"next{of_those}: {command_of(best)}", "dim")
         whole = best.replicas == 1 or best.prefill is not None
         of = "" if whole else f" of one replica, with 1/{best.replicas} of the load"
         show(f"check{of}: {benchmark_line(best)}", "dim")
@@ -102,8 +103,8 @@ def reachable_lines(plans: Plans) -> Iterator[str]:
 def _times(one: Deployment) -> str:
     """Return what the plan's times are, those that were played first."""
     if one.played is None:
-        known = {name.upper(): one.point.metrics.get(name) for name in ("ttft", "tpot")}
-        return "mean " + ", ".join(f"{name} {shown(value)}" for name, value in known.items() if value) + " (not played)"
+        means = ", ".join(f"{name} {_mean(one, name)}" for name in ("TTFT", "TPOT"))
+        return f"mean {means} (not played)"
     said, parts = "", []
     for name, statistic in _statistics(one.player.request).items():
         value = one.played.times.get((name.lower(), statistic))
@@ -111,6 +112,12 @@ def _times(one: Deployment) -> str:
             parts.append(f"{'' if statistic == said else f'{statistic} '}{name} {shown(value)}")
             said = statistic
     return ", ".join(parts)
+
+
+def _mean(one: Deployment, name: str) -> str:
+    """Return the mean in closed form of a time."""
+    value = one.point.metrics.get(name.lower())
+    return NONE if value is None else shown(value)
 
 
 def _statistics(request: PlanRequest) -> dict[str, str]:
@@ -129,7 +136,8 @@ def plans_table(plans: Plans) -> Table:
     for one in plans.best:
         output = costs(one)["output"]
         times = {} if one.played is None else one.played.times
-        known = [times.get((name.lower(), statistic)) for name, statistic in statistics.items()]
+        played = {name: times.get((name.lower(), statistic)) for name, statistic in statistics.items()}
+        known = [f"mean {_mean(one, name)}" if value is None else shown(value) for name, value in played.items()]
         parts = [] if one.prefill is None else [(one.prefill.engine, one.prefill.replicas)]
         parts += [(one.engine, one.replicas)]
         clusters = dict.fromkeys(engine.structure.cluster.rpartition("/")[2] for engine, _ in parts)
@@ -137,7 +145,7 @@ def plans_table(plans: Plans) -> Table:
             " + ".join(clusters), f"{one.devices:,}", " + ".join(f"{number:,}" for _, number in parts),
             str(one.engine.structure), " + ".join(str(engine) for engine, _ in parts),
             NONE if one.rent is None else count(one.rent * _HOUR),
-            NONE if output is None else count(output, 3), *(NONE if value is None else shown(value) for value in known),
+            NONE if output is None else count(output, 3), *known,
             {True: "yes", False: "no", None: "not played"}[one.holds], one.why,
         )  # fmt: skip
     return rows

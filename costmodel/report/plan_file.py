@@ -48,16 +48,23 @@ def write_plan(path: Path, document: Mapping[str, Any]) -> None:
 def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
     """Return a row for each deployment: what it is, its times, rent and costs of a million tokens."""
     rows = table(
-        ">row", "cluster", ">devices", ">replicas", "engine", "precision", "layout", ">TTFT p99", ">TPOT p99", ">$/h",
+        ">row", "cluster", ">devices", ">replicas", "engine", "precision", "layout",
+        *(f">{name} {statistic}" for statistic in ("p99", "mean") for name in ("TTFT", "TPOT")), ">$/h",
         *(f">$/M {name}" for name in _COSTS), "holds", "binds",
     )  # fmt: skip
     for row, entry in enumerate(plans, 1):
-        layout = " ".join(f"{name.upper()} {value}" for name, value in entry["parallel"].items() if value != 1)
-        times = (_time(entry["metrics"].get(name)) for name in ("ttft_p99", "tpot_p99"))
+        pools = [entry[role] for role in ("prefill", "decode") if entry.get(role)] or [entry]
+        layouts = (
+            " ".join(f"{name.upper()} {value}" for name, value in pool["parallel"].items() if value != 1)
+            for pool in pools
+        )
+        numbers = (str(pool["instances"] if "instances" in pool else pool["replicas"]) for pool in pools)
+        times = (_time(entry["metrics"].get(name)) for name in ("ttft_p99", "tpot_p99", "ttft", "tpot"))
         costs = entry.get("cost_per_million") or {}
         rows.add(
-            str(row), entry["cluster"], str(entry["devices"]), str(entry["replicas"]), str(entry["framework"]),
-            str(entry["precision"]), layout or "one device", *times, _number(entry["cost_rate"], "$/h"),
+            str(row), " + ".join(dict.fromkeys(pool["cluster"] for pool in pools)), str(entry["devices"]),
+            " + ".join(numbers), str(entry["framework"]), str(entry["precision"]),
+            " + ".join(layout or "one device" for layout in layouts), *times, _number(entry["cost_rate"], "$/h"),
             *(_number(costs.get(name), "$") for name in _COSTS), "yes" if entry["holds"] else "no", str(entry["binds"]),
         )  # fmt: skip
     return rows

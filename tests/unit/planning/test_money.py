@@ -54,15 +54,20 @@ def test_a_purchase_is_the_sum_of_its_parts_and_linear_in_each() -> None:
 
 def test_the_money_of_an_entry_follows_from_its_rates() -> None:
     prices = Prices(electricity=0.1 / KILOWATT_HOUR, amortisation=4 * YEAR, api={"input": 1.0, "output": 3.0})
-    answers = owned(CLUSTER, ENTRY, prices)
+    answers = owned({"nodes/dgx-h100": CLUSTER}, ENTRY, prices)
     # 20 $/h at 4 $/M is 5 M output tokens an hour, of 0.36 kWh a million: 1.8 kW; 20 M input tokens an hour
     assert answers["owning_rate"] == pytest.approx(answers["capital"] / (4 * 8766) + 0.18)
     assert answers["break_even"] == pytest.approx(answers["capital"] / (20 - 0.18) / 24)
     assert answers["api_rate"] == pytest.approx(20 * 1.0 + 5 * 3.0)
     assert api_rate(prices, {"input": 2e6, "output": 1e6, "cached": 1e6}) == pytest.approx(5.0)
-    assert owned(CLUSTER, ENTRY, Prices())["lacks"] == [
+    assert owned({"nodes/dgx-h100": CLUSTER}, ENTRY, Prices())["lacks"] == [
         "no electricity: add it to --prices", "no amortisation: add it to --prices",
     ]  # fmt: skip
+    pools = {"prefill": {"cluster": "nodes/h100-x1", "devices": 3}, "decode": {**ENTRY, "devices": 5}}
+    clusters = {name: load_cluster(name) for name in ("nodes/dgx-h100", "nodes/h100-x1")}
+    parts = (purchase_of(clusters["nodes/h100-x1"], 3, prices), purchase_of(CLUSTER, 8, prices))
+    both = owned(clusters, ENTRY | pools, prices)["capital"]
+    assert both == (None if None in parts else pytest.approx(sum(parts)))
 
 
 def test_a_choice_turns_where_both_cost_as_much() -> None:
