@@ -13,7 +13,7 @@ from costmodel.analytic.intervals import NORMAL_90
 from costmodel.equations import equation
 from costmodel.planning.launch.deployment import checkpoint
 from costmodel.planning.playing import Played, Player
-from costmodel.planning.request import PlanRequest
+from costmodel.planning.request import UNITS, PlanRequest
 from costmodel.planning.sizing import Engine, limits, with_replicas
 from costmodel.planning.structures import DRAFTS, ENGINES, HEAD, Structure, load_settings, workload_lines
 from costmodel.quantities import Array
@@ -25,12 +25,6 @@ from costmodel.units import render
 
 _MILLION, _HOUR = 1e6, 3600.0
 _TIMES = ("ttft", "tpot", "latency")
-UNITS = {
-    "cost_rate": "$/h",
-    "cost_per_million": "$ for a million tokens",
-    "energy_per_million": "J for a million tokens",
-}
-"""Keys of a plan -> their units. Those of `metrics` are SI."""
 
 
 class Pool(Record):
@@ -254,7 +248,6 @@ def document(plans: Plans) -> dict[str, Any]:
     return {
         "request": plans.request.document(),
         "plans": [plan_document(one) for one in plans.best],
-        "units": UNITS,
         "left_out": [*plans.left_out, *(f"{each.structure} {each}: {why}" for each, why in plans.lost)],
         "reachable": plans.reachable,
     }
@@ -284,7 +277,7 @@ def plan_document(one: Deployment) -> dict[str, Any]:
         "holds": one.holds is not False, "probability": one.probability, "binds": binds(one),
         "cost_rate": None if one.rent is None else one.rent * _HOUR, "cost_per_million": costs(one),
         "energy_per_million": _times(one.point.metrics.get("energy_per_token"), _MILLION),
-        "why_not_less": why_not_less(one), "command": command_of(one),
+        "units": UNITS, "why_not_less": why_not_less(one), "command": command_of(one),
     }  # fmt: skip
 
 

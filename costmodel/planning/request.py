@@ -12,6 +12,8 @@ from costmodel.records import ValueRecord
 from costmodel.units import parse, render
 
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+UNITS = {"cost_rate": "$/h", "cost_per_million": "$", "energy_per_million": "J"}
+"""Keys of a plan's entry -> their units. Those of `metrics` are SI."""
 USUAL = "p99"  # the statistic of a limit that names none
 _COUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMBGT]?)")
 _COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}

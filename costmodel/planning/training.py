@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from costmodel.api import Workload, load
 from costmodel.equations import equation
 from costmodel.errors import InfeasibleError, InputError, Problem
 from costmodel.network.host import host_link
-from costmodel.planning.request import PlanRequest
+from costmodel.planning.request import UNITS, PlanRequest
 from costmodel.quantities import Seconds
 from costmodel.records import Record, ValueRecord, replace
 from costmodel.result import Point
@@ -37,7 +37,8 @@ from costmodel.workload.simulation import Checkpoints
 
 MOST = 16_384  # devices of a node that is named instead of a cluster: those of the largest published run
 DAY, HOUR = 86_400.0, 3_600.0
-SIDE = 4  # steps of the ladder between two numbers of devices of a run without a limit of days
+SIDE = 8  # steps of the ladder between two numbers of devices of a run without a limit of days
+_PART = 8  # of the batch: at most so much smaller is one that more numbers of devices divide
 _THIRD = 1.0 / 3.0  # of a published run's MFU, below which a plan says why
 OnProgress = Callable[[float], None]
 
@@ -168,6 +169,7 @@ def plan_training(request: PlanRequest, on_progress: OnProgress = lambda _: None
             known = [run for run in ladder.tried.values() if run is not None]
             nearest += [min(known, key=lambda run: run.seconds)] if known else []
             left_out.append(f"{cluster}: {_why_none(known, request)}")
+        left_out += ladder.unlisted({run.devices for run in runs})
     best = sorted(holding or nearest, key=_order)
     return TrainingPlans(request, tuple(best), tuple(left_out), bool(holding))
 
@@ -253,6 +255,18 @@ class Ladder(Record):
                 kept.append(run)
         return kept
 
+    def unlisted(self, listed: Set[int]) -> Iterator[str]:
+        """Yield why numbers of devices that were asked for are not among the runs. listed: those that are."""
+        for devices in sorted(set(self.request.devices) - listed):
+            run = self.tried.get(devices)
+            why = "no layout fits in memory and divides the batch, the layers and the heads"
+            if devices not in self.tried:
+                why = "not looked at: fewer end in time" if listed else "not looked at"
+            elif run is not None:
+                span = f"{run.seconds / DAY:,.1f} days"
+                why = f"{span}: another number is faster and no dearer" if self.holds(devices) else f"{span}, too slow"
+            yield f"{self.cluster}: {devices:,} devices: {why}"
+
     @property
     def _own(self) -> Scenario:
         return self.workload.scenario(self.name)
@@ -270,13 +284,37 @@ class Ladder(Record):
 
     def _searched(self, devices: int) -> TrainingRun | None:
         """Return the fastest run on some devices, as `costmodel search` finds its layout."""
-        fixed = [f"{path}={value}" for path, value in self.request.settings.items() if _is_of_layout(path)]
-        result = searched(self.workload, self.name, "minimise step_time", Wanted({}, ()), Space((devices,), (), fixed))
+        stated = {path: value for path, value in self.request.settings.items() if _is_of_layout(path, value)}
+        lists = {path: value.strip("[]") for path, value in stated.items() if value.startswith("[")}
+        fixed = [f"{path}={value}" for path, value in stated.items() if path not in lists]
+        batch = f"scenarios.{self.name}.global_batch"
+        batches = self._batches(devices) if batch not in self.request.settings else []
+        lists |= {batch: ",".join(map(str, batches))} if len(batches) > 1 else {}
+        goal = "maximise tokens_per_second" if lists else "minimise step_time"
+        space = Space((devices,), [f"{path}={values}" for path, values in lists.items()], fixed)
+        result = searched(self.workload, self.name, goal, Wanted({}, ()), space)
         return None if not result.best else self._as_run(result.best[0], settings(self.workload, result))
+
+    def _batches(self, devices: int) -> list[int]:
+        """Return the batches that are tried: a model's usual one, and one below that the devices' odd factor divides.
+
+        step = odd * 2^n <= batch / 8,    batch' = floor(batch / step) * step
+
+        A file's batch is its own.
+        """
+        plan = self._own.plan
+        if self.workload.start is None or not isinstance(plan, Training):
+            return []
+        usual, odd = int(np.max(plan.global_batch)), devices // (devices & -devices)
+        if usual % odd == 0 or odd * _PART > usual:
+            return [usual]
+        step = odd << int(math.log2(usual / _PART / odd))
+        return [usual, usual // step * step]
 
     def _as_run(self, best: Candidate, layout: Mapping[str, str]) -> TrainingRun:
         """Return a layout as a run, its step evaluated as `costmodel simulate` does."""
-        changes = {**self.request.settings, **layout}
+        own = {path: value for path, value in self.request.settings.items() if not value.startswith("[")}
+        changes = {**own, **layout}
         chosen = load_one(self.request, self.cluster, changes, self.name)
         scenario, point = chosen.scenario(self.name), chosen.points([self.name])[self.name]
         assert self.request.tokens is not None, "`plan_training` has checked it"
@@ -312,7 +350,7 @@ def load_one(request: PlanRequest, cluster: str, changes: Mapping[str, object], 
 
 def _loaded(request: PlanRequest, cluster: str) -> tuple[Workload, str]:
     """Return the workload on a cluster, without its own layout, and its first scenario that trains."""
-    changes = {path: value for path, value in request.settings.items() if not _is_of_layout(path)}
+    changes = {path: value for path, value in request.settings.items() if not _is_of_layout(path, value)}
     workload = load_one(request, cluster, changes)
     for name in workload.scenarios:
         if isinstance(workload.scenario(name).plan, Training) or workload.scenario(name).plan.phase == "rl":
@@ -320,16 +358,17 @@ def _loaded(request: PlanRequest, cluster: str) -> tuple[Workload, str]:
     raise InputError.single(f"{request.model} has no scenario that trains", field="--train", hint="name a model")
 
 
-def _is_of_layout(path: str) -> bool:
-    """Tell whether a change fixes a part of the layouts that are searched."""
+def _is_of_layout(path: str, value: str) -> bool:
+    """Tell whether a change fixes a part of the layouts that are searched, or lists what it may be."""
     below = path.split(".", 2)[-1]
-    return path.startswith("scenarios.") and below in (*OWN, *VARIED) and below != "global_batch"
+    is_batch = below == "global_batch" and not value.startswith("[")
+    return path.startswith("scenarios.") and below in (*OWN, *VARIED) and not is_batch
 
 
 def _numbers(node: int, most: int) -> Iterator[int]:
-    """Yield the numbers of devices of a ladder: divisors of a node, then 1, 2, 3, 4, 6, 8, 12 … whole nodes."""
+    """Yield the numbers of devices of a ladder: divisors of a node, then 1 to 7, 8, 10, 12, 14, 16 … whole nodes."""
     yield from (each for each in (2**n for n in range(node.bit_length())) if each < node and node % each == 0)
-    nodes = sorted({factor * 2**n for n in range(32) for factor in (2, 3)} | {1})
+    nodes = sorted({factor * 2**n for n in range(32) for factor in (4, 5, 6, 7)} | {1, 2, 3})
     yield from (node * each for each in nodes if node * each <= most)
 
 
@@ -412,5 +451,5 @@ def _run_document(run: TrainingRun, plans: TrainingPlans) -> dict[str, Any]:
         "played": None, "holds": plans.holds, "probability": run.probability(plans.limit), "binds": run.point.bound,
         "cost_rate": None if rent is None else rent * HOUR, "cost_per_million": costs,
         "energy_per_million": None if run.joules is None else run.joules / tokens * million,
-        "why_not_less": run.fewer, "notes": list(run.notes), "command": run.command,
+        "units": UNITS, "why_not_less": run.fewer, "notes": list(run.notes), "command": run.command,
     }  # fmt: skip

@@ -5,8 +5,10 @@ from __future__ import annotations
 from costmodel.planning.training import DAY, HOUR, TrainingPlans, TrainingRun
 from costmodel.report.page import Table, show, table
 from costmodel.report.text import NONE, count, gib, percent, quantity, whole
+from costmodel.study.goals import shares_of_step
 
 _MILLION = 1e6
+_LEAST = 0.01  # of a step, a share that is shown
 
 
 def show_training(plans: TrainingPlans) -> None:
@@ -51,7 +53,16 @@ def headline(run: TrainingRun) -> str:
         _span(run.seconds), *dollars, *([] if mfu is None else [f"MFU {mfu:.0%}"]),
         f"{gib(run.memory, 0)} of {gib(run.point.capacity, 0)} GiB",
     ]  # fmt: skip
-    return f"{run.devices:,} {device}: {', '.join(parts)}; {layout(run)}; limited by {run.point.bound}"
+    precision = run.scenario.precision.linear.upper()
+    return f"{run.devices:,} {device}: {', '.join(parts)}; {precision}, {layout(run)}; {_limited(run)}"
+
+
+def _limited(run: TrainingRun) -> str:
+    """Return what limits the step, and which share of it: of a step with several parts what limits most of it."""
+    if "bubble_time" not in run.point.metrics:
+        return f"limited by {run.point.bound}"
+    shares = [f"{name} {percent(share, 0)}" for name, share in shares_of_step(run.point).items() if share >= _LEAST]
+    return f"limited by {', '.join(shares)} of the step"
 
 
 def layout(run: TrainingRun) -> str:
@@ -71,11 +82,12 @@ def _money(dollars: float) -> str:
 
 
 def _table(plans: TrainingPlans) -> Table:
-    content = table("cluster", ">devices", ">time", ">cost", ">energy", ">MFU", ">GiB", "layout")
+    content = table("cluster", ">devices", "precision", ">time", ">cost", ">energy", ">MFU", ">GiB", "layout")
     for run in plans.runs:
         mfu = run.point.metrics.get("mfu")
         content.add(
-            run.cluster.partition("/")[2] or run.cluster, whole(run.devices), _span(run.seconds),
+            run.cluster.partition("/")[2] or run.cluster, whole(run.devices),
+            run.scenario.precision.linear.upper(), _span(run.seconds),
             NONE if run.dollars is None else _money(run.dollars), quantity(run.joules, "energy", 3),
             NONE if mfu is None else percent(mfu, 0), gib(run.memory, 0), layout(run).partition(",")[0],
         )  # fmt: skip

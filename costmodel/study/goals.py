@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
@@ -281,21 +280,26 @@ def candidate(point: Point, at: Mapping[str, Any], score: float, goal: Goal) -> 
     )  # fmt: skip
 
 
-def little_arithmetic(point: Point) -> Iterator[str]:
-    """Yield that arithmetic limits less than half of a training step, where it does, and what the rest is."""
-    mfu, step = point.metrics.get("mfu"), point.whole
-    arithmetic = math.fsum(entry.time for entry in point.breakdown if entry.bound == "compute")
-    if mfu is None or arithmetic >= _HALF * step:
-        return
+def shares_of_step(point: Point) -> dict[str, float]:
+    """Return what limits which share of a training step, the largest first: compute, memory, network, bubble, ..."""
     limits: dict[str, float] = {"bubble": point.metrics["bubble_time"] or 0.0}
     for entry in point.breakdown:
-        if entry.bound != "compute":
-            limits[entry.bound] = limits.get(entry.bound, 0.0) + entry.time
-    rest = sorted(((name, time / step) for name, time in limits.items() if time > 0.0), key=lambda each: -each[1])
+        limits[entry.bound] = limits.get(entry.bound, 0.0) + entry.time
+    ordered = sorted(limits.items(), key=lambda each: -each[1])
+    return {name: time / point.whole for name, time in ordered if time > 0.0}
+
+
+def little_arithmetic(point: Point) -> Iterator[str]:
+    """Yield that arithmetic limits less than half of a training step, where it does, and what the rest is."""
+    mfu = point.metrics.get("mfu")
+    rest = shares_of_step(point)
+    arithmetic = rest.pop("compute", 0.0)
+    if mfu is None or arithmetic >= _HALF:
+        return
     yield (
-        f"mfu is {mfu:.1%}: arithmetic limits {arithmetic / step:.0%} of the step, "
-        f"{', '.join(f'{name} {share:.0%}' for name, share in rest)}; more sequences a step (`global_batch`) or fewer "
-        "devices use each device better"
+        f"mfu is {mfu:.1%}: arithmetic limits {arithmetic:.0%} of the step, "
+        f"{', '.join(f'{name} {share:.0%}' for name, share in rest.items())}; more sequences a step (`global_batch`) or "
+        "fewer devices use each device better"
     )
 
 

@@ -113,7 +113,21 @@ def test_goodput_is_largest_at_its_interval_and_that_of_young_where_failures_are
 
 
 def test_a_request_without_tokens_or_a_cluster_is_refused() -> None:
-    with pytest.raises(InputError, match="--tokens: a training run has a number of tokens"):
-        planned(tokens=None)
-    with pytest.raises(InputError, match="--cluster: a training run needs a cluster"):
-        plan_training(PlanRequest("mpt-125m", (), tokens=1e9))
+    with pytest.raises(InputError) as refused:
+        plan_training(PlanRequest(None, ()))
+    assert [each.field for each in refused.value.problems] == ["MODEL", "--tokens", "--cluster"]
+
+
+def test_the_best_of_several_batches_is_that_of_one_of_them_and_numbers_without_a_run_have_a_reason() -> None:
+    """Tokens of a second decide: a larger batch has a longer step."""
+    batch = "scenarios.training.global_batch"
+    rates = {
+        value: planned(devices=(8,), changes=(*FIXED, SHORT, (batch, value))).runs[0].point.metrics["tokens_per_second"]
+        for value in ("8", "64", "[8,64]")
+    }
+    assert rates["[8,64]"] == max(rates["8"], rates["64"]) > min(rates["8"], rates["64"])
+    odd = planned(devices=(5, 8), changes=(*FIXED, SHORT, (batch, "64")))
+    assert [run.devices for run in odd.runs] == [8]
+    assert odd.left_out == (
+        f"{EIGHT}: 3 devices: no layout fits in memory and divides the batch, the layers and the heads",
+    )
