@@ -298,8 +298,8 @@ def little_arithmetic(point: Point) -> Iterator[str]:
         return
     yield (
         f"mfu is {mfu:.1%}: arithmetic limits {arithmetic:.0%} of the step, "
-        f"{', '.join(f'{name} {share:.0%}' for name, share in rest.items())}; more sequences a step (`global_batch`) or "
-        "fewer devices use each device better"
+        f"{', '.join(f'{name} {share:.0%}' for name, share in rest.items())}; more sequences a step (`global_batch`) "
+        "or fewer devices use each device better"
     )
 
 
