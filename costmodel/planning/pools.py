@@ -30,7 +30,7 @@ from costmodel.schema.references import as_reference
 
 _LAYOUTS = 6  # of a pool, those that promise most as servers by themselves
 _COUNTS = 10  # numbers of engines of a pool that are tried, before each one around the best
-_SHARE = 1.25  # times the devices of the deployment that was played, the most that a pool takes
+_SHARE = 1.25  # times the devices, or the cost, of the deployment that was played, the most that pools take
 ROLES = ("prefill", "decode")
 
 
@@ -193,7 +193,10 @@ def pooled(
         name: longest_mean(limit, run.times[name, limit.statistic], played.point.metrics[name] or np.inf)
         for name, limit in limited
     }
-    pairs = list(_pairs(request, engines, played))
+    pairs = [pair for pair in _pairs(request, engines, played) if _least_cost(pair, played) <= _SHARE * played.cost]
+    if not pairs:
+        left_out.append("two pools: a node for each costs more than what was played")
+        return None
     some: list[Deployment] = []
     for pair in pairs:
         try:
@@ -207,6 +210,15 @@ def pooled(
         left_out.append("two pools: none is within the limits by the margin of what was played")
         return None
     return min(some, key=in_order(some))
+
+
+def _least_cost(pair: tuple[list[Engine], list[Engine]], played: Deployment) -> float:
+    """Return what a node for each pool costs, in the unit of what was played: rent [$/s], else devices."""
+    nodes = [min(each.nodes(1) for each in some) * some[0].node for some in pair]
+    rents = [some[0].rental for some in pair]
+    if played.rent is None or None in rents:
+        return float(sum(nodes)) if played.rent is None else 0.0
+    return float(sum(number * (rent or 0.0) for number, rent in zip(nodes, rents, strict=True)))
 
 
 def _pairs(

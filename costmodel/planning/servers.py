@@ -16,7 +16,7 @@ from costmodel.planning.deployments import Deployment, Plans, failing, in_order,
 from costmodel.planning.playing import Played, Player, fewest, playable
 from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
-from costmodel.planning.sizing import FLAT, NEVER, Engine, engines, limits, one_per_layout, with_replicas
+from costmodel.planning.sizing import FLAT, NEVER, Engine, at_budgets, engines, limits, one_per_layout, with_replicas
 from costmodel.planning.structures import check_load, drafted, load_settings, structures, unplayed
 from costmodel.records import Record, field, replace
 from costmodel.result import Point
@@ -91,21 +91,23 @@ class _Race(Record):
         self.plans.best += [*chosen[:1], *(replace(one, why=_dearer(one, chosen[0])) for one in chosen[1:])]
 
     def _candidates(self) -> list[Engine]:
-        """Return the engines in the order of promise."""
-        some: list[Engine] = []
-        by_structure: list[list[Engine]] = []
-        for structure in structures(self.request, self.cluster, self.plans.left_out):
-            own = engines(structure, self.request)
-            some += own
-            by_structure.append(own)
-            within = [one for one in own if one.least <= one.most]
-            if not within:
-                why = "no layout keeps to the limits" if own else "no layout fits in memory"
-                self.plans.left_out.append(f"{self.cluster}: {structure}: {why}")
-        promising = sorted((own for own in by_structure if own), key=lambda own: min(one.key for one in own))
+        """Return the engines in the order of promise. Drafts and budgets are tried of those that have some."""
+        every = [
+            (one, engines(one, self.request)) for one in structures(self.request, self.cluster, self.plans.left_out)
+        ]
+        promising = sorted((own for _, own in every if own), key=lambda own: min(one.key for one in own))
         for own in promising[:_DRAFTED]:
             with_drafts = drafted(own[0].structure)
-            some += [] if with_drafts is None else engines(with_drafts, self.request)
+            every += [] if with_drafts is None else [(with_drafts, engines(with_drafts, self.request))]
+        best = min((one.key[0] for _, own in every for one in own), default=np.inf)
+        some: list[Engine] = []
+        for structure, own in every:
+            near = [one for one in own if one.key[0] <= _ROUGH * best or 1.0 < one.beyond <= _ROUGH]
+            own += at_budgets(own, self.request) if near else []
+            some += own
+            if not any(one.least <= one.most for one in own):
+                why = "no layout keeps to the limits" if own else "no layout fits in memory"
+                self.plans.left_out.append(f"{self.cluster}: {structure}: {why}")
         self.plans.engines += some
         return one_per_layout(some)
 

@@ -116,7 +116,7 @@ def _at_measured_pace(scenario: Scenario, calibration: Calibration) -> Scenario:
 
 
 def engines(structure: Structure, request: PlanRequest) -> list[Engine]:
-    """Return the layouts of an engine that fit in memory, pipelines only where no other layout does.
+    """Return the layouts of an engine, at its own budget of tokens, that fit in memory: pipelines where no other does.
 
     Means are no longer than quantiles of slower requests, so that fewer than `least` replicas never hold.
     """
@@ -127,26 +127,25 @@ def engines(structure: Structure, request: PlanRequest) -> list[Engine]:
         columns = {name: column for name, column in space.columns.items() if name != REPLICAS}
         alone = space.columns[REPLICAS] == 1.0
         rows = np.flatnonzero(((columns["parallel.pp"] > 1.0) == pipelines) & alone)
-        fitting = _at_budgets(structure, request, Space({name: column[rows] for name, column in columns.items()}))
+        layouts = Space({name: column[rows] for name, column in columns.items()})
+        fitting = _of(structure, request, layouts, _budgets(structure)[:1])
         if fitting:
             break
     return fitting
 
 
-def _at_budgets(structure: Structure, request: PlanRequest, layouts: Space) -> list[Engine]:
-    """Return the engines of some layouts at each budget of tokens.
+def at_budgets(some: Sequence[Engine], request: PlanRequest) -> list[Engine]:
+    """Return an engine's layouts that promise most at other budgets of tokens, which hardly move one among others."""
+    best = sorted(some, key=lambda one: one.key)[:_FEW_LAYOUTS]
+    names = (name for name in best[0].at if name != _BUDGET)
+    layouts = Space({name: np.array([one.at[name] for one in best]) for name in names})
+    return _of(best[0].structure, request, layouts, _budgets(best[0].structure)[1:])
 
-    Of many layouts those that promise most at their own budget: another one hardly moves a layout among others.
-    """
+
+def _budgets(structure: Structure) -> tuple[float, ...]:
+    """Return the budgets of tokens that are tried, the engine's own first."""
     own = structure.plan.scheduler.token_budget
-    usual = () if own is None else (float(np.max(own)),)
-    budgets = tuple(dict.fromkeys((*usual, *BUDGETS)))
-    if layouts.size <= _FEW_LAYOUTS:
-        return _of(structure, request, layouts, budgets)
-    some = sorted(_of(structure, request, layouts, budgets[:1]), key=lambda one: one.key)
-    names = tuple(layouts.columns)
-    best = Space({name: np.array([one.at[name] for one in some[:_FEW_LAYOUTS]]) for name in names})
-    return [*some, *(_of(structure, request, best, budgets[1:]) if some else ())]
+    return tuple(dict.fromkeys((*(() if own is None else (float(np.max(own)),)), *BUDGETS)))
 
 
 def _sizes(scenario: Scenario) -> list[int]:
@@ -158,7 +157,7 @@ def _sizes(scenario: Scenario) -> list[int]:
 
 def _of(structure: Structure, request: PlanRequest, layouts: Space, budgets: Sequence[float]) -> list[Engine]:
     """Return the engines of some layouts at some budgets of tokens."""
-    if not layouts.size:
+    if not layouts.size or not budgets:
         return []
     columns = {name: np.repeat(column, len(budgets)) for name, column in layouts.columns.items()}
     columns[_BUDGET] = np.tile(budgets, layouts.size)

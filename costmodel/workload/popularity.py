@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from statistics import NormalDist
 from typing import NamedTuple, TypeAlias
 
@@ -26,6 +26,7 @@ class ExpertLayout(NamedTuple):
     skew: float
 
 
+_MOST_KEPT = 2**15  # results of a layout
 DRAWN = "uniform"  # the load of experts that are equally likely
 LEARNED = "lognormal"  # that of a trained router
 
@@ -269,8 +270,31 @@ def _by_layout(
     results = np.empty((outputs, len(first)))
     for number, at in enumerate(first_of.tolist()):
         chosen = np.flatnonzero(member == number)
-        results[:, chosen] = function(law, tuple(float(key[at]) for key in keys), *(value[chosen] for value in points))
+        known = _known(function, law, tuple(float(key[at]) for key in keys))
+        results[:, chosen] = known.at([value[chosen] for value in points])
     return [row[index].reshape(shape) for row in results]
+
+
+class _Known:
+    """What a function gave of one layout, by sizes: engines of one layout meet the same ones."""
+
+    def __init__(self, function: _Evaluated, law: RoutingLaw, layout: tuple[float, ...]) -> None:
+        self._of = partial(function, law, layout)
+        self._results: dict[tuple[float, ...], Array] = {}
+
+    def at(self, sizes: Sequence[Array]) -> Array:
+        """Return the results at some sizes [outputs, points]. Those of new sizes are evaluated at once."""
+        rows = list(zip(*(size.tolist() for size in sizes), strict=True))
+        if len(self._results) > _MOST_KEPT:
+            self._results.clear()
+        new = [number for number, row in enumerate(rows) if row not in self._results]
+        if new:
+            fresh = self._of(*(size[new] for size in sizes))
+            self._results.update(zip((rows[number] for number in new), fresh.T, strict=True))
+        return np.stack([self._results[row] for row in rows], axis=1)
+
+
+_known = lru_cache(maxsize=64)(_Known)
 
 
 @lru_cache(maxsize=4096)
