@@ -18,7 +18,7 @@ from costmodel.planning.structures import drafted
 
 NODES = ("nodes/rtx-4090-x8", "nodes/hgx-h20")
 REQUEST = PlanRequest(
-    model="llama-3-8b", clusters=NODES, rate=40.0, isl=800.0, osl=60.0, ttft=Limit(0.8), tpot=Limit(0.03)
+    model="llama-3-8b", clusters=NODES, rate=160.0, isl=800.0, osl=60.0, ttft=Limit(0.8), tpot=Limit(0.03)
 )
 
 
@@ -54,7 +54,7 @@ def test_two_pools_keep_the_margin_of_what_was_played_and_none_of_their_engines_
 
     def keeps(metrics: dict[str, float | None]) -> bool:
         within = all((metrics[name] or float("inf")) <= limit for name, limit in most.items())
-        return within and load * (metrics["highest_stable_rate"] or 0.0) >= 40.0
+        return within and load * (metrics["highest_stable_rate"] or 0.0) >= 160.0
 
     own = simulated(two, tmp_path)
     assert own["tpot"] == pytest.approx(two.point.metrics["tpot"])
