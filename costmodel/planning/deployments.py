@@ -144,11 +144,6 @@ class Plans(MutableRecord, eq=False):
     engines: list[Engine] = field(default_factory=list)
     reachable: dict[str, Any] | None = None
 
-    @property
-    def holding(self) -> list[Deployment]:
-        """Return the deployments that hold, or that cannot be played and hold in closed form."""
-        return [one for one in self.best if one.holds is not False]
-
 
 def replicas_word(count: int) -> str:
     """Return the word behind a number of replicas."""

@@ -203,18 +203,13 @@ def _formats(request: PlanRequest) -> tuple[dict[str, list[Format]], list[tuple[
         try:
             narrow = _format(request, FORMATS, name, written.text("precision"))
             count = int(np.max(narrow.scenario.cluster.node.count))
-            wider = [_on_ranks(request, narrow, 2**n) for n in range(1, count.bit_length())]
+            wider = [_format(request, FORMATS, name, narrow.precision, 2**n) for n in range(1, count.bit_length())]
             formats[name] = [narrow, *wider]
         except InputError as error:
             left_out.append((name, error.problems[0].message))
     if not formats:
         raise InputError.single(f"no format runs on {request.clusters[0]}: {left_out[0][1]}", field="--cluster")
     return formats, left_out
-
-
-def _on_ranks(request: PlanRequest, narrow: Format, ranks: int) -> Format:
-    """Return a format on more ranks."""
-    return _format(request, FORMATS, narrow.name, narrow.precision, ranks)
 
 
 def _format(request: PlanRequest, source: str | Tree, name: str, precision: str | None, ranks: int = 1) -> Format:

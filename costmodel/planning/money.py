@@ -151,7 +151,7 @@ def owned(clusters: Mapping[str, Cluster], entry: Mapping[str, Any], prices: Pri
 
 def _in_whole_nodes(entry: Mapping[str, Any], clusters: Mapping[str, Cluster]) -> dict[str, int]:
     """Return the devices of an entry's nodes on each cluster, those that stay empty as well."""
-    if not _has_two_clusters(entry):
+    if len(clusters_of(entry)) == 1:
         return {entry["cluster"]: _of_nodes(entry)}
     whole: dict[str, int] = {}
     for pool in (entry["prefill"], entry["decode"]):  # which share no node
@@ -169,16 +169,12 @@ def clusters_of(entry: Mapping[str, Any]) -> set[str]:
     return {pool["cluster"] for pool in (entry.get("prefill"), entry.get("decode")) if pool} or {entry["cluster"]}
 
 
-def _has_two_clusters(entry: Mapping[str, Any]) -> bool:
-    return len(clusters_of(entry)) > 1
-
-
 def turning_points(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return how far rents can move before another cluster is the cheapest: its rent a device and hour at equality.
 
     rent of the first device at which the other costs as much = cost rate of the other / devices of the first's nodes.
     """
-    rented = [entry for entry in entries if entry["cost_rate"] is not None and not _has_two_clusters(entry)]
+    rented = [entry for entry in entries if entry["cost_rate"] is not None and len(clusters_of(entry)) == 1]
     priced = [entry for entry in rented if entry["holds"]]
     first = priced[0] if priced else None
     others = {entry["cluster"]: entry for entry in reversed(priced) if first and entry["cluster"] != first["cluster"]}

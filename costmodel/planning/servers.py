@@ -86,6 +86,7 @@ class _Race(Record):
             kept = self._tried(engine, cap, kept)
         if not kept and candidates:
             kept = self._nearest(candidates)
+        kept = self._faster(candidates, kept)
         holding = [one for one in kept if one.holds is not False]
         chosen = (holding or sorted(kept, key=_beyond)[:1])[:SHOWN]
         self.plans.best += [*chosen[:1], *(replace(one, why=_dearer(one, chosen[0])) for one in chosen[1:])]
@@ -110,6 +111,20 @@ class _Race(Record):
                 self.plans.left_out.append(f"{self.cluster}: {structure}: {why}")
         self.plans.engines += some
         return one_per_layout(some)
+
+    def _faster(self, candidates: Sequence[Engine], kept: list[Deployment]) -> list[Deployment]:
+        """Return what is kept, before it the engine that on as many nodes is the farthest below its limits."""
+        if not kept or not kept[0].holds or kept[0].nodes == 1:  # of one node the fastest are played first
+            return kept
+        best, nodes = kept[0].engine, kept[0].nodes
+        same = [one for one in candidates if one.nodes(one.likely) == nodes and one.margin < best.margin]
+        for engine in sorted(same, key=lambda one: one.margin)[:1]:
+            player = Player(engine, self.request)
+            if self._without_fits(engine) is None and playable(player) is None:
+                (one,) = self._tried(engine, engine.within(nodes), [])
+                if one.holds and _beyond(one) < _beyond(kept[0]):
+                    return [one, *kept]
+        return kept
 
     def _nearest(self, candidates: Sequence[Engine]) -> list[Deployment]:
         """Return the engine that is nearest to its limits, with the replicas from which on more of them hardly help."""
@@ -243,7 +258,8 @@ def _beyond(one: Deployment) -> tuple[float, float]:
 
 def _dearer(one: Deployment, best: Deployment) -> str:
     """Return why a deployment lost to the best one."""
-    return f"costs {one.cost / best.cost - 1.0:.0%} more"
+    more = one.cost / best.cost - 1.0
+    return f"costs {more:.0%} more" if more > 0.0 else "as many nodes, nearer to its limits"
 
 
 def reachable(plans: Plans) -> dict[str, Any] | None:

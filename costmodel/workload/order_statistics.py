@@ -40,9 +40,7 @@ def expected_maximum(mean: Array, variance: Array, multiplicity: Array) -> Array
     below = np.zeros_like(values)
     for center, deviation, count in zip(mean, spread, multiplicity, strict=True):
         near = center + 8 * deviation + 10 > low  # elsewhere the rank is never the most loaded
-        if near.all():
-            below += count * np.log(np.maximum(_distribution(values, center, deviation**2), 1e-300))
-        elif near.any():
+        if near.any():
             own = _distribution(values[:, near], center[near], deviation[near] ** 2)
             below[:, near] += count * np.log(np.maximum(own, 1e-300))
     return np.asarray(low + stride * (1.0 - np.exp(below)).sum(axis=0), dtype=np.float64)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable
+from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple, TypeAlias
 
@@ -270,31 +270,23 @@ def _by_layout(
     results = np.empty((outputs, len(first)))
     for number, at in enumerate(first_of.tolist()):
         chosen = np.flatnonzero(member == number)
-        known = _known(function, law, tuple(float(key[at]) for key in keys))
-        results[:, chosen] = known.at([value[chosen] for value in points])
+        layout_at = tuple(float(key[at]) for key in keys)
+        known = _kept(function, law, layout_at)
+        asked = list(zip(*(value[chosen].tolist() for value in points), strict=True))
+        new = [row for row, size in enumerate(asked) if size not in known]
+        if new:
+            fresh = function(law, layout_at, *(value[chosen[new]] for value in points))
+            known.update(zip((asked[row] for row in new), fresh.T, strict=True))
+        results[:, chosen] = np.stack([known[size] for size in asked], axis=1)
+        if len(known) > _MOST_KEPT:
+            known.clear()
     return [row[index].reshape(shape) for row in results]
 
 
-class _Known:
-    """What a function gave of one layout, by sizes: engines of one layout meet the same ones."""
-
-    def __init__(self, function: _Evaluated, law: RoutingLaw, layout: tuple[float, ...]) -> None:
-        self._of = partial(function, law, layout)
-        self._results: dict[tuple[float, ...], Array] = {}
-
-    def at(self, sizes: Sequence[Array]) -> Array:
-        """Return the results at some sizes [outputs, points]. Those of new sizes are evaluated at once."""
-        rows = list(zip(*(size.tolist() for size in sizes), strict=True))
-        if len(self._results) > _MOST_KEPT:
-            self._results.clear()
-        new = [number for number, row in enumerate(rows) if row not in self._results]
-        if new:
-            fresh = self._of(*(size[new] for size in sizes))
-            self._results.update(zip((rows[number] for number in new), fresh.T, strict=True))
-        return np.stack([self._results[row] for row in rows], axis=1)
-
-
-_known = lru_cache(maxsize=64)(_Known)
+@lru_cache(maxsize=64)
+def _kept(function: _Evaluated, law: RoutingLaw, layout: tuple[float, ...]) -> dict[tuple[float, ...], Array]:  # noqa: ARG001
+    """Return what a function gave of one layout, by sizes: engines meet the same ones. Filled by the caller."""
+    return {}
 
 
 @lru_cache(maxsize=4096)
