@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-for _threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # there are as many workers as processors
-    os.environ.setdefault(_threads, "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # there are as many workers as processors
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for torch, whose threads spin while they wait
 os.environ.setdefault("NUMBA_OPT", "1")  # compiled in three quarters of the time, and as fast
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "numba"))  # and kept apart
 os.environ["COSTMODEL_CACHE"] = ""  # every test reads its files; those of the catalogue name a folder of their own

@@ -144,15 +144,17 @@ def test_no_layout_beats_its_bounds_under_other_options_either(
     assert_no_layout_beats_its_bounds(workload, Tried.of(workload, some))
 
 
-@pytest.mark.parametrize("schedule", ["dualpipe", "dualpipe-v", "combined-1f1b", "zb-h1", "zb-v"])
-def test_no_layout_of_a_mixture_beats_its_bounds_in_any_schedule(schedule: str) -> None:
+@pytest.mark.parametrize(
+    ("schedule", "at"), [("dualpipe", 3), ("dualpipe-v", 24), ("combined-1f1b", 3), ("zb-h1", 24), ("zb-v", 3)]
+)
+def test_no_layout_of_a_mixture_beats_its_bounds_in_any_schedule(schedule: str, at: int) -> None:
     """Exchanges of experts run beside kernels, and slow them, where passes of two micro-batches overlap."""
     training = {"stages": None, "schedule": schedule, "global_batch": 16, "parallel.dp": 2, "parallel.pp": 2,
                 "parallel.ep": 2, "parallel.virtual": 1 if schedule in ("dualpipe", "zb-h1") else 2}  # fmt: skip
     changes = {f"scenarios.training.{name}": value for name, value in training.items()}
     sizes = {"model.layers.0.repeat": 1, "model.layers.1.repeat": 7, "hardware.memory.hbm.capacity": "100 TiB"}
     workload = costmodel.load("deepseek_v3", set=changes | sizes, scenarios=["training"])
-    tried = Tried.of(workload, lambda every: [every[3], every[24]], "training", 4)
+    tried = Tried.of(workload, lambda every: [every[at]], "training", 4)
     assert all(runs.any() for _, _, runs in tried.results)
     assert_no_layout_beats_its_bounds(workload, tried)
 
