@@ -79,7 +79,8 @@ def dependences(case: Case, prediction: Prediction, library: Library) -> tuple[D
     """Return what the values on the path of a prediction rest on, each once."""
     entries: dict[Dependence, None] = {}
     for name, of_interval in _calibrations(prediction, library):
-        entries.update(dict.fromkeys(_of_file(library, CALIBRATIONS, "calibration", name, of_interval=of_interval)))
+        kind = EFFECTS if name == EFFECTS else "calibration"
+        entries.update(dict.fromkeys(_of_file(library, CALIBRATIONS, kind, name, of_interval=of_interval)))
     if prediction.workload is not None:
         scenario = prediction.scenario
         device = scenario.cluster.device.name

@@ -157,7 +157,7 @@ def test_no_shipped_figure_counts_as_unseen_that_a_fit_on_its_path_shares_a_sour
             case = by_id[row.id]
             prediction = predict(case, (), library)
             places = {one.location.partition(":")[0] for one in dependences(case, prediction, library)}
-            values = {place for place in places if not place.endswith(("/composition", "/roofline", "/sources"))}
+            values = {place for place in places if not place.endswith(("/composition", "/roofline", "/effects"))}
             assert not {name for place in values for name in _written(place)} & identities(case), row.id
 
 
