@@ -78,7 +78,7 @@ class StepPricer:
         self._without_host = replace(scenario, framework=_without_floor(scenario))
         self._timer = operator_timer(scenario, calibration)
         self.drafts, self.batches = float(drafted_tokens(plan.speculative)), plan.micro_batches
-        self.ahead = starts_ahead(scenario, plan)
+        self.ahead = bool(np.all(starts_ahead(scenario, plan)))
         self.lockstep, self.padded = bool(scenario.parallel.lockstep > 1.0), scenario.framework.padded_ranks
         self.has_pool = scenario.parallel.expert_pool is not None
         decode, prompt = (self._work((part,)) for part in (self.decoding(1.0, 64.0), self.prompt(1.0, 64.0, 64.0)))

@@ -30,6 +30,7 @@ from costmodel.errors import InputError
 from costmodel.quantities import (
     Count,
     Joules,
+    Mask,
     Quantity,
     Seconds,
     Watts,
@@ -100,7 +101,7 @@ class EngineSteps(Record):
         models = [pass_model_of(scenario, step, pass_work(step), timer) for step in passes]
         others = minimum(maximum(state.active - 1.0, 0.0), 1.0)
         head = others * state.decode_only_steps / (state.prompt_steps + state.decode_only_steps)
-        return cls(head if starts_ahead(scenario, plan) else 0.0, [share for share, _ in numbers], passes, models)
+        return cls(where(starts_ahead(scenario, plan), head, 0.0), [share for share, _ in numbers], passes, models)
 
     def times(self, perturbations: Perturbations) -> StepTimes:
         """Return the times of each of them."""
@@ -344,14 +345,14 @@ def ranks_wait(scenario: Scenario, plan: Serving) -> bool:
     return bool(waits and np.any(scenario.parallel.lockstep > 1.0))
 
 
-def starts_ahead(scenario: Scenario, plan: Serving) -> bool:
-    """Tell whether the host starts kernels of a step with prompts while the one before runs.
+def starts_ahead(scenario: Scenario, plan: Serving) -> Mask:
+    """Return where the host starts kernels of a step with prompts while the one before runs.
 
     One loop of the host launches step i and then waits for step i - 1 [TensorRT-LLM documentation, Overlap Scheduler].
     Not where a time of a `layer` bounds the step: it was fitted to whole runs, so that what was hidden is not in it.
     """
-    eager = scenario.eager_prompts
-    return bool(plan.scheduler.overlapped and scenario.parallel.pp == 1 and eager.operator > 0.0 and not eager.layer)
+    eager, pp = scenario.eager_prompts, np.asarray(scenario.parallel.pp)
+    return np.asarray(plan.scheduler.overlapped & (pp == 1) & (np.asarray(eager.operator) > 0) & (eager.layer == 0.0))
 
 
 def front_end(scenario: Scenario, plan: Serving) -> Seconds:

@@ -25,7 +25,7 @@ from costmodel.serving.output import track_events
 from costmodel.serving.sessions import draw_turns
 from costmodel.serving.simulation import Simulation
 from costmodel.serving.state import FIRST_BIN_WIDTH
-from costmodel.serving.step_times import distinct_prompts
+from costmodel.serving.step_times import distinct_prompts, row_axis
 from costmodel.serving.summary import request_times
 from costmodel.workload.plans import Serving
 from costmodel.workload.requests import Lengths, Sessions, SubAgents
@@ -474,3 +474,10 @@ def test_a_run_without_a_breakdown_says_how_many_were_to_come_and_what_replicas_
     assert found.stable_rate == pytest.approx(0.8 * float(evaluation(count=2).stable_rate or 0.0))
     often = evaluation(count=2, breakdowns={"device_mtbf": "3 s", "repair": "1 s"})
     assert not any(note.startswith("no breakdown") for note in often.notes())
+
+
+def test_tables_have_each_small_step_and_then_both_sides_of_every_end_of_a_tile_up_to_two_per_cent() -> None:
+    rows = row_axis(1100.0).tolist()
+    assert rows[:256] == list(range(1, 257))
+    assert rows[256:] == [257, 384, 385, 512, 513, 640, 641, 768, 769, 896, 897, 1024, 1025, 1100]
+    assert row_axis(3.0).tolist() == [1.0, 2.0, 3.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from builders import (
     CLUSTER,
@@ -25,7 +26,12 @@ from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.inference import PassTimes
 from costmodel.analytic.operator_timing import operator_timer
-from costmodel.analytic.serving.continuous_batching import EngineSteps, only_requests, steady_state
+from costmodel.analytic.serving.continuous_batching import (
+    EngineSteps,
+    only_requests,
+    starts_ahead,
+    steady_state,
+)
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.records import replace
@@ -304,3 +310,5 @@ def test_one_user_has_no_step_behind_which_the_host_could_start_kernels() -> Non
     ]
     assert heads[0] == 0.0
     assert 0.5 < heads[1] < 1.0
+    layouts = replace(chosen, parallel=Parallelism(pp=np.array([1.0, 2.0])))
+    assert np.asarray(starts_ahead(layouts, chosen.plan)).tolist() == [True, False]
