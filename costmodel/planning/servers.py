@@ -92,7 +92,7 @@ class _Race(Record):
         self.plans.best += [*chosen[:1], *(replace(one, why=_dearer(one, chosen[0])) for one in chosen[1:])]
 
     def _candidates(self) -> list[Engine]:
-        """Return the engines in the order of promise. Drafts and budgets are tried of those that have some."""
+        """Return the engines in the order of promise. Drafts are tried of those that have some."""
         every = [
             (one, engines(one, self.request)) for one in structures(self.request, self.cluster, self.plans.left_out)
         ]
@@ -100,11 +100,9 @@ class _Race(Record):
         for own in promising[:_DRAFTED]:
             with_drafts = drafted(own[0].structure)
             every += [] if with_drafts is None else [(with_drafts, engines(with_drafts, self.request))]
-        best = min((one.key[0] for _, own in every for one in own), default=np.inf)
         some: list[Engine] = []
         for structure, own in every:
-            near = [one for one in own if one.key[0] <= _ROUGH * best or 1.0 < one.beyond <= _ROUGH]
-            own += at_budgets(own, self.request) if near else []
+            own += at_budgets(own, self.request) if own else []
             some += own
             if not any(one.least <= one.most for one in own):
                 why = "no layout keeps to the limits" if own else "no layout fits in memory"
