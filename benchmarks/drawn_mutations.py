@@ -47,8 +47,8 @@ def changes(module: Path) -> Iterator[Change]:
     """Yield all changes of a module's functions."""
     text = module.read_bytes()
     starts = [0]
-    for line in text.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
+    for row in text.splitlines(keepends=True):
+        starts.append(starts[-1] + len(row))
     name = module.relative_to(ROOT / "costmodel").as_posix()
     functions = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef))
     for node in (inner for function in functions for part in function.body for inner in ast.walk(part)):
@@ -58,25 +58,32 @@ def changes(module: Path) -> Iterator[Change]:
 
 def _exchanges(node: ast.AST, text: bytes, starts: list[int]) -> Iterator[tuple[int, int, int, str]]:
     """Yield (line, begin, end, new) of what may be exchanged in one node."""
+
+    def span(part: ast.expr) -> tuple[int, int]:
+        assert part.end_lineno is not None
+        assert part.end_col_offset is not None
+        return starts[part.lineno - 1] + part.col_offset, starts[part.end_lineno - 1] + part.end_col_offset
+
     if isinstance(node, ast.BinOp | ast.Compare | ast.BoolOp):
-        left, operator, right = {
-            ast.BinOp: lambda: (node.left, node.op, node.right),
-            ast.Compare: lambda: (node.left, node.ops[0], node.comparators[0]),
-            ast.BoolOp: lambda: (node.values[0], node.op, node.values[1]),
-        }[type(node)]()
-        begin = starts[left.end_lineno - 1] + left.end_col_offset
-        end = starts[right.lineno - 1] + right.col_offset
-        new = EXCHANGED.get(type(operator))
-        between = text[begin:end].decode()
+        left, operator, right = _operation(node)
+        begin, end = span(left)[1], span(right)[0]
+        between, new = text[begin:end].decode(), EXCHANGED.get(type(operator))
         sign = between.strip(" ()\n\\")
         if new and sign in ("+", "-", "*", "/", "<", "<=", ">", ">=", "and", "or"):
-            yield left.end_lineno, begin, end, between.replace(sign, new)
+            yield left.end_lineno or left.lineno, begin, end, between.replace(sign, new)
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in NAMES:
-        begin = starts[node.lineno - 1] + node.col_offset
-        yield node.lineno, begin, begin + len(node.func.id), NAMES[node.func.id]
-    elif isinstance(node, ast.Constant) and type(node.value) in (int, float) and node.lineno == node.end_lineno:
-        begin, end = (starts[node.lineno - 1] + at for at in (node.col_offset, node.end_col_offset))
-        yield node.lineno, begin, end, repr(node.value + 1)
+        yield node.lineno, *span(node.func), NAMES[node.func.id]
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        yield node.lineno, *span(node), repr(node.value + 1)
+
+
+def _operation(node: ast.BinOp | ast.Compare | ast.BoolOp) -> tuple[ast.expr, ast.AST, ast.expr]:
+    """Return the first two operands of an operation, and the operator between them."""
+    if isinstance(node, ast.BinOp):
+        return node.left, node.op, node.right
+    if isinstance(node, ast.Compare):
+        return node.left, node.ops[0], node.comparators[0]
+    return node.values[0], node.op, node.values[1]
 
 
 @cache

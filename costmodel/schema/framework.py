@@ -6,6 +6,7 @@ from pydantic import Field, StringConstraints
 
 from costmodel.declared import (
     DType,
+    Exponent,
     Integer,
     LinearType,
     Number,
@@ -54,6 +55,13 @@ class EngineFile(Declared, of=Engine):
     rules: list[SchedulerRuleFile] = Field(
         min_length=1, description="limits of the scheduler: the first that holds; the last one holds everywhere"
     )
+
+
+class ExpertSpreadFile(Strict):
+    """How unevenly trained routers choose experts."""
+
+    spread: Exponent = Field(description="standard deviation of the logarithm of popularity")
+    experts: Number = Field(description="fewest routed experts of a layer for which it holds; fewer are alike")
 
 
 class TrainingDefaultsFile(Declared, of=TrainingProgram):
@@ -112,6 +120,10 @@ class FrameworkFile(Declared, of=Framework):
     )
     engine: EngineFile | None = Field(
         default=None, description="defaults as a serving engine; null: no limits, memory is full when the ledger is"
+    )
+    expert_spread: ExpertSpreadFile | None = Field(
+        default=None,
+        description="`routing` of an engine's steps where the scenario states no load; null: experts are alike",
     )
     eager_prompts: EagerPromptsFile | None = Field(
         default=None, description="passes with prompts that the host limits; null: none"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from costmodel.errors import InputError, LayoutError, Location, Problem, available, suggest
 from costmodel.hardware import Device
-from costmodel.quantities import is_single
+from costmodel.quantities import is_single, minimum, where
 from costmodel.records import replace
 from costmodel.schema import build, build_framework, build_model
 from costmodel.schema.aliases import without_aliases
@@ -18,7 +21,7 @@ from costmodel.schema.device import Source, forecast_notes
 from costmodel.schema.document import model_document, scenario_document
 from costmodel.schema.exchange_notes import exchange_notes
 from costmodel.schema.expert_load import expert_counts
-from costmodel.schema.framework import FrameworkFile
+from costmodel.schema.framework import ExpertSpreadFile, FrameworkFile
 from costmodel.schema.framework_defaults import (
     for_model,
     formats_of,
@@ -57,9 +60,9 @@ from costmodel.schema.workload import (
     WorkloadFile,
     phases_with,
 )
-from costmodel.workload.architecture import Architecture
+from costmodel.workload.architecture import Architecture, MoeFfn
 from costmodel.workload.pools import Pools
-from costmodel.workload.popularity import DRAWN
+from costmodel.workload.popularity import DRAWN, LEARNED
 from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import MeasuredStep, Parallelism, Scenario
 
@@ -279,7 +282,7 @@ def _of_plan(assembly: Assembly, name: str, tree: Tree, plan: PlanFile, of: _Mod
         raise Stop
     by_chance = list(_by_chance(plan, architecture))
     kernels = for_model(build_framework.framework(framework.file, hardware.device_part.file), architecture)
-    plan = _with_load(plan, architecture)
+    plan = _with_load(plan, architecture, framework.file.expert_spread)
     plan = with_exchange(plan, framework.file.training, kernels, architecture)
     layout = build.layout(plan, slices_experts=framework.file.training.slices_experts)
     fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
@@ -324,12 +327,19 @@ def _by_chance(plan: PlanFile, architecture: Architecture) -> Iterator[str]:
         )
 
 
-def _with_load(plan: PlanFile, architecture: Architecture) -> PlanFile:
-    """Return the plan with a `routing.load`: by chance in training and in an engine's step, unless it is stated."""
+def _with_load(plan: PlanFile, architecture: Architecture, spread: ExpertSpreadFile | None) -> PlanFile:
+    """Return the plan with a `routing.load`: by chance in training and in an engine's step, unless it is stated.
+
+    spread: of the popularity of a trained router's experts, which an engine's steps have. Null: they are equal.
+    """
     if plan.routing.load is not None:
         return plan
     engine = isinstance(plan, ServingFile) and plan.prefill is None and architecture.has_experts
-    load = {"load": DRAWN if engine or _is_by_chance(plan, architecture) else "balanced"}
+    load: dict[str, Any] = {"load": DRAWN if engine or _is_by_chance(plan, architecture) else "balanced"}
+    if engine and spread is not None and plan.communication.expert_load is None:
+        counts = (layer.ffn.experts for layer in architecture.layers if isinstance(layer.ffn, MoeFfn))
+        uneven = where(reduce(minimum, counts) >= spread.experts, spread.spread, 0.0)
+        load = {"load": LEARNED, "spread": uneven} if np.any(uneven) else load
     return plan.model_copy(update={"routing": plan.routing.model_copy(update=load)})
 
 

@@ -57,7 +57,8 @@ class RoutingFile(Declared, of=Routing):
     load: Literal["balanced", "uniform", "zipf", "lognormal", "counts"] | None = Field(
         default=None,
         description="balanced: all ranks equal; uniform / zipf / lognormal: random routing; counts: from a file; null: "
-        "uniform in training and on engines of phase `serving`, else balanced",
+        "uniform in training, on engines of phase `serving` under a load lognormal with the framework's "
+        "`expert_spread`, else balanced",
     )
 
     def _check_load(self) -> None:

@@ -70,21 +70,23 @@ def test_in_training_experts_are_loaded_by_chance_unless_a_load_is_stated() -> N
     assert of(**{"communication.expert_load": 1.3}) == ("balanced", False)
 
 
-def test_in_steps_of_an_engine_experts_are_loaded_by_chance_unless_a_load_is_stated(tmp_path: Path) -> None:
+def test_steps_of_an_engine_have_the_popularity_of_a_trained_router_unless_a_load_is_stated(tmp_path: Path) -> None:
     run = {
         "phase": "serving", "cluster": "nodes/dgx-h100", "framework": "vllm", "parallel": {"tp": 2},
         "input_tokens": 128, "output_tokens": 64, "concurrency": 8,
     }  # fmt: skip
 
-    def of(**changes: object) -> tuple[str | None, object]:
-        content = {"schema": "costmodel/workload@1", "model": "models/gpt-oss-20b", "scenarios": {"run": run}}
+    def of(model: str = "gpt-oss-20b", **changes: object) -> tuple[str | None, object]:
+        content = {"schema": "costmodel/workload@1", "model": f"models/{model}", "scenarios": {"run": run}}
         file = tmp_path / "run.yaml"
         file.write_text(yaml.safe_dump(content), encoding="utf-8")
         found = resolve(file, overrides={f"scenarios.run.{key}": each for key, each in changes.items()})
         routing = found.scenarios["run"].routing
         return routing.load, routing.spread
 
-    assert of() == ("uniform", 0.0)
+    assert of() == ("lognormal", 1.24)
+    assert of("mixtral-8x7b") == ("uniform", 0.0)  # too few experts
+    assert of(**{"routing.load": "uniform"}) == ("uniform", 0.0)
     assert of(**{"communication.expert_load": 1.2}) == ("uniform", 0.0)
     assert of(**{"routing.load": "lognormal", "routing.spread": 0.5}) == ("lognormal", 0.5)
 

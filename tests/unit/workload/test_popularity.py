@@ -232,7 +232,7 @@ def test_the_logarithm_of_lognormal_chances_has_the_spread_as_its_deviation() ->
 def test_trained_routers_meet_as_many_experts_as_were_counted(
     experts: int, top_k: int, sequences: int, counted: float
 ) -> None:
-    """Qwen3-30B-A3B and gpt-oss-20b [docs/method/17-expert-load.md]; equally likely ones are 17 to 55 % more."""
+    """Qwen3-30B-A3B and gpt-oss-20b [hardware/fit_plans/expert_popularity.csv]; alike experts are 17 to 55 % more."""
     found, alike = (
         popularity(RoutingLaw(law, top_k), experts, 1, 1.24, float(sequences)).most_loaded_rank()[1]
         for law in ("lognormal", "uniform")
