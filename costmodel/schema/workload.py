@@ -82,7 +82,7 @@ class OptimizerFile(Declared, of=plans.Sharding):
     name: Literal["adamw", "muon"] = Field(
         default="adamw", description="muon: of the layers' matrices, adamw of all other parameters"
     )
-    newton_schulz: Number = Field(default=5.0, description="iterations that make an update of Muon orthogonal")
+    newton_schulz: Number = Field(default=5.0, description="of Muon: iterations that make an update orthogonal")
     zero: Annotated[int, Whole(0, high=3, single=True)] = Field(default=0, description="ZeRO stage")
     shard_group: Number | None = Field(
         default=None, description="ranks that shard one copy of the states (hybrid sharding); null: all cp * dp ranks"

@@ -97,7 +97,8 @@ def step_operators(
             serial.append(weight_gather(context, plan, name, owned.trained_weights, groups))
         if plan.muon is not None:
             matrices = _matrices(stage_layers, expert=expert)
-            serial.extend(_orthogonalisation(plan.muon, f"{name} orthogonalisation", matrices, ranks))
+            dtype = context.precision.attention  # 16 bits, also where linear layers have fewer
+            serial.extend(_orthogonalisation(plan.muon, f"{name} orthogonalisation", matrices, ranks, dtype))
         share = 1 - context.offload.optimizer
         update, calls = share * _update_bytes(context, plan, shard), where(share > 0, 1.0, 0.0)
         serial.append(Elementwise(f"{name} optimizer", update, calls=calls, kind="optimizer"))
@@ -115,30 +116,30 @@ def _matrices(stage_layers: Sequence[tuple[int, LayerWork]], *, expert: bool) ->
         for item in work.weight_gradient
         if isinstance(item, Gemm) and work.name != "head" and anywhere(item.local_experts) == expert
     ]
-    return [(count * item.calls * maximum(item.groups, item.local_experts), item) for count, item in products]
+    return [(count * (item.local_experts if expert else item.calls * item.groups), item) for count, item in products]
 
 
 def _orthogonalisation(
-    iterations: Count, name: str, matrices: Sequence[tuple[Count, Gemm]], ranks: Count
+    iterations: Count, name: str, matrices: Sequence[tuple[Count, Gemm]], ranks: Count, dtype: str
 ) -> Iterator[Operator]:
     """Yield the products that make Muon's updates orthogonal, on the rank that has most of them.
 
     Ranks that share states update whole matrices, as they lie on them: a rank its share of all, at least the largest
-    one. Each Newton-Schulz iteration of a matrix X, of s rows and l >= s columns, in BF16:
+    one. Each Newton-Schulz iteration of a matrix X, of s rows and l >= s columns, in BF16 or the device's format of 16 bits:
 
         A = X X^T,    B = b*A + c*A*A,    X = a*X + B*X            4*s^2*l + 2*s^3 FLOP
 
     Sources: Jordan, Muon, 2024, kellerjordan.github.io/posts/muon; Liu et al., Muon is Scalable, arXiv 2502.16982,
     section 2.3; NVIDIA/Megatron-LM, core/optimizer/layer_wise_optimizer.py, blocks of tensor parallelism by themselves.
     """
-    element = ELEMENT_BYTES["bf16"]
+    element = ELEMENT_BYTES[dtype]
     sides = [(minimum(item.m, item.n), maximum(item.m, item.n)) for _, item in matrices]
     flop = [4.0 * short**2 * long + 2.0 * short**3 for short, long in sides]
     total = sum_of(count * each for (count, _), each in zip(matrices, flop, strict=True))
     share = maximum(1.0 / ranks, maximum(*flop) / total) if flop else 0.0
     for (count, _), (short, long) in zip(matrices, sides, strict=True):
         for n, k, out in ((short, long, element), (short, short, 2 * element), (long, short, 2 * element)):
-            yield Gemm(name, short, n, k, "bf16", element, element, out, calls=iterations * count * share)
+            yield Gemm(name, short, n, k, dtype, element, element, out, calls=iterations * count * share)
 
 
 def _weight_casts(context: Context, owned: Sequence[tuple[int, Parameters]]) -> Iterator[Operator]:

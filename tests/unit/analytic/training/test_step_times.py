@@ -378,6 +378,19 @@ def test_muon_makes_updates_of_matrices_orthogonal_and_keeps_one_moment_of_them(
     assert adamw - muon == pytest.approx(4 * sum(base.architecture.kinds.values()) * matrices)
 
 
+@pytest.mark.parametrize("streams", [None, 2.0])
+def test_muon_updates_each_expert_of_a_rank_once_however_they_are_computed(streams: float | None) -> None:
+    plan = replace(STEP, zero=1, muon=5.0)
+    of = scenario(plan, MOE_MODEL, Parallelism(dp=1.0))
+    training = replace(of.framework.training, expert_streams=streams)
+    seen = training_context(replace(of, framework=replace(of.framework, training=training)), plan)
+    layer = next(work for work in model_work(seen).layers if any(part.expert for part in work.parameters))
+    products = [item for item in step_operators(seen, plan, [(1, layer)], 1).serial if isinstance(item, Gemm)]
+    experts = [item for item in products if item.name.startswith("expert")]
+    trained = sum(part.local for part in layer.parameters if part.expert)
+    assert sum(item.calls * item.m * item.k for item in experts[::3]) == pytest.approx(5 * trained)  # X X^T of each
+
+
 def test_a_dense_model_has_no_expert_tail() -> None:
     plan = STEP
     seen = training_context(scenario(plan, DENSE_MODEL, Parallelism(dp=8.0)), plan)
