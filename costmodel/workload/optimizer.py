@@ -125,7 +125,7 @@ def _orthogonalisation(
     """Yield the products that make Muon's updates orthogonal, on the rank that has most of them.
 
     Ranks that share states update whole matrices, as they lie on them: a rank its share of all, at least the largest
-    one. Each Newton-Schulz iteration of a matrix X, of s rows and l >= s columns, in BF16 or the device's format of 16 bits:
+    one. Each Newton-Schulz iteration of a matrix X, of s rows and l >= s columns, in BF16 (FP16 without such units):
 
         A = X X^T,    B = b*A + c*A*A,    X = a*X + B*X            4*s^2*l + 2*s^3 FLOP
 

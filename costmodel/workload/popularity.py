@@ -26,7 +26,7 @@ class ExpertLayout(NamedTuple):
     skew: float
 
 
-_MOST_KEPT = 2**15  # results of a layout
+_MOST_KEPT = 2**15  # sizes of a layout whose results are remembered
 DRAWN = "uniform"  # the load of experts that are equally likely
 LEARNED = "lognormal"  # that of a trained router
 
@@ -253,6 +253,7 @@ def _most_loaded_target(law: RoutingLaw, layout: tuple[float, ...], tokens: Arra
 
 
 _Evaluated: TypeAlias = Callable[..., Array]
+_Sizes: TypeAlias = "tuple[float, ...]"
 
 
 def _by_layout(
@@ -272,19 +273,22 @@ def _by_layout(
         chosen = np.flatnonzero(member == number)
         layout_at = tuple(float(key[at]) for key in keys)
         known = _kept(function, law, layout_at)
-        asked = list(zip(*(value[chosen].tolist() for value in points), strict=True))
-        new = [row for row, size in enumerate(asked) if size not in known]
-        if new:
-            fresh = function(law, layout_at, *(value[chosen[new]] for value in points))
-            known.update(zip((asked[row] for row in new), fresh.T, strict=True))
-        results[:, chosen] = np.stack([known[size] for size in asked], axis=1)
         if len(known) > _MOST_KEPT:
             known.clear()
+        asked = list(zip(*(value[chosen].tolist() for value in points), strict=True))
+        answers = {size: known[size] for size in asked if size in known}
+        new = [size for size in asked if size not in answers]
+        if new:
+            made = function(law, layout_at, *np.array(new).T)
+            fresh: dict[_Sizes, _Sizes] = dict(zip(new, map(tuple, made.T.tolist()), strict=True))
+            answers |= fresh
+            known.update(fresh)
+        results[:, chosen] = np.transpose([answers[size] for size in asked])
     return [row[index].reshape(shape) for row in results]
 
 
 @lru_cache(maxsize=64)
-def _kept(function: _Evaluated, law: RoutingLaw, layout: tuple[float, ...]) -> dict[tuple[float, ...], Array]:  # noqa: ARG001
+def _kept(function: _Evaluated, law: RoutingLaw, layout: _Sizes) -> dict[_Sizes, _Sizes]:  # noqa: ARG001
     """Return what a function gave of one layout, by sizes: engines meet the same ones. Filled by the caller."""
     return {}
 
