@@ -32,7 +32,7 @@ def serving_scenario(scenarios: Sequence[Scenario]) -> Scenario:
 def step_columns(scenario: Scenario, calibration: Calibration) -> dict[str, Array]:
     """Return steps of an engine, each priced directly: sizes and seconds, decoding alone and with one prompt chunk.
 
-    longest: most keys of a decoding request, as of all. Raises InfeasibleError where the model does not fit in memory.
+    longest: equals `keys`, as of equal contexts. Raises InfeasibleError where the model does not fit in memory.
     """
     plan, ledger = scenario.plan, ledger_of(scenario)
     assert isinstance(plan, Serving)

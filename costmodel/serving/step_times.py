@@ -35,7 +35,7 @@ from costmodel.workload.scenario import Framework, Scenario
 from costmodel.workload.work import EXPERTS, FROM_EXPERTS, TO_EXPERTS, LayerWork
 
 EVERY = 256  # tokens of a step up to which each number has a price of its own
-TILE = 128  # rows that products compute together: one more takes as long as the next tile's
+TILE = 128  # rows that a block computes together in most products (`tile.m` of GEMM forms): one more takes a tile
 ROWS_RATIO, KEYS_RATIO, PROMPT_RATIO, MIXED_RATIO = 1.02, 1.1, 1.25, 1.6  # between neighbours on an axis
 PROBES = 64
 

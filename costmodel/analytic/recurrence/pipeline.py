@@ -49,7 +49,7 @@ def program_of(schedule: Schedule, stage_class: tuple[int, ...] | None = None) -
     if len(label) != schedule.stages:
         raise ValueError(f"{len(label)} stage classes for {schedule.stages} stages")
     table = schedule.table()
-    groups = side_by_side(table, schedule.name)
+    groups = _side_by_side(table, schedule.name)
     order = np.concatenate(groups)
     position = np.full(len(order) + 1, NOTHING)  # one more, which `NONE` points at
     position[order] = np.arange(len(order))
@@ -59,7 +59,7 @@ def program_of(schedule: Schedule, stage_class: tuple[int, ...] | None = None) -
     return Program(stream, slot[order], receives[:0], receives, slots, waves)
 
 
-def side_by_side(table: Table, name: str) -> list[Indices]:
+def _side_by_side(table: Table, name: str) -> list[Indices]:
     """Return the actions in groups: as early as what they need allows, each group at most one action of every rank.
 
     One group after the other they are the events of the schedule's program.

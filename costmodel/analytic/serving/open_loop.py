@@ -1,6 +1,6 @@
 """Serving at a rate of requests: the number in flight follows from it, and so do times of steps and of waiting.
 
-Means only: percentiles, and what ends, aligns or starts ahead, are the request engine's.
+Means only: percentiles, ends of runs and ranks that align are the request engine's.
 """
 
 from __future__ import annotations

@@ -27,3 +27,8 @@ def test_the_file_states_the_effects_in_order_and_reads_as_they_are():
     text = render({"gemm": {"die": 0.123456, "unseen": 0.5}, "any": {"other": 0.25}}, ["one/two"])
     assert text.index("any: {other: 0.25}") < text.index("gemm: {die: 0.123, unseen: 0.5}")
     assert "rests_on: [one/two]" in text
+
+
+def test_pairs_weigh_the_same_whatever_rows_they_have():
+    added = {("a/x", "b/x"): np.full(1000, 0.01), ("a/y", "b/y"): np.full(10, 0.25)}
+    assert effects_of_steps({"die/gemm/bf16": added})["gemm"]["die"] == pytest.approx(0.5)
