@@ -292,7 +292,7 @@ def shares_of_step(point: Point) -> dict[str, float]:
 def little_arithmetic(point: Point) -> Iterator[str]:
     """Yield that arithmetic limits less than half of a training step, where it does, and what the rest is."""
     mfu = point.metrics.get("mfu")
-    rest = shares_of_step(point)
+    rest = {} if mfu is None else shares_of_step(point)
     arithmetic = rest.pop("compute", 0.0)
     if mfu is None or arithmetic >= _HALF:
         return
