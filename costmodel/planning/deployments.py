@@ -12,7 +12,7 @@ import numpy as np
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.equations import equation
 from costmodel.planning.launch.deployment import checkpoint
-from costmodel.planning.playing import Played, Player
+from costmodel.planning.playing import Played, Player, playable
 from costmodel.planning.request import UNITS, PlanRequest
 from costmodel.planning.sizing import Engine, limits, with_replicas
 from costmodel.planning.structures import DRAFTS, ENGINES, HEAD, Structure, load_settings, workload_lines
@@ -50,12 +50,11 @@ def whole_nodes(engine: Engine, devices: Array) -> Array:
 
 
 class Deployment(Record):
-    """Replicas of an engine that hold, or the most that there may be where none do.
+    """Replicas of an engine that hold, or the nearest that were played where none do.
 
     prefill: engines that compute the prompts, null where the replicas do.
-
     spread: standard deviation of the logarithm of its times.
-    fewer: what one replica fewer does, null where one is the least.
+    fewer: what one replica fewer than the least that hold does, null where one is the least or none was played.
     """
 
     player: Player
@@ -167,10 +166,12 @@ def shown(seconds: float) -> str:
 
 
 def why_not_less(one: Deployment) -> str:
-    """Return what one replica fewer does."""
+    """Return what one replica fewer than the least that hold does, or why that is not known."""
     if one.prefill is not None:
         return "two pools are sized in closed form: one engine fewer is beyond the limits, or beyond their margin"
-    if one.holds is False:
+    if one.played is None:
+        return f"sized in closed form: {playable(one.player)}"
+    if not one.played.holds:
         return "more replicas do not help, or are not there"
     least = 1 if one.fewer is None else one.fewer.replicas + 1
     spare = f"; {least} would do, {one.replicas} are on as many nodes" if one.replicas > least else ""

@@ -161,6 +161,7 @@ def _in_whole_nodes(entry: Mapping[str, Any], clusters: Mapping[str, Cluster]) -
 
 
 def _of_nodes(entry: Mapping[str, Any]) -> int:
+    """Return the devices of an entry's nodes on its one cluster, those that stay empty as well."""
     return int(entry["devices"] + entry.get("empty", 0))
 
 

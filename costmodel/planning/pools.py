@@ -193,9 +193,11 @@ def pooled(
         name: longest_mean(limit, run.times[name, limit.statistic], played.point.metrics[name] or np.inf)
         for name, limit in limited
     }
-    pairs = [pair for pair in _pairs(request, engines, played) if _least_cost(pair, played) <= _SHARE * played.cost]
+    able = list(_pairs(request, engines, played))
+    pairs = [pair for pair in able if _least_cost(pair, played) <= _SHARE * played.cost]
     if not pairs:
-        left_out.append("two pools: a node for each costs more than what was played")
+        dear = "a node for each costs over a quarter more than what was played"
+        left_out.append(f"two pools: {dear if able else 'no layout does without pipeline stages'}")
         return None
     some: list[Deployment] = []
     for pair in pairs:

@@ -260,11 +260,13 @@ class Ladder(Record):
         for devices in sorted(set(self.request.devices) - listed):
             run = self.tried.get(devices)
             why = "no layout fits in memory and divides the batch, the layers and the heads"
-            if devices not in self.tried:
-                why = "not looked at: fewer end in time" if listed else "not looked at"
+            better = "another number is faster and no dearer" if self.request.days is None else "fewer end in time"
+            if devices not in self.tried:  # the numbers from the first one that fails to those listed are
+                more = next((each for each in sorted(self.tried) if each > devices), None)
+                why = f"not looked at: {better if more is None else f'{more:,} do not end in time'}"
             elif run is not None:
                 span = f"{run.seconds / DAY:,.1f} days"
-                why = f"{span}: another number is faster and no dearer" if self.holds(devices) else f"{span}, too slow"
+                why = f"{span}: {better}" if self.holds(devices) else f"{span}, too slow"
             yield f"{self.cluster}: {devices:,} devices: {why}"
 
     @property
@@ -313,8 +315,9 @@ class Ladder(Record):
 
     def _as_run(self, best: Candidate, layout: Mapping[str, str]) -> TrainingRun:
         """Return a layout as a run, its step evaluated as `costmodel simulate` does."""
-        own = {path: value for path, value in self.request.settings.items() if not value.startswith("[")}
-        changes = {**own, **layout}
+        given = self.request.settings
+        axes = {path for path, value in given.items() if value.startswith("[") and _is_of_layout(path, value)}
+        changes = {**{path: value for path, value in given.items() if path not in axes}, **layout}
         chosen = load_one(self.request, self.cluster, changes, self.name)
         scenario, point = chosen.scenario(self.name), chosen.points([self.name])[self.name]
         assert self.request.tokens is not None, "`plan_training` has checked it"

@@ -65,9 +65,12 @@ def test_the_money_of_an_entry_follows_from_its_rates() -> None:
     ]  # fmt: skip
     pools = {"prefill": {"cluster": "nodes/h100-x1", "devices": 3}, "decode": {**ENTRY, "devices": 5}}
     clusters = {name: load_cluster(name) for name in ("nodes/dgx-h100", "nodes/h100-x1")}
-    parts = (purchase_of(clusters["nodes/h100-x1"], 3, prices), purchase_of(CLUSTER, 8, prices))
-    both = owned(clusters, ENTRY | pools, prices)["capital"]
-    assert both == (None if None in parts else pytest.approx(sum(parts)))
+    bought = Prices(purchase={"h100-sxm": 100.0}, host={"h100-x1": 10.0, "dgx-h100": 1000.0})
+    # 3 whole nodes of one device, and the 5 devices of the other pool rent all 8 of a node
+    assert owned(clusters, ENTRY | pools, bought)["capital"] == pytest.approx(3 * 110.0 + 8 * 100.0 + 1000.0)
+    pools["prefill"]["cluster"] = "nodes/gh200-x1"  # nobody states what one costs
+    clusters["nodes/gh200-x1"] = load_cluster("nodes/gh200-x1")
+    assert owned(clusters, ENTRY | pools, bought)["capital"] is None
 
 
 def test_a_choice_turns_where_both_cost_as_much() -> None:

@@ -7,7 +7,9 @@ from functools import cache
 import pytest
 
 from costmodel.planning import playing, servers, sizing, structures
-from costmodel.planning.deployments import Plans, benchmark_line
+from costmodel.planning.deployments import Plans, benchmark_line, why_not_less
+from costmodel.planning.playing import Player
+from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.servers import plan_servers
 from costmodel.records import replace
@@ -76,3 +78,20 @@ def test_a_budget_is_a_ceiling_and_says_which_rate_it_reaches() -> None:
     assert all(one.holds is False for one in tight.best)
     assert tight.reachable is not None
     assert 0.5 * 8.0 < tight.reachable["rate"] < 200.0
+
+
+def test_two_pools_that_are_not_tried_have_a_reason() -> None:
+    """Two nodes cost twice what one that was played does."""
+    best = planned(REQUEST).best[0]
+    assert best.nodes == 1
+    assert "two pools: a node for each costs over a quarter more than what was played" in planned(REQUEST).left_out
+    left_out: list[str] = []
+    assert pooled(REQUEST, [], best, left_out) is None
+    assert left_out == ["two pools: no layout does without pipeline stages"]
+
+
+def test_of_what_is_not_played_no_least_number_is_claimed() -> None:
+    best = planned(REQUEST).best[0]
+    pipeline = replace(best.engine, at={**best.engine.at, "parallel.pp": 2.0})
+    closed = replace(best, player=Player(pipeline, REQUEST), played=None, fewer=None, replicas=3)
+    assert why_not_less(closed) == "sized in closed form: the request engine does not simulate pipeline stages"

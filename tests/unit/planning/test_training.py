@@ -130,3 +130,24 @@ def test_the_best_of_several_batches_is_that_of_one_of_them_and_numbers_without_
     assert [run.devices for run in odd.runs] == [8]
     assert len(odd.left_out) == 1
     assert odd.left_out[0].startswith(f"{EIGHT}: 13 devices: no layout fits in memory and divides the batch")
+
+
+def test_lists_that_are_no_axes_of_layouts_stay_in_the_run() -> None:
+    head = "scenarios.training."
+    stated = {"adapters.rank": "16", "adapters.targets": "[q]", "stages": "[4, 3, 3, 2]", "parallel.virtual": "1"}
+    changes = (*FIXED, (f"{head}parallel.pp", "[4]"), *((head + path, value) for path, value in stated.items()))
+    (run,) = planned(devices=(4,), changes=changes).runs
+    assert run.scenario.parallel.pp == 4
+    assert run.scenario.plan.stages == (4, 3, 3, 2)
+    assert run.scenario.plan.adapters.targets == ("q",)
+    assert "'scenarios.training.adapters.targets=[q]'" in run.command
+
+
+def test_numbers_that_are_not_listed_under_a_limit_of_days_have_the_reason_of_their_side(front: TrainingPlans) -> None:
+    """On two devices it takes about four times as long as on eight, on four twice as long."""
+    plan = planned(devices=(1, 2, 4, 8), days=2.5 * of_eight(front).seconds / DAY)
+    assert [run.devices for run in plan.runs] == [4]
+    smallest, smaller, larger = (line.partition("devices: ")[2] for line in plan.left_out)
+    assert smallest == "not looked at: 2 do not end in time"
+    assert smaller.endswith("days, too slow")
+    assert larger.endswith("fewer end in time")
