@@ -251,7 +251,7 @@ def document(plans: Plans) -> dict[str, Any]:
 
 def plan_document(one: Deployment) -> dict[str, Any]:
     """Return a deployment by its keys. Times in seconds, rent in $/h, energy in joules for a million tokens."""
-    structure, played = one.engine.structure, one.played
+    structure, played, energy = one.engine.structure, one.played, one.point.metrics.get("energy_per_token")
     drafts = structure.drafts
     scheduler = with_replicas(one.engine, one.player.request, one.replicas).plan.scheduler  # type: ignore[union-attr]
     sequences = scheduler.max_num_seqs
@@ -272,7 +272,7 @@ def plan_document(one: Deployment) -> dict[str, Any]:
         },
         "holds": one.holds is not False, "probability": one.probability, "binds": binds(one),
         "cost_rate": None if one.rent is None else one.rent * _HOUR, "cost_per_million": costs(one),
-        "energy_per_million": _times(one.point.metrics.get("energy_per_token"), _MILLION),
+        "energy_per_million": None if energy is None else energy * _MILLION,
         "units": UNITS, "why_not_less": why_not_less(one), "command": command_of(one),
     }  # fmt: skip
 
@@ -332,10 +332,6 @@ def costs(one: Deployment) -> dict[str, float | None]:
         }  # fmt: skip
     whole = {**rates, "all": rates["input"] + rates["output"]}
     return {name: one.rent / rate * _MILLION if rate > 0.0 else None for name, rate in whole.items()}
-
-
-def _times(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
 
 
 def receipt_line(one: Deployment) -> str:
