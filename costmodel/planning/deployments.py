@@ -174,10 +174,11 @@ def why_not_less(one: Deployment) -> str:
     if not one.played.holds:
         return "more replicas do not help, or are not there"
     least = 1 if one.fewer is None else one.fewer.replicas + 1
-    spare = f"; {least} would do, {one.replicas} are on as many nodes" if one.replicas > least else ""
+    spare = f"{least} would do: nodes are rented whole, and {one.replicas} fit on as many"
     if one.fewer is None:
-        return f"one replica is the least{spare}"
-    return f"{least - 1} {replicas_word(least - 1)}: {failing(one.fewer, one.player.request)}{spare}"
+        return spare if one.replicas > least else "one replica is the least"
+    why = f"{least - 1} {replicas_word(least - 1)}: {failing(one.fewer, one.player.request)}"
+    return f"{why}; {spare}" if one.replicas > least else why
 
 
 def command_of(one: Deployment) -> str:

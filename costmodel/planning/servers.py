@@ -291,10 +291,15 @@ def _best_of(plans: Plans, name: str, limit: Limit) -> dict[str, Any]:
     player = Player(best, plans.request)
     played = None if playable(player) is not None else player.play(replicas)
     one = Deployment(player, played, replicas, None, _point(best, plans.request, replicas), 0.0, None)
+    known = [
+        (each.played.times[name, limit.statistic], number, each) for number, each in enumerate((one, *plans.best))
+        if each.played is not None and each.played.keeps_up
+    ]  # fmt: skip
+    least, _, one = min(known, default=(None, 0, one))
+    structure = one.engine.structure
     return answer | {
-        "best": None if played is None or not played.keeps_up else played.times[name, limit.statistic],
-        "cluster": best.structure.cluster, "engine": str(best.structure), "parallel": best.degrees,
-        "replicas": replicas, "devices": one.devices, "cost_rate": None if one.rent is None else one.rent * _HOUR,
+        "best": least, "cluster": structure.cluster, "engine": str(structure), "parallel": one.engine.degrees,
+        "replicas": one.replicas, "devices": one.devices, "cost_rate": None if one.rent is None else one.rent * _HOUR,
     }  # fmt: skip
 
 

@@ -80,6 +80,14 @@ def test_a_budget_is_a_ceiling_and_says_which_rate_it_reaches() -> None:
     assert 0.5 * 8.0 < tight.reachable["rate"] < 200.0
 
 
+def test_the_best_that_is_reachable_is_no_worse_than_what_was_played() -> None:
+    plans = planned(replace(REQUEST, tpot=Limit(1e-5, "p99")))
+    assert plans.reachable is not None
+    best = {each["limit"]: each["best"] for each in plans.reachable["limits"]}
+    played = [one.played.times["tpot", "p99"] for one in plans.best if one.played and one.played.keeps_up]
+    assert best["tpot_p99"] <= min(played)
+
+
 def test_two_pools_that_are_not_tried_have_a_reason() -> None:
     """Two nodes cost twice what one that was played does."""
     best = planned(REQUEST).best[0]
