@@ -153,7 +153,8 @@ def _wrong_unit(text: str, number: str, unit: str, dimension: str) -> InputError
         positive = number.lstrip("-")
         are_bytes = dimension == "size" and float(positive) >= 1024.0  # nobody writes thousands of GiB
         unit = base_unit(dimension) if are_bytes else example_unit(dimension)
-        return InputError.single(f"{text!r} has no unit", hint=f'write "{positive} {unit}"')
+        fix = f'"{positive} s", "{positive} ms" or "{positive} us"' if dimension == "time" else f'"{positive} {unit}"'
+        return InputError.single(f"{text!r} has no unit", hint=f"write {fix}")
     if re.match(r"[,_\d]", unit):
         plain = re.sub(r"(?<=\d)[,_ ]+(?=\d)", "", text.strip())
         return InputError.single(f"{text!r} has separators between digits", hint=f'write "{plain}"')
