@@ -62,11 +62,11 @@ class Effects(Record):
             return 0.0
         device = self._device(family, self.relation(one.device, other.device))
         if one.library != other.library:
-            program = self.of(family, "library")
+            program = self._of(family, "library")
         elif one.implementation == other.implementation:
             program = 0.0
         else:
-            program = self.of(family, "tuned" if is_tuned and self.has_tuned(family) else "build")
+            program = self._of(family, "tuned" if is_tuned and self.has_tuned(family) else "build")
         return device**2 + program**2
 
     def has_tuned(self, family: str) -> bool:
@@ -113,9 +113,9 @@ class Effects(Record):
         own = self.families.get(family)
         if related == ARCHITECTURE and own is not None and own.architecture is None and own.other is not None:
             related = OTHER
-        return self.of(family, related)
+        return self._of(family, related)
 
-    def of(self, family: str, effect: str) -> float:
+    def _of(self, family: str, effect: str) -> float:
         """Return an effect of a family, of all where it has none."""
         for name in (family, "any"):
             value = getattr(self.families[name], effect) if name in self.families else None

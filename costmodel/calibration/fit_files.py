@@ -50,6 +50,7 @@ File = TypeVar("File", bound=Strict)
 CALIBRATIONS = "calibrations"
 DEFAULT_FRAMEWORK = "default"  # names no library
 COMPOSITION = "composition"  # calibrations/composition: whole runs
+SOURCES = "sources"  # calibrations/sources: one source's times over another's
 BACKWARD = "backward"  # calibrations/backward: backward attention against the forward fit of its device
 SINGLE_SHAPES = "shape"  # what `accuracy.held_out` says where cross-validation held out single shapes
 EFFECTS = "effects"  # calibrations/effects: what kernels of other devices, libraries and shapes do not share
@@ -181,6 +182,15 @@ class FitStore:
     def roofline(self) -> FitsFile:
         """Return the spread of the bare cost functions."""
         return read(self._library, CALIBRATIONS, ROOFLINE, FitsFile)
+
+    def source_agreement(self, library: str, family: str, variant: str) -> Spread | None:
+        """Return how far two sources differ that timed the same kernels. None without a file.
+
+        library: `same` or `other` library. That of the very variant, else of its family, else of all kernels.
+        """
+        families = self._families(SOURCES)
+        names = (f"{library}/{family}/{variant}", f"{library}/{family}", library)
+        return next((family_fit(families[name], "fitted").spread for name in names if name in families), None)
 
     def backward(self, family: str, device: str) -> FamilyFit:
         """Return the rate that backward attention reaches over the forward kernels', and its spread.

@@ -92,8 +92,8 @@ class _Candidate(Record):
         """Tell whether the file may answer for a kernel while another has rows: one that states a rate may not."""
         return self.is_measured or self.names_rows or self.is_named(kernel)
 
-    def program_effect(self, kernel: Kernel) -> str:
-        """Return by what a kernel's program differs from the file's: `build` or `library`, blank for the very program.
+    def library_relation(self, kernel: Kernel) -> str | None:
+        """Return whether a kernel of another source is of the `same` library or an `other`. None: it is of this source.
 
         A row that names its framework or its kernel alone, and not how it was timed, is of some other source. Of which
         kernel one is that names nothing, nobody knows. A file that states a published rate has no source of rows.
@@ -101,8 +101,8 @@ class _Candidate(Record):
         mismatch = self.mismatch(kernel)
         is_bare = not kernel.timing and not (kernel.framework and kernel.kernel)
         if not self.is_measured or not (any(mismatch) or is_bare):
-            return ""
-        return "library" if mismatch[1] or kernel == UNNAMED else "build"
+            return None
+        return "other" if mismatch[1] or kernel == UNNAMED else "same"
 
     def order(self, kernel: Kernel) -> tuple[int | str, ...]:
         """Return what files are ordered by: library, die, kernel, device, then framework and timing."""
@@ -180,7 +180,8 @@ class Chooser:
         lender = "" if best.device == self._device else f" (fit of {best.device})"
         instead = "" if best.key in (requested, family) else f", {best.key} substitutes for {requested}"
         why = f"{best.source.removeprefix(f'{CALIBRATIONS}/')}{lender}{instead}"
-        return Choice(Calibration(self._device, fits), why, self._store.effects.of(family, "library"))
+        across = self._store.source_agreement("other", family, variant)
+        return Choice(Calibration(self._device, fits), why, across)
 
     def _choice(self, best: _Candidate, kernel: Kernel, requested: str, key: str) -> Choice:
         """Return the fits of a device where a kernel is that of a file. key: what the file is taken for."""
@@ -195,8 +196,9 @@ class Chooser:
         taken = considered[-1] if considered else None
         why = self._why(best, kernel, taken)
         instead = "" if key == requested else f", {key} substitutes for {requested}"
-        effect = best.program_effect(kernel)
-        across = self._store.effects.of(requested.partition("/")[0], effect) if effect else 0.0
+        relation = best.library_relation(kernel)
+        family, _, variant = requested.partition("/")
+        across = None if relation is None else self._store.source_agreement(relation, family, variant)
         return Choice(Calibration(self._device, fits), why + instead, across)
 
     def _why(self, best: _Candidate, kernel: Kernel, taken: Candidate | None) -> str:

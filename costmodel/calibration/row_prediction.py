@@ -74,7 +74,7 @@ def predict_mapped(
     for part in mapped:
         chooser = choosers.setdefault(part.device.name, Chooser(part.device.name, search_path))
         choice = chooser.choose(part.family, variant_of(part), _kernel(table, part.rows))
-        choice = replace(choice, across=0.0) if is_own else choice
+        choice = replace(choice, across=None) if is_own else choice
         rows = part.rows
         seconds[rows], low[rows], high[rows] = times_of(part, choice, framework)
         named = _named_operator(part)

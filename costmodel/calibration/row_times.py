@@ -7,6 +7,7 @@ import numpy as np
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.operator_time import likely_time, operator_time
 from costmodel.cost.physical_bound import least_time
+from costmodel.cost.spread import Spread
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.quantities import Array, hypot
 from costmodel.records import Record
@@ -14,14 +15,14 @@ from costmodel.workload.scenario import Framework
 
 
 class Choice(Record):
-    """The fits that answer for a row, and why these.
+    """The fits that answer for a row, and why these; across: how far other sources' times of such kernels differ.
 
-    across: half of the 80 % interval of log(time) between its program and that of the fit, zero for one program.
+    None where the row comes from the sources that the fit was made from.
     """
 
     calibration: Calibration
     why: str
-    across: float = 0.0
+    across: Spread | None = None
 
 
 def variant_of(part: OperatorRows) -> str:
@@ -33,7 +34,7 @@ def times_of(part: OperatorRows, choice: Choice, framework: Framework) -> tuple[
     """Return predicted times and their intervals [s].
 
     The errors of one family's kernels in a row are the same, those of different families independent, as is how far the
-    row's program may differ from that of the fit.
+    row's source may differ from that of the fit.
     """
     machine = part.machine(framework)
     total, downs, ups, least = (np.zeros(part.rows.shape) for _ in range(4))
@@ -54,8 +55,9 @@ def times_of(part: OperatorRows, choice: Choice, framework: Framework) -> tuple[
     total = np.maximum(total - part.fused * framework.launch, framework.launch)
     for down, up in by_family.values():
         downs, ups = np.hypot(downs, down), np.hypot(ups, up)
-    downs = np.hypot(downs, -total * np.expm1(-choice.across))
-    ups = np.hypot(ups, total * np.expm1(choice.across))
+    if choice.across is not None:  # the row's source is not the one of the fit
+        downs = np.hypot(downs, total * (1.0 - np.asarray(choice.across.ratio(total, 1.0, 0.0))))
+        ups = np.hypot(ups, total * (np.asarray(choice.across.ratio(total, 0.0, 1.0)) - 1.0))
     return total, np.maximum(total - downs, np.minimum(least, total)), total + ups
 
 

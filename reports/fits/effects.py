@@ -29,11 +29,9 @@ from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library
 from costmodel.workload.operators import Gemm
 from reports.fits.measured import Measured, Origin, device_of, options, publish
+from reports.fits.source_agreement import Pair, pooled
 from reports.fits.unseen_groups import effects_of_shapes
 
-Pair = tuple[str, str]  # names of two implementations
-
-POINT = 0.8  # of what pairs add, each pair with the same weight
 MOST = 100  # rows of one family of an implementation that are predicted
 FEWEST = 8
 SEED = 0
@@ -245,21 +243,10 @@ def _known(part: OperatorRows, key: str, calibration: Calibration) -> Array:
 Effects = dict[str, dict[str, float]]  # by family, then by name
 
 
-def pooled(found: Mapping[str, Mapping[Pair, Array]]) -> Iterator[tuple[str, float]]:
-    """Yield (name, 80 % point) of kernels, of their family, and of all."""
-    names = {key: {"/".join(key.split("/")[:length]) for length in (1, 2, 3)} for key in found}
-    for name in sorted({each for three in names.values() for each in three}):
-        pairs = [logs for key, three in names.items() if name in three for logs in found[key].values()]
-        values, weights = np.concatenate(pairs), np.concatenate([np.full(len(logs), 1.0 / len(logs)) for logs in pairs])
-        order = np.argsort(values, kind="stable")
-        reached = np.cumsum(weights[order]) - weights[order] / 2.0
-        yield name, float(np.interp(POINT * weights.sum(), reached, values[order]))
-
-
 def effects_of_steps(found: Mapping[str, Mapping[Pair, Array]]) -> Effects:
     """Return the effect of each step by family and of all: s^2 = max(80 % point of what it adds, 0)."""
     effects: Effects = {}
-    for name, added in pooled(found):
+    for name, added, _, _ in pooled(found):
         step, *kernels = name.split("/")
         if len(kernels) < 2:
             effects.setdefault(kernels[0] if kernels else ANY, {})[step] = math.sqrt(max(added, 0.0))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from costmodel.calibration.fit_files import BACKWARD, EFFECTS, PRIOR, ROOFLINE
+from costmodel.calibration.fit_files import BACKWARD, EFFECTS, PRIOR, ROOFLINE, SOURCES
 from costmodel.calibration.kernel_anchors import SHARED
 from costmodel.errors import InputError
 from costmodel.fitting.run_plan import PLAN
@@ -44,7 +44,7 @@ def rests_on(measured: Measured) -> dict[str, list[str]]:
     }
     whole = origins(table, known)
     backward = table.take(np.isin(table.text("op").astype(str), ["attention_backward"]))
-    of_all = dict.fromkeys((EFFECTS, PRIOR, ROOFLINE, SHARED), whole)
+    of_all = dict.fromkeys((EFFECTS, PRIOR, ROOFLINE, SOURCES, SHARED), whole)
     return found | of_all | {BACKWARD: origins(backward, known)}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from costmodel.analytic.intervals import RATES, TIMES
-from costmodel.calibration.fit_files import BACKWARD, CALIBRATIONS, COMPOSITION, EFFECTS, ROOFLINE, FitStore
+from costmodel.calibration.fit_files import BACKWARD, CALIBRATIONS, COMPOSITION, ROOFLINE, SOURCES, FitStore
 from costmodel.calibration.substitutes import GRADIENTS
 from costmodel.records import ValueRecord
 from costmodel.schema.case import Case
@@ -79,8 +79,7 @@ def dependences(case: Case, prediction: Prediction, library: Library) -> tuple[D
     """Return what the values on the path of a prediction rest on, each once."""
     entries: dict[Dependence, None] = {}
     for name, of_interval in _calibrations(prediction, library):
-        kind = EFFECTS if name == EFFECTS else "calibration"
-        entries.update(dict.fromkeys(_of_file(library, CALIBRATIONS, kind, name, of_interval=of_interval)))
+        entries.update(dict.fromkeys(_of_file(library, CALIBRATIONS, "calibration", name, of_interval=of_interval)))
     if prediction.workload is not None:
         scenario = prediction.scenario
         device = scenario.cluster.device.name
@@ -150,7 +149,7 @@ def _calibrations(prediction: Prediction, library: Library) -> Iterator[tuple[st
     if prediction.kernel is not None:
         for source in () if prediction.fit is None else prediction.fit.split(", "):
             yield source.removeprefix(f"{CALIBRATIONS}/"), False
-        yield EFFECTS, True
+        yield SOURCES, True
         yield ROOFLINE, prediction.fit is not None
     elif prediction.workload is not None:
         yield from ((source.removeprefix(f"{CALIBRATIONS}/"), False) for source in prediction.sources)

@@ -427,35 +427,47 @@ def test_fp8_cores_rest_on_those_with_a_cache_as_narrow(shelf):
     assert choice.why == "chip/core, attention_decode/bf16_kvquant substitutes for attention_decode/fp8"
 
 
-EFFECTS = """
-schema: costmodel/effects@1
-name: effects
+SOURCES = """
+schema: costmodel/calibration@1
+name: sources
+device: null
+basis: fitted
 families:
-  any: {build: 0.3, library: 0.7}
-  gemm: {build: 0.2}
+  same/gemm/bf16: {spread: [{time: 1 s, low: 0.8, median: 1, high: 1.25, rows: 30}], rows: 30}
+  same: {spread: [{time: 1 s, low: 0.7, median: 1, high: 1.4, rows: 30}], rows: 30}
+  other: {spread: [{time: 1 s, low: 0.5, median: 1, high: 2, rows: 30}], rows: 30}
 """
 
 
-def test_only_rows_of_another_program_have_the_errors_between_programs(shelf):
-    write(shelf, "hardware/calibrations/effects.yaml", EFFECTS)
+def test_only_rows_of_another_source_have_the_errors_between_sources(shelf):
+    write(shelf, "hardware/calibrations/sources.yaml", SOURCES)
     chooser = Chooser("chip", [shelf])
-    for kernel, across in (
-        (Kernel("vllm 1", "k1", "graph"), 0.0),
-        (Kernel("", "k1", "graph"), 0.0),
-        (Kernel("", "k1", ""), 0.2),
-        (Kernel("", "", ""), 0.7),
-        (Kernel("vllm 9", "k2", "graph"), 0.2),
-        (Kernel("sglang 1", "k2", "graph"), 0.2),
-        (Kernel("vllm 1", "", ""), 0.2),
-        (Kernel("vllm 2", "unheard", "graph"), 0.7),
+    for kernel, high in (
+        (Kernel("vllm 1", "k1", "graph"), None),
+        (Kernel("", "k1", "graph"), None),
+        (Kernel("", "k1", ""), 1.25),
+        (Kernel("", "", ""), 2.0),
+        (Kernel("vllm 9", "k2", "graph"), 1.25),
+        (Kernel("sglang 1", "k2", "graph"), 1.25),
+        (Kernel("vllm 1", "", ""), 1.25),
+        (Kernel("vllm 2", "unheard", "graph"), 2.0),
     ):
-        assert chooser.choose("gemm", "bf16", kernel).across == across, kernel
+        across = chooser.choose("gemm", "bf16", kernel).across
+        assert (None if across is None else across.high[0]) == high, kernel
 
 
-def test_a_published_rate_has_no_program_to_differ_from(shelf):
-    write(shelf, "hardware/calibrations/effects.yaml", EFFECTS)
+def test_kernels_that_no_two_sources_timed_differ_as_all_do(shelf):
+    write(shelf, "hardware/calibrations/sources.yaml", SOURCES)
+    file(shelf, "chip/a", {"bmm/bf16": stream(1)}, kernels("k1", '"vllm 1"', "graph"))
+    across = Chooser("chip", [shelf]).choose("bmm", "bf16", Kernel("vllm 1", "k1", "event")).across
+    assert across is not None
+    assert across.high == (1.4,)
+
+
+def test_a_published_rate_has_no_source_to_differ_from(shelf):
+    write(shelf, "hardware/calibrations/sources.yaml", SOURCES)
     published(shelf, "chip/aaa", "old", {"gemm": rate(0.3)})
-    assert Chooser("chip", [shelf]).choose("gemm", "bf16", Kernel("vllm 1", "old gemm", "graph")).across == 0.0
+    assert Chooser("chip", [shelf]).choose("gemm", "bf16", Kernel("vllm 1", "old gemm", "graph")).across is None
 
 
 @pytest.mark.parametrize("name", ["", "../..", "chip/", "box/own"])
