@@ -93,9 +93,7 @@ class EngineSteps(Record):
     @classmethod
     def of(cls, scenario: Scenario, plan: Serving, state: SteadyState, timer: OperatorTimer) -> EngineSteps:
         """Return the steps of a steady state, priced."""
-        full = (
-            state.prompt_steps >= 1.0
-        )  # chunks of prompts that fill each step are cut to fit, and need be no whole ones
+        full = state.prompt_steps >= 1.0  # chunks that fill each step are cut to fit, and need be no whole prompts
         whole = where(full, state.prompts, floor(state.prompts * (1.0 + _ROUNDING)))
         more = maximum(state.prompts - whole, 0.0)
         numbers = [(1.0 - more, whole), (more, whole + 1.0)] if anywhere(more) else [(1.0, whole)]
