@@ -9,15 +9,7 @@ import numpy as np
 
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
 from costmodel.analytic.recurrence import Paths, Program, makespan
-from costmodel.analytic.segments import (
-    ALL_TO_ALL,
-    COMPUTE,
-    ELSEWHERE,
-    Segment,
-    SegmentKey,
-    compile_pass,
-    segments_of,
-)
+from costmodel.analytic.segments import ALL_TO_ALL, COMPUTE, ELSEWHERE, Segment, SegmentKey, compile_pass, segments_of
 from costmodel.analytic.stream_times import Perturbations, StreamTimes, seconds_of, stream_times
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import NO_WORK, Clock, clock_of, is_as_timed, work_joules, work_of

@@ -10,13 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from costmodel.calibration.device_relations import (
-    cycle_rate,
-    distance,
-    is_of_one_maker,
-    memory_step,
-    relation,
-)
+from costmodel.calibration.device_relations import cycle_rate, distance, is_of_one_maker, memory_step, relation
 from costmodel.calibration.effects import Effects
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.calibration.substitutes import COMPANION, EXPERTS, IN_PLACE

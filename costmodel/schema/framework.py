@@ -4,15 +4,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, StringConstraints
 
-from costmodel.declared import (
-    DType,
-    Exponent,
-    Integer,
-    LinearType,
-    Number,
-    StoredType,
-    Whole,
-)
+from costmodel.declared import DType, Exponent, Integer, LinearType, Number, StoredType, Whole
 from costmodel.schema.device import PLAUSIBLE, Source
 from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict

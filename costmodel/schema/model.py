@@ -6,27 +6,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Discriminator, Field, Tag
 
-from costmodel.declared import (
-    Integer,
-    Number,
-    Wrong,
-    exceeds,
-)
+from costmodel.declared import Integer, Number, Wrong, exceeds
 from costmodel.schema.device import Source
 from costmodel.schema.framework import QuantizationFile
 from costmodel.schema.mixers import AnyMixer, AttentionFile, NoMixerFile, ResidualBlockFile
 from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
-from costmodel.workload.architecture import (
-    Architecture,
-    Denoiser,
-    DenseFfn,
-    Encoder,
-    Layer,
-    MoeFfn,
-    Mtp,
-    TextEncoder,
-)
+from costmodel.workload.architecture import Architecture, Denoiser, DenseFfn, Encoder, Layer, MoeFfn, Mtp, TextEncoder
 
 MAX_LAYERS = 10_000  # published transformers have up to 1,000 (DeepNet, arXiv 2203.00555)
 

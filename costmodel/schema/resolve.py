@@ -22,12 +22,7 @@ from costmodel.schema.document import model_document, scenario_document
 from costmodel.schema.exchange_notes import exchange_notes
 from costmodel.schema.expert_load import expert_counts
 from costmodel.schema.framework import ExpertSpreadFile, FrameworkFile
-from costmodel.schema.framework_defaults import (
-    for_model,
-    formats_of,
-    with_defaults,
-    with_exchange,
-)
+from costmodel.schema.framework_defaults import for_model, formats_of, with_defaults, with_exchange
 from costmodel.schema.installation import Installation, install, unlike_others
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.model import ModelFile

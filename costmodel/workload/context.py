@@ -11,15 +11,7 @@ from costmodel.workload.architecture import Architecture, MoeFfn, Pattern
 from costmodel.workload.dtypes import BITS_PER_BYTE, COPIED_FORMATS, ELEMENT_BYTES, GroupScaling, element_bytes
 from costmodel.workload.operators import Group
 from costmodel.workload.plans import Adapters
-from costmodel.workload.scenario import (
-    Communication,
-    Framework,
-    Offload,
-    Parallelism,
-    Precision,
-    Routing,
-    Scenario,
-)
+from costmodel.workload.scenario import Communication, Framework, Offload, Parallelism, Precision, Routing, Scenario
 
 
 class Context(Record, kw_only=True, dict=True):

@@ -8,13 +8,7 @@ from costmodel.equations import equation
 from costmodel.quantities import Bytes, Count, ceil, floor, maximum, minimum, uniform_int, where
 from costmodel.records import Record, replace
 from costmodel.workload.engine import FREE, STATIC, EngineMemory
-from costmodel.workload.memory import (
-    CachedSequences,
-    Ledger,
-    inference_ledger,
-    stage_cache_bytes,
-    with_expert_pool,
-)
+from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger, stage_cache_bytes, with_expert_pool
 from costmodel.workload.passes import Pass, PassWork, pass_work, prompt_context
 from costmodel.workload.plans import Serving, drafted_tokens
 from costmodel.workload.scenario import Scenario

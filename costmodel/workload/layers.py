@@ -47,13 +47,7 @@ from costmodel.workload.residual_streams import (
 from costmodel.workload.scenario import Parallelism
 from costmodel.workload.split_rules import heads_of
 from costmodel.workload.tensor_parallel import enter_tensor_parallel, leave_tensor_parallel, overlap_tensor_parallel
-from costmodel.workload.vision_mixers import (
-    add_convolution,
-    add_gate,
-    add_pool,
-    add_residual_block,
-    add_spectral,
-)
+from costmodel.workload.vision_mixers import add_convolution, add_gate, add_pool, add_residual_block, add_spectral
 from costmodel.workload.work import LayerWork, Parameters, WorkBuilder
 
 

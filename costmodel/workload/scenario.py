@@ -31,13 +31,7 @@ from costmodel.records import Record, field, replace
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, GroupScaling
 from costmodel.workload.engine import Engine
-from costmodel.workload.framework_parts import (
-    NOTHING_TUNED,
-    EagerPrompts,
-    HostTimes,
-    TunedTiles,
-    Unsupported,
-)
+from costmodel.workload.framework_parts import NOTHING_TUNED, EagerPrompts, HostTimes, TunedTiles, Unsupported
 from costmodel.workload.operators import WEIGHT_ONLY
 from costmodel.workload.plans import Decode, Diffusion, ExpertBound, Generate, PlanOfParts, Prefill, Serving, Training
 from costmodel.workload.simulation import Simulation

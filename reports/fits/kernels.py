@@ -13,13 +13,7 @@ from collections.abc import Container, Mapping, Sequence
 from costmodel.calibration.fit_selection import Chooser, Kernel
 from costmodel.calibration.substitutes import ELEMENTWISE, nearest_variants
 from costmodel.cost.calibration import Calibration, FamilyFit
-from costmodel.fitting.run_plan import (
-    PLAN,
-    fit_implementation,
-    report,
-    rooflines_of,
-    rows_of,
-)
+from costmodel.fitting.run_plan import PLAN, fit_implementation, report, rooflines_of, rows_of
 from costmodel.fitting.writing import PUBLIC, write_calibration
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_rows

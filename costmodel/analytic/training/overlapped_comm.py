@@ -23,11 +23,7 @@ from costmodel.workload.optimizer import tied_table
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Offload, Scenario
 from costmodel.workload.schedules import Kind
-from costmodel.workload.sharding import (
-    LayerTransfers,
-    layer_transfers,
-    saved_bytes,
-)
+from costmodel.workload.sharding import LayerTransfers, layer_transfers, saved_bytes
 from costmodel.workload.work import LayerWork
 
 REMOTE_TIED_HEAD = "tied head"  # a head tied to an embedding on another stage
