@@ -1,11 +1,14 @@
-"""What reports share: tables in Markdown, shares in per cent, command lines that write a page or a folder."""
+"""What reports share: pages from templates, tables in Markdown, command lines that write a page or a folder."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from costmodel.schema.whole_files import make_folder, write_whole
 
@@ -30,6 +33,25 @@ def _output(name: str, makes: Callable[..., object], default: Path) -> Path:
     parser.add_argument("--output", type=Path, default=default, help="what to write")
     output: Path = parser.parse_args().output
     return output
+
+
+def rendered(template: str, **values: object) -> str:
+    """Return a page: a template of this folder, `NAME.md.j2`, with values.
+
+    Templates have `line` and the filters `percent` and `to`: `{{ 0.5 | to(".1f") }}`.
+    """
+    return _templates().get_template(f"{template}.md.j2").render(values)
+
+
+@cache
+def _templates() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True,
+        undefined=StrictUndefined, keep_trailing_newline=True,
+    )  # fmt: skip
+    made.globals |= {"line": line, "zip": zip}
+    made.filters |= {"percent": percent, "to": format}
+    return made
 
 
 def line(*cells: object) -> str:

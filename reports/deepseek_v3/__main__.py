@@ -6,10 +6,9 @@ python -m reports.deepseek_v3 --output reports/deepseek_v3
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-from costmodel.api import Workload, load
+from costmodel.api import load
 from costmodel.records import ValueRecord
 from costmodel.report.plotting import draw
 from costmodel.schema.results import read_result
@@ -17,7 +16,7 @@ from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.files import as_json
 from costmodel.study.points import read_sweep, write_sweep
 from costmodel.study.sweep import plan_sweep
-from reports.page import write_folder
+from reports.page import rendered, write_folder
 
 WORKLOAD = "deepseek_v3"
 
@@ -61,45 +60,18 @@ def publish(folder: Path) -> list[Path]:
         made += draw(read_result(result), aside / "figures")
         for what_if in WHAT_IFS:
             swept = aside / what_if.scenario
-            _sweep(load(WORKLOAD, scenarios=[what_if.scenario]), what_if, swept)
+            workload = load(WORKLOAD, scenarios=[what_if.scenario])
+            write_sweep(plan_sweep(workload, what_if.varied, every=True), swept)
             made += draw(read_sweep(swept), aside / "figures")
         make_folder(folder)
         for path in made:
             write_whole(folder / path.name, [path.read_bytes()])
-    names = [path.name for path in made]
-    write_whole(folder / "README.md", ["\n".join(_page(names, folder)).encode()])
-    return [folder / name for name in (*names, "README.md")]
-
-
-def _sweep(workload: Workload, what_if: WhatIf, folder: Path) -> None:
-    sweep = plan_sweep(workload, what_if.varied, every=True)
-    write_sweep(sweep, folder)
-
-
-def _page(names: list[str], folder: Path) -> Iterator[str]:
-    """Yield the lines of the page that shows the figures."""
-    yield f"# What `{WORKLOAD}` predicts, in figures"
-    yield ""
-    yield "Each figure has its data beside it as CSV, in SI units. Bands are 80 % intervals."
-    for what_if in WHAT_IFS:
-        yield ""
-        yield f"## {what_if.question}"
-        yield ""
-        yield f"![{what_if.question}](sweep-{what_if.scenario}.svg)"
-        yield ""
-        yield f"`{what_if.command}`, then `costmodel report DIR`"
-    yield ""
-    yield "## The workload as it stands"
-    for name in names:
-        stem, _, form = name.rpartition(".")
-        if form == "svg" and not stem.startswith("sweep-"):
-            yield ""
-            yield f"![{stem.replace('-', ' of ', 1)}]({name})"
-    yield ""
-    yield f"`costmodel simulate {WORKLOAD} --json > {WORKLOAD}.json`, then `costmodel report {WORKLOAD}.json`"
-    yield ""
-    yield f"Regenerate: `python -m reports.deepseek_v3 --output {folder.as_posix()}`"
-    yield ""
+    figures = [path.stem for path in made if path.suffix == ".svg" and not path.stem.startswith("sweep-")]
+    page = rendered(
+        "deepseek_v3/page", workload=WORKLOAD, what_ifs=WHAT_IFS, figures=figures, folder=folder.as_posix()
+    )  # fmt: skip
+    write_whole(folder / "README.md", [page.encode()])
+    return [*(folder / path.name for path in made), folder / "README.md"]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ python -m reports.devices --output reports/devices
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from costmodel.analytic.capital import price_facts
@@ -21,21 +21,14 @@ from costmodel.result import Point
 from costmodel.schema.files import list_names, load_cluster, load_device, load_document, load_node
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.prices import quotes, unlike
-from reports.page import line, write_folder
+from reports.page import rendered, write_folder
 from reports.what_if.bar_groups import Group, groups_plot
 
-COMMAND = "python -m reports.devices --output reports/devices"
 WORKLOAD, SCENARIOS, NAME = "deepseek_v3", ("training", "decode"), "deepseek_v3"
 RATE = "tokens_per_second_per_device"
 SHARED = 20  # processors that the workload gives to communication: chips with fewer, larger ones give none
 NO_PRODUCT = ("gb200-nvl576",)  # what a link has addresses for
 MILLION, MOST = 1e6, 10  # tokens; bars of a panel
-INTRODUCTION = (
-    "The layouts of the shipped workload, the same everywhere: training on 2,048 devices, decoding on 128 with 128",
-    "requests each (4,096 tokens of prompt). They are not the best of each device: `costmodel search` finds that. Each",
-    "device is in its largest shipped machine. Chips of a few large processors give none of them to communication.",
-    "Devices without measurements of their own have wide intervals; forecasts are what their makers announce.",
-)
 
 
 class Row(ValueRecord):
@@ -106,7 +99,7 @@ def publish(folder: Path) -> list[Path]:
     found = rows()
     with styled():
         made = write_plots([(NAME, drawn(found))], folder)
-    write_whole(folder / "README.md", ["\n".join(page(found)).encode()])
+    write_whole(folder / "README.md", [page(found).encode()])
     return [*made, folder / "README.md"]
 
 
@@ -130,40 +123,35 @@ def _bar(row: Row, scenario: str) -> Bar:
     return Bar(row.device, RATE, float(point.metrics[RATE] or 0.0), low, high, colour=colour)
 
 
-def page(found: Sequence[Row]) -> Iterator[str]:
-    """Yield the lines of the page."""
-    yield from ("# DeepSeek-V3 over all devices", "", *INTRODUCTION)
-    yield from ("", f"![DeepSeek-V3 over all devices]({NAME}.svg)", "")
-    heads = ("time", "80 % interval", "tokens/s a device", "M tokens/$")
-    columns = [
-        "device",
-        "machine",
-        "announced",
-        *(f"{scenario}: {head}" for scenario in SCENARIOS for head in heads),
-        "rent of",
-        "rests on",
-    ]
-    yield from (line(*columns), "|" + "---|" * len(columns))
+def page(found: Sequence[Row]) -> str:
+    """Return the page."""
+    refusals: dict[tuple[str, str], list[str]] = {}
     for row in found:
-        if row.points:
-            cells = [cell for scenario in SCENARIOS for cell in _cells(row, scenario)]
-            yield line(row.label, row.machine, row.announced or "", *cells, _kind(row), _rests_on(row))
-    yield from _refusals(found)
-    yield from _prices(found)
-    yield from ("", f"Data: [{NAME}.csv]({NAME}.csv)", "", f"Regenerate: `{COMMAND}`", "")
+        for scenario, why in row.refused.items():
+            refusals.setdefault((row.label, why), []).append(scenario)
+    able = [row for row in found if row.points]
+    known = quotes([{"device": row.device, "price": price_facts(load_device(row.device))} for row in able], "rental")
+    return rendered(
+        "devices/page", name=NAME, scenarios=SCENARIOS, rows=found, cells=_cells, refusals=refusals, quotes=known,
+        unlike=unlike(known), unknown=[row.label for row in able if row.rent is None],
+    )  # fmt: skip
 
 
-def _cells(row: Row, scenario: str) -> list[str]:
-    point = row.points.get(scenario)
-    if point is None:
-        return [""] * 4
-    name, dollars = point.headline, row.per_dollar(scenario)
-    low, high = point.intervals[name] or (None, None)
-    interval = "" if low is None else f"{metric(name, low)} .. {metric(name, high)}"
-    return [
-        metric(name, point.metrics[name]), interval, metric(RATE, point.metrics[RATE]),
-        "" if dollars is None else f"{dollars / MILLION:,.3g}",
-    ]  # fmt: skip
+def _cells(row: Row) -> list[str]:
+    """Return time, interval, rate and tokens a dollar of each scenario, the kind of the rent, and the basis."""
+    cells: list[str] = []
+    for scenario in SCENARIOS:
+        point, dollars = row.points.get(scenario), row.per_dollar(scenario)
+        if point is None:
+            cells += [""] * 4
+            continue
+        name = point.headline
+        low, high = point.intervals[name] or (None, None)
+        cells += [
+            metric(name, point.metrics[name]), "" if low is None else f"{metric(name, low)} .. {metric(name, high)}",
+            metric(RATE, point.metrics[RATE]), "" if dollars is None else f"{dollars / MILLION:,.3g}",
+        ]  # fmt: skip
+    return [*cells, _kind(row), _rests_on(row)]
 
 
 def _kind(row: Row) -> str:
@@ -176,26 +164,6 @@ def _rests_on(row: Row) -> str:
     """Return the basis of most of the time of each scenario."""
     bases = [max(point.basis().items(), key=lambda pair: pair[1])[0] for point in row.points.values()]
     return ", ".join(dict.fromkeys(bases))
-
-
-def _refusals(found: Sequence[Row]) -> Iterator[str]:
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for row in found:
-        for scenario, why in row.refused.items():
-            reasons.setdefault((row.label, why), []).append(scenario)
-    lines = [f"- {label}, {' and '.join(scenarios)}: {why}" for (label, why), scenarios in reasons.items()]
-    yield from ("", "## What cannot run", "", *lines) if lines else ()
-
-
-def _prices(found: Sequence[Row]) -> Iterator[str]:
-    known = quotes(
-        [{"device": row.device, "price": price_facts(load_device(row.device))} for row in found if row.points], "rental"
-    )
-    yield from ("", "## Rents", "", *(f"- {one}" for one in known))
-    yield from (f"- {text[0].upper()}{text[1:]}." for text in unlike(known))
-    unknown = [row.label for row in found if row.points and row.rent is None]
-    if unknown:
-        yield f"- No source states a rent of {', '.join(unknown)}: `--set hardware.price.rental` states yours."
 
 
 if __name__ == "__main__":

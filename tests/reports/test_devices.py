@@ -34,7 +34,7 @@ def test_chips_of_few_processors_give_none_to_communication() -> None:
 
 
 def test_the_page_names_what_cannot_run_and_what_has_no_rent() -> None:
-    text = "\n".join(page(rows(["h800-sxm", "h200-sxm", "rtx-4090", "vr200"])))
+    text = page(rows(["h800-sxm", "h200-sxm", "rtx-4090", "vr200"]))
     assert "- rtx-4090, training: does not fit in memory" in text
     assert "No source states a rent of vr200 (forecast)" in text
     assert "different kinds" in text  # H200 has an offer, H800 an assumption of a publication

@@ -16,8 +16,8 @@ from costmodel.schema.what_if import load_what_if
 from costmodel.study.messages import answered, read_message
 from costmodel.study.what_if import Worth
 from costmodel.workload.counting import kv_bytes_per_token
+from reports.page import rendered
 from reports.what_if.hardware import of_dollars
-from reports.what_if.levers_page import levers_markdown
 from reports.what_if.model import MODELS, of_cache
 from reports.what_if.recommendations import ranked
 
@@ -94,4 +94,4 @@ def test_a_change_of_a_fabric_is_worth_what_flows_take() -> None:
 
 def test_the_page_of_recommendations_is_the_one_that_their_file_generates() -> None:
     page = FOLDER.parents[1] / "docs" / "recommendations.md"
-    assert page.read_text(encoding="utf-8") == levers_markdown(load_levers("insights_deepseek_v3"))
+    assert page.read_text(encoding="utf-8") == rendered("what_if/levers", file=load_levers("insights_deepseek_v3"))
