@@ -16,7 +16,7 @@ from costmodel.event.graph import MESSAGE
 from costmodel.records import ValueRecord, field
 from costmodel.result import Point
 from costmodel.workload.plans import Decode, Prefill, Training
-from reports.page import line, write_page
+from reports.page import rendered, write_page
 
 WORKLOADS = (
     "deepseek_v3", "deepseek_v2", "gpt3_175b_a100", "llama2_70b_a100", "llama3_8b_rtx4090", "mixtral_8x7b_h100",
@@ -158,23 +158,8 @@ def plain_cases() -> Iterator[Case]:
     yield Case(FLAGSHIP, "training", MRFT)
 
 
-def differences(cases: Sequence[Case]) -> Iterator[str]:
-    """Yield a table of both engines' times."""
-    yield line("workload", "scenario", "cluster", "simulated with", "closed form", "event engine", "difference", "why")
-    yield "|---|---|---|---|---:|---:|---:|---|"
-    for row in filter(None, map(compared, cases)):
-        yield line(
-            row.case.workload, row.case.scenario, row.cluster, row.case.told, f"{1e3 * row.closed:,.2f} ms",
-            f"{1e3 * row.event:,.2f} ms", f"{round(row.relative, 6) + 0.0:+.2%}", row.reason,
-        )  # fmt: skip
-
-
-def intervals(cases: Sequence[Case]) -> Iterator[str]:
-    """Yield a table of intervals that are moved as far as the closed form's, and of those of perturbed simulations."""
-    yield line(
-        "workload", "scenario", "simulated with", "metric", "moved as closed form", "perturbed simulations", "farthest"
-    )
-    yield "|---|---|---|---|---:|---:|---:|"
+def intervals(cases: Sequence[Case]) -> Iterator[tuple[str, ...]]:
+    """Yield intervals that are moved as far as the closed form's beside those of perturbed simulations."""
     for case in cases:
         both = [case.point("event", EventEngine(perturbed=own)) for own in (False, True)]
         for metric in (both[0].headline, "bubble_time", "exposed_communication_time"):
@@ -183,46 +168,16 @@ def intervals(cases: Sequence[Case]) -> Iterator[str]:
                 continue
             farthest = float(np.max(np.abs(np.array(spans[0]) / np.array(spans[1]) - 1)))
             ends = [f"{1e3 * low:,.2f} .. {1e3 * high:,.2f} ms" for low, high in (spans[0], spans[1])]
-            yield line(case.workload, case.scenario, case.told, f"`{metric}`", *ends, f"{farthest:.3%}")
+            yield case.workload, case.scenario, case.told, f"`{metric}`", *ends, f"{farthest:.3%}"
 
 
 def page() -> str:
     """Return the whole report."""
-    return "\n".join([
-        "# The event engine beside the closed form",
-        "",
-        "The same operators and times, without jitter, contention or shared processors.",
-        f"Differences of more than {WORTH_WORDS:.0%} are explained.",
-        "",
-        *differences(list(plain_cases())),
-        "",
-        "## Links that messages share",
-        "",
-        "Every message loads the links of its ranks and shares them max-min fairly with whatever else is under way.",
-        "The closed form counts each message as if it were alone, on a fabric where none of its own flows meet.",
-        "Both fabrics take equally long: the 16 nodes of a pipeline rank stand under one leaf of each rail, so that",
-        "its exchanges cross no spine, and what goes to other ranks stays on its rail in both.",
-        "",
-        *differences(SHARED),
-        "",
-        "## Noise, stragglers and processors",
-        "",
-        "Replicas that are simulated one by one wait for each other at every expert exchange and reduction.",
-        "",
-        *differences(DISTURBED),
-        "",
-        "## Intervals",
-        "",
-        "Where all simulations for an interval have 100,000 tasks together it comes from them, one for each family of",
-        "operators and side. Where they have more, metrics are moved by the ratio by which these move the closed form.",
-        "Both ways side by side; the last column is how far their ends are apart at most. Training has 32",
-        "micro-batches.",
-        "",
-        *intervals(INTERVALS),
-        "",
-        "Regenerate: `python -m reports.engines --output reports/engines.md`",
-        "",
-    ])  # fmt: skip
+    tables = {
+        name: list(filter(None, map(compared, cases)))
+        for name, cases in (("plain", plain_cases()), ("shared", SHARED), ("disturbed", DISTURBED))
+    }
+    return rendered("engines", **tables, intervals=intervals(INTERVALS), worth_words=WORTH_WORDS)
 
 
 if __name__ == "__main__":

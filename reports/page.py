@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -57,13 +57,6 @@ def _templates() -> Environment:
 def line(*cells: object) -> str:
     """Return a row of a table."""
     return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
-
-
-def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """Yield a table under its heading; nothing for no rows."""
-    lines = [line(*cells) for cells in rows]
-    if lines:
-        yield from ("", f"## {title}", "", line(*headings), f"|{'---|' * len(headings)}", *lines)
 
 
 def percent(value: float | None, *, sign: bool = False) -> str:

@@ -5,6 +5,7 @@ python -m reports.validation --output reports/validation
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -23,12 +24,11 @@ from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.published.accuracy import Errors, errors_of, is_unseen
 from costmodel.study.published.provenance import IN_SAMPLE, STATES
 from costmodel.study.published.reproduce import SKIP, load_cases
-from reports.page import percent, table
+from reports.page import percent, rendered
 from reports.validation.plot import validation_plot
 from reports.validation.scored import ScoredValue, chosen, columns, figures_of, judge, settings
 
 PLAN = "public"
-COMMAND = "python -m reports.validation --output reports/validation"
 PAGES = {
     "training": ("training",), "inference": ("inference",), "serving": ("serving",), "memory": ("memory",),
     "communication": ("communication",), "kernel": ("kernel",), "counting": ("counting", "topology"),
@@ -66,17 +66,17 @@ def publish(
         with styled():
             drawn = validation_plot(page, of)
             content = _files(page, drawn)
-        content[f"{page}.md"] = "\n".join([*_page(page, of, said, drawn=drawn is not None), ""]).encode()
+        content[f"{page}.md"] = _page(page, of, said.causes, drawn=drawn is not None).encode()
         for file, data in content.items():
             write_whole(folder / file, [data])
             made.append(folder / file)
-    lines = [
-        *_head(), *_by_page({page: [one for one in of if is_unseen(one.unseen)] for page, of in pages.items()}),
-        *_in_sample(figures), *_bars(figures, said.bars), *_tools(said),
-        *_discrepancies(figures, said),
-        *_not_compared(figures, [str(each) for each in (*unread, *problems)]),
-    ]  # fmt: skip
-    write_whole(folder / "README.md", ["\n".join([*lines, ""]).encode()])
+    unseen = {page: [one for one in of if is_unseen(one.unseen)] for page, of in pages.items()}
+    text = rendered(
+        "validation/summary", by_page=list(_by_page(unseen)), in_sample=list(_in_sample(figures)),
+        bars=list(_bars(figures, said.bars)), tools=list(_tools(said)), left_out=_left_out(figures),
+        discrepancies=list(_discrepancies(figures, said)), problems=[(each,) for each in (*unread, *problems)],
+    )  # fmt: skip
+    write_whole(folder / "README.md", [text.encode()])
     return [*made, folder / "README.md"]
 
 
@@ -90,113 +90,54 @@ def _files(page: str, drawn: Plot | None) -> dict[str, bytes]:
 # ---- the page that sums up ------------------------------------------------------------------------------------------
 
 
-def _head() -> Iterator[str]:
-    yield "# Whole scenarios: predicted against published"
-    yield ""
-    yield "Errors are predicted / published - 1, their means and medians those of absolute errors. The first column, as"
-    yield "shipped, is what `costmodel reproduce` prints; the second, refitted, is `costmodel reproduce --leave-out`:"
-    yield "what is fitted to whole runs, the ends of their intervals among it, is fitted again without the publication"
-    yield "that is compared. A figure is `unseen` where no value on its path rests on it, its publication or its"
-    yield "repository, `refitted` where the values that do were fitted again, else `in-sample`. Only the first two"
-    yield "count; what a file rests on stands in its `sources` (`rests_on`, `seen`). Figures that follow from one"
-    yield "another share one weight."
-    yield ""
-    yield f"Regenerate: `{COMMAND}`"
+def _by_page(pages: Mapping[str, Sequence[ScoredValue]]) -> Iterator[Sequence[str]]:
+    for page, figures in pages.items():
+        stated, unseen = (errors_of(column) for column in columns(figures))
+        if stated is not None and unseen is not None:
+            yield (
+                f"[{page}]({page}.md)", f"{unseen.figures:,}", f"{unseen.groups:,}", f"{unseen.publications}",
+                *_both(stated, unseen, "mean", "median", "bias"),
+                f"{unseen.intervals:,}", percent(unseen.inside), _times(unseen.half_width),
+            )  # fmt: skip
 
 
-def _by_page(pages: Mapping[str, Sequence[ScoredValue]]) -> Iterator[str]:
-    def rows() -> Iterator[Sequence[str]]:
-        for page, figures in pages.items():
-            stated, unseen = (errors_of(column) for column in columns(figures))
-            if stated is not None and unseen is not None:
-                yield (
-                    f"[{page}]({page}.md)", f"{unseen.figures:,}", f"{unseen.groups:,}", f"{unseen.publications}",
-                    *_both(stated, unseen, "mean", "median", "bias"),
-                    f"{unseen.intervals:,}", percent(unseen.inside), _times(unseen.half_width),
-                )  # fmt: skip
-
-    yield from table(
-        "By class, unseen and refitted figures",
-        (
-            "class", "figures", "groups", "publications", "as shipped: mean", "median", "bias", "refitted: mean",
-            "median", "bias", "with an interval", "inside 80 %", "half width / error",
-        ),
-        rows(),
-    )  # fmt: skip
-    yield ""
-    yield "Inside and half width are those of the second column, over the figures whose prediction has an interval: the"
-    yield "share that it holds, and the median of half of it over the median absolute error."
-
-
-def _in_sample(figures: Sequence[ScoredValue]) -> Iterator[str]:
+def _in_sample(figures: Sequence[ScoredValue]) -> Iterator[Sequence[str]]:
     """Yield the figures that a value on their own path rests on, with the places that do."""
     found: dict[tuple[str, tuple[str, ...]], list[ScoredValue]] = {}
     for one in figures:
         if one.unseen.state == IN_SAMPLE:
             found.setdefault((one.case.publication, one.unseen.because), []).append(one)
-
-    def rows() -> Iterator[Sequence[str]]:
-        for (publication, because), values in sorted(found.items()):
-            errors = errors_of(one.stated for one in values)
-            if errors is not None:
-                places = ", ".join(f"`{place}`" for place in because)
-                yield publication, f"{errors.figures:,}", percent(errors.mean), percent(errors.median), places
-
-    yield from table(
-        "In-sample values", ("publication", "values", "mean error", "median", "what rests on them"), rows()
-    )
-    yield ""
-    yield "Values on these predictions' path rest on the figures or their source, or were chosen with them in sight:"
-    yield "the errors say how well the tool describes what it was made from. They count in no other table of this page."
+    for (publication, because), values in sorted(found.items()):
+        errors = errors_of(one.stated for one in values)
+        if errors is not None:
+            places = ", ".join(f"`{place}`" for place in because)
+            yield publication, f"{errors.figures:,}", percent(errors.mean), percent(errors.median), places
 
 
-def _bars(figures: Sequence[ScoredValue], bars: Sequence[AccuracyTargetFile]) -> Iterator[str]:
-    def rows() -> Iterator[Sequence[str]]:
-        for one in (judge(figures, asked) for asked in bars):
-            if not one.figures and chosen(figures, one.asked.figures):
-                yield (one.asked.name, "0", one.asked.statistic.replace("_", " "), "", "", "", "in-sample: no claim")
-            if one.figures:
-                show = _ratio if one.asked.statistic == "half_width" else _finely
-                yield (
-                    one.asked.name, f"{one.figures:,}", one.asked.statistic.replace("_", " "),
-                    f"{'≥' if one.asked.statistic == 'inside' else '≤'} {show(float(one.asked.bar))}",
-                    show(one.stated), show(one.unseen), "reached" if one.reached else "**missed**",
-                )  # fmt: skip
-
-    yield from table(
-        "What was asked for", ("figures", "how many", "measure", "bar", "as shipped", "refitted", "verdict"), rows()
-    )
-    yield ""
-    yield "Verdicts are those of the second column, on unseen and refitted figures. Worst: the largest absolute error."
+def _bars(figures: Sequence[ScoredValue], bars: Sequence[AccuracyTargetFile]) -> Iterator[Sequence[str]]:
+    for one in (judge(figures, asked) for asked in bars):
+        statistic = one.asked.statistic.replace("_", " ")
+        if not one.figures and chosen(figures, one.asked.figures):
+            yield (one.asked.name, "0", statistic, "", "", "", "in-sample: no claim")
+        if one.figures:
+            show = _ratio if one.asked.statistic == "half_width" else _finely
+            yield (
+                one.asked.name, f"{one.figures:,}", statistic,
+                f"{'≥' if one.asked.statistic == 'inside' else '≤'} {show(float(one.asked.bar))}",
+                show(one.stated), show(one.unseen), "reached" if one.reached else "**missed**",
+            )  # fmt: skip
 
 
-def _tools(said: ValidationFile) -> Iterator[str]:
-    yield from table(
-        "What other tools say of themselves",
-        ("tool", "compared with", "error", "source"),
-        (
-            (one.tool, one.compared, one.error, _source(one.source.cite, verified=one.source.verified))
-            for one in said.tools
-        ),
-    )
-    yield ""
-    yield "These are those tools' own figures, not measured here."
+def _tools(said: ValidationFile) -> Iterator[Sequence[str]]:
+    for one in said.tools:
+        doubt = "" if one.source.verified else "; as reported, not read at its source"
+        yield one.tool, one.compared, one.error, f"{one.source.cite}{doubt}"
 
 
-def _source(cite: str, *, verified: bool) -> str:
-    return cite if verified else f"{cite}; as reported, not read at its source"
-
-
-def _discrepancies(figures: Sequence[ScoredValue], said: ValidationFile) -> Iterator[str]:
-    yield from table(
-        "Discrepancies of the publications themselves",
-        ("publication", "figures", "what", "source"),
-        (
-            (_publications(found), _ids(found), one.text, one.source.cite if one.source else "")
-            for one in said.discrepancies
-            if (found := chosen(figures, one.figures))
-        ),
-    )
+def _discrepancies(figures: Sequence[ScoredValue], said: ValidationFile) -> Iterator[Sequence[str]]:
+    for one in said.discrepancies:
+        if found := chosen(figures, one.figures):
+            yield _publications(found), _ids(found), one.text, one.source.cite if one.source else ""
 
 
 def _publications(figures: Sequence[ScoredValue]) -> str:
@@ -208,69 +149,43 @@ def _ids(figures: Sequence[ScoredValue]) -> str:
     return f"{len(ids)} cases" if len(ids) > 3 else ", ".join(f"`{each}`" for each in ids)
 
 
-def _not_compared(figures: Sequence[ScoredValue], problems: Sequence[str]) -> Iterator[str]:
-    reasons: dict[str, int] = {}
-    for one in figures:
-        if one.stated.verdict == SKIP and one.stated.reason:
-            reasons[one.stated.reason] = reasons.get(one.stated.reason, 0) + 1
-    yield from table(
-        "Figures left out",
-        ("figures", "reason"),
-        ((str(count), reason) for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
-    )
-    if problems:
-        yield from table("Cases that cannot be predicted", ("problem",), ((each,) for each in problems))
+def _left_out(figures: Sequence[ScoredValue]) -> list[tuple[int, str]]:
+    """Return how many figures each reason leaves out."""
+    reasons = Counter(
+        one.stated.reason for one in figures if one.stated.verdict == SKIP and one.stated.reason
+    )  # fmt: skip
+    return sorted(((count, reason) for reason, count in reasons.items()), key=lambda row: (-row[0], row[1]))
 
 
 # ---- the page of a class --------------------------------------------------------------------------------------------
 
 
-def _page(page: str, figures: Sequence[ScoredValue], said: ValidationFile, *, drawn: bool) -> Iterator[str]:
-    yield f"# {page.capitalize()}: predicted against published"
-    yield ""
-    yield "[All classes](README.md), with what the columns mean."
-    if "topology" in PAGES.get(page, ()):
-        yield "Topologies have [a report of their own](../network/README.md)."
-    if drawn:
-        yield ""
-        yield f"![{page}: predicted against published]({page}.svg)"
-        yield ""
-        yield "Refitted column; thin lines are 80 % intervals, and of a publication with very many figures a sample is"
-        yield f"drawn. [{page}.csv]({page}.csv) has every figure in SI."
+def _page(page: str, figures: Sequence[ScoredValue], causes: Sequence[RemarkFile], *, drawn: bool) -> str:
     by_publication: dict[str, list[ScoredValue]] = {}
     for one in figures:
         by_publication.setdefault(one.case.publication, []).append(one)
-    yield from _by_publication(by_publication)
-    yield from _worst(figures, said.causes)
-    yield from _causes(figures, said.causes)
+    publications = []
     for publication, rows in sorted(by_publication.items()):
         scored = [one for one in rows if one.stated.error is not None]
         if len(scored) > LONG and any(one.case.scenario is not None for one in scored):
-            yield from _by_setting(publication, scored)
+            publications.append((f"{publication}, {len(scored):,} figures", True, list(_by_setting(scored))))
         else:
-            yield from _each(publication, scored)
-    yield from _unscored([one for one in figures if one.stated.error is None])
-
-
-def _by_publication(by_publication: Mapping[str, Sequence[ScoredValue]]) -> Iterator[str]:
-    def rows() -> Iterator[Sequence[str]]:
-        for publication, figures in sorted(by_publication.items()):
-            stated, unseen = (errors_of(column) for column in columns(figures))
-            if stated is not None and unseen is not None:
-                yield (
-                    publication, _states(figures), f"{unseen.figures:,}", f"{unseen.groups:,}",
-                    *_both(stated, unseen, "mean", "median", "bias"), percent(unseen.inside),
-                    _times(unseen.half_width),
-                )  # fmt: skip
-
-    yield from table(
-        "By publication",
-        (
-            "publication", "state", "figures", "groups", "as shipped: mean", "median", "bias", "refitted: mean",
-            "median", "bias", "inside 80 %", "half width / error",
-        ),
-        rows(),
+            publications.append((publication, False, list(_each(scored))))
+    return rendered(
+        "validation/class", page=page, drawn=drawn, by_publication=list(_by_publication(by_publication)),
+        worst=list(_worst(figures, causes)), causes=list(_causes(figures, causes)), publications=publications,
+        unscored=list(_unscored([one for one in figures if one.stated.error is None])),
     )  # fmt: skip
+
+
+def _by_publication(by_publication: Mapping[str, Sequence[ScoredValue]]) -> Iterator[Sequence[str]]:
+    for publication, figures in sorted(by_publication.items()):
+        stated, unseen = (errors_of(column) for column in columns(figures))
+        if stated is not None and unseen is not None:
+            yield (
+                publication, _states(figures), f"{unseen.figures:,}", f"{unseen.groups:,}",
+                *_both(stated, unseen, "mean", "median", "bias"), percent(unseen.inside), _times(unseen.half_width),
+            )  # fmt: skip
 
 
 def _states(figures: Sequence[ScoredValue]) -> str:
@@ -278,23 +193,16 @@ def _states(figures: Sequence[ScoredValue]) -> str:
     return ", ".join(name for name in STATES if name in found)
 
 
-def _worst(figures: Sequence[ScoredValue], causes: Sequence[RemarkFile]) -> Iterator[str]:
+def _worst(figures: Sequence[ScoredValue], causes: Sequence[RemarkFile]) -> Iterator[Sequence[str]]:
     """Yield the figures that are furthest off."""
     scored = [one for one in figures if one.unseen.error is not None and is_unseen(one.unseen)]
     scored.sort(key=lambda one: (-abs(one.unseen.error or 0.0), one.case.id))
     reasons = [_why(one, causes) for one in scored[:WORST]]
-    yield from table(
-        "The worst figures",
-        ("publication", "case", "metric", "published", "predicted", "as shipped", "refitted", "why"),
-        (
-            (
-                one.case.publication, f"`{one.case.id}`", one.unseen.metric or "", *_values(one),
-                percent(one.stated.error, sign=True), percent(one.unseen.error, sign=True),
-                "as above" if reason != NOT_KNOWN and reason in reasons[:at] else reason,
-            )
-            for at, (one, reason) in enumerate(zip(scored, reasons, strict=False))
-        ),
-    )  # fmt: skip
+    for at, (one, reason) in enumerate(zip(scored, reasons, strict=False)):
+        yield (
+            one.case.publication, f"`{one.case.id}`", one.unseen.metric or "", *_values(one), *_errors(one),
+            "as above" if reason != NOT_KNOWN and reason in reasons[:at] else reason,
+        )  # fmt: skip
 
 
 def _values(one: ScoredValue) -> tuple[str, str]:
@@ -308,48 +216,33 @@ def _why(one: ScoredValue, causes: Sequence[RemarkFile]) -> str:
     return next((cause.text for cause in causes if chosen([one], cause.figures)), NOT_KNOWN)
 
 
-def _causes(figures: Sequence[ScoredValue], causes: Sequence[RemarkFile]) -> Iterator[str]:
+def _causes(figures: Sequence[ScoredValue], causes: Sequence[RemarkFile]) -> Iterator[Sequence[str]]:
     """Yield what is known of each publication's errors, and how large they are; a figure's first remark is its own."""
     own: dict[int, list[ScoredValue]] = {}
     for one in figures:
         at = next((at for at, cause in enumerate(causes) if chosen([one], cause.figures)), None)
         if at is not None and one.unseen.error is not None:
             own.setdefault(at, []).append(one)
-
-    def rows() -> Iterator[Sequence[str]]:
-        for at, found in sorted(own.items()):
-            errors = errors_of(one.unseen for one in found)
-            if errors is not None:
-                span = [one.unseen.error or 0.0 for one in found]
-                yield (
-                    _publications(found), _ids(found), " .. ".join(percent(one(span), sign=True) for one in (min, max)),
-                    percent(errors.median), causes[at].text,
-                )  # fmt: skip
-
-    yield from table("Why", ("publication", "cases", "refitted: error", "median", "what is known"), rows())
+    for at, found in sorted(own.items()):
+        errors = errors_of(one.unseen for one in found)
+        if errors is not None:
+            span = [one.unseen.error or 0.0 for one in found]
+            yield (
+                _publications(found), _ids(found), " .. ".join(percent(one(span), sign=True) for one in (min, max)),
+                percent(errors.median), causes[at].text,
+            )  # fmt: skip
 
 
-def _each(publication: str, figures: Sequence[ScoredValue]) -> Iterator[str]:
-    rows = (
-        (
-            f"`{one.case.id}`", _configuration(one.case), one.unseen.metric or "", *_values(one),
-            percent(one.stated.error, sign=True), percent(one.unseen.error, sign=True), one.unseen.state or "",
-            _held(one),
-        )
-        for one in figures
-    )  # fmt: skip
-    headings = (
-        "case",
-        "configuration",
-        "metric",
-        "published",
-        "predicted",
-        "as shipped",
-        "refitted",
-        "state",
-        "inside 80 %",
-    )
-    yield from table(publication, headings, rows)
+def _each(figures: Sequence[ScoredValue]) -> Iterator[Sequence[str]]:
+    for one in figures:
+        yield (
+            f"`{one.case.id}`", _configuration(one.case), one.unseen.metric or "", *_values(one), *_errors(one),
+            one.unseen.state or "", _held(one),
+        )  # fmt: skip
+
+
+def _errors(one: ScoredValue) -> tuple[str, str]:
+    return percent(one.stated.error, sign=True), percent(one.unseen.error, sign=True)
 
 
 def _held(one: ScoredValue) -> str:
@@ -368,32 +261,25 @@ def _configuration(case: Case) -> str:
     return text.replace("_", " ")
 
 
-def _by_setting(publication: str, figures: Sequence[ScoredValue]) -> Iterator[str]:
+def _by_setting(figures: Sequence[ScoredValue]) -> Iterator[Sequence[str]]:
     """Yield errors of many figures by each setting in turn in which they differ."""
     known = [settings(one.case) for one in figures]
-
-    def rows() -> Iterator[Sequence[str]]:
-        seen: list[list[str]] = []
-        for key in GROUPED:
-            values = [each.get(key, "") for each in known]
-            if len(set(values)) < 2 or values in seen:
-                continue
-            seen.append(values)
-            names, group = _ranges(values)
-            for name in names:
-                found = [one for one, value in zip(figures, values, strict=True) if group(value) == name]
-                stated, unseen = (errors_of(column) for column in columns(found))
-                assert stated is not None
-                assert unseen is not None
-                yield (
-                    key.replace("_", " "), name.split("/")[-1] or "-", f"{unseen.figures:,}",
-                    *_both(stated, unseen, "mean", "median", "bias"), percent(unseen.inside),
-                )  # fmt: skip
-
-    headings = (
-        "setting", "value", "figures", "mean", "median", "bias", "refitted: mean", "median", "bias", "inside 80 %",
-    )  # fmt: skip
-    yield from table(f"{publication}, {len(figures):,} figures", headings, rows())
+    seen: list[list[str]] = []
+    for key in GROUPED:
+        values = [each.get(key, "") for each in known]
+        if len(set(values)) < 2 or values in seen:
+            continue
+        seen.append(values)
+        names, group = _ranges(values)
+        for name in names:
+            found = [one for one, value in zip(figures, values, strict=True) if group(value) == name]
+            stated, unseen = (errors_of(column) for column in columns(found))
+            assert stated is not None
+            assert unseen is not None
+            yield (
+                key.replace("_", " "), name.split("/")[-1] or "-", f"{unseen.figures:,}",
+                *_both(stated, unseen, "mean", "median", "bias"), percent(unseen.inside),
+            )  # fmt: skip
 
 
 def _ranges(values: Sequence[str]) -> tuple[list[str], Callable[[str], str]]:
@@ -410,19 +296,11 @@ def _order(value: str) -> tuple[bool, float, str]:
     return (not value.isdigit(), float(value) if value.isdigit() else 0.0, value)
 
 
-def _unscored(figures: Sequence[ScoredValue]) -> Iterator[str]:
+def _unscored(figures: Sequence[ScoredValue]) -> Iterator[Sequence[str]]:
     """Yield figures that are only asked to lie on a side or in a range, or that have no prediction."""
-    yield from table(
-        "Figures of a side, a range or none",
-        ("publication", "case", "metric", "published", "predicted", "verdict"),
-        (
-            (
-                one.case.publication, f"`{one.case.id}`", one.unseen.metric or "", *_values(one),
-                one.unseen.verdict + (f": {one.unseen.reason}" if one.unseen.reason else ""),
-            )
-            for one in figures
-        ),
-    )  # fmt: skip
+    for one in figures:
+        verdict = one.unseen.verdict + (f": {one.unseen.reason}" if one.unseen.reason else "")
+        yield one.case.publication, f"`{one.case.id}`", one.unseen.metric or "", *_values(one), verdict
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------------
