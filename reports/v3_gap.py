@@ -31,7 +31,7 @@ LOADS = np.round(np.arange(1.0, 1.81, 0.05), 2)
 SLOWDOWNS = np.round(np.arange(1.0, 1.51, 0.05), 2)
 ALIKE = 0.01  # of the published step: stories within it fit it equally well
 SHOWN = 8
-DECODING = {  # how evenly experts are loaded -> what says so
+DECODING: Mapping[str, Mapping[str, object]] = {  # how evenly experts are loaded -> what says so
     "even, as the profile says (as shipped)": {},
     "drawn at random, token by token": {"scenarios.decode.routing.load": "uniform"},
     "a fullest rank of 1.0001 times the mean": {"scenarios.decode.communication.expert_load": 1.0001},
