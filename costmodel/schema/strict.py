@@ -57,7 +57,7 @@ class Strict(BaseModel):
     def __init_subclass__(cls, **options: Any) -> None:
         """Note the checks of a mapping."""
         super().__init_subclass__(**options)
-        names = (name for base in reversed(cls.__mro__) for name in vars(base))
+        names = (name for base in reversed(cls.__mro__) if base not in BaseModel.__mro__ for name in vars(base))
         cls.checks = tuple(dict.fromkeys(name for name in names if name.startswith("_check_")))
 
     def model_post_init(self, _: Any, /) -> None:
