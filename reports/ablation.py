@@ -30,10 +30,10 @@ from costmodel.schema.resolved import ResolvedWorkload
 from costmodel.schema.tree import to_python
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.published.provenance import identities
-from costmodel.study.published.refits import leave_out
+from costmodel.study.published.refits import leave_out, read_terms
 from costmodel.study.published.reproduce import FAIL, PASS, Comparison, load_cases, reproduce
-from costmodel.study.published.term_fits import read_terms, refit
 from reports.fits.runs import chosen as whole_runs
+from reports.fits.term_fits import refit
 
 Measured: TypeAlias = "tuple[Mechanism, list[Effect]]"
 TABLE = Path(__file__).with_suffix(".yaml")

@@ -32,7 +32,7 @@ def command(
     chosen, unread = load_cases(cases, search_path, classes)
     unseen = None
     if leave_out or summary:
-        from costmodel.study.published.term_fits import left_out
+        from costmodel.study.published.refits import left_out
 
         unseen = left_out(chosen, search_path)
     again = () if unseen is None else (unseen.changes, unseen.refitted)

@@ -16,10 +16,10 @@ from pathlib import Path
 from costmodel.schema.fit_plan import FRAMEWORK
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
-from costmodel.study.published.refits import PLAN, FittedTerms, Terms
+from costmodel.study.published.refits import PLAN, FittedTerms, Terms, read_terms
 from costmodel.study.published.reproduce import load_cases
-from costmodel.study.published.term_fits import read_terms, refit, write_refits
 from reports.fits.provenance import sourced_fields, stated
+from reports.fits.term_fits import refit, write_refits
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

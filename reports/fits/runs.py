@@ -46,8 +46,8 @@ from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.published.predictions import predict, proportional_metric
 from costmodel.study.published.provenance import IN_SAMPLE, Dependence, dependences, state_of
+from costmodel.study.published.refits import left_out
 from costmodel.study.published.reproduce import load_cases
-from costmodel.study.published.term_fits import left_out
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.site_scatter import Separation
 

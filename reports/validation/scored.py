@@ -14,8 +14,8 @@ from costmodel.schema.case import Case
 from costmodel.schema.tree import to_python
 from costmodel.schema.validation import AccuracyTargetFile, ValueSelectionFile
 from costmodel.study.published.accuracy import errors_of, is_unseen
+from costmodel.study.published.refits import left_out
 from costmodel.study.published.reproduce import Comparison, reproduce
-from costmodel.study.published.term_fits import left_out
 
 
 class ScoredValue(Record):

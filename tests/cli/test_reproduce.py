@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from costmodel.schema.references import Library
+from costmodel.study.published.refits import named, read_terms
+
 KEYS = [
     "id", "publication", "class", "metric", "unit", "published", "predicted", "low", "high", "error", "verdict",
     "source", "state", "interval_unseen", "group",
@@ -195,19 +198,22 @@ def test_leaving_out_changes_nothing_without_declared_terms(run, tmp_path):
     assert run("reproduce", "mt_nlg", "--leave-out", "--path", tmp_path, "--json").out == plain.out
 
 
-def test_leaving_out_fits_a_declared_term_to_other_publications(run, tmp_path):
-    folder = tmp_path / "hardware/fit_plans"
-    folder.mkdir(parents=True)
-    (folder / "end_to_end.yaml").write_text(
-        "schema: costmodel/fit_plan@1\nname: end_to_end\nterms:\n  - {path: framework.launch, bounds: [1 us, 50 us], "
-        "frameworks: [megatron, megatron-2021], classes: [training], "
+def test_leaving_out_takes_the_fits_that_are_kept_next_to_the_plan(run, tmp_path):
+    plan = tmp_path / "hardware/fit_plans/end_to_end.yaml"
+    plan.parent.mkdir(parents=True)
+    plan.write_text(
+        "schema: costmodel/fit_plan@1\nname: end_to_end\nrefits: fits.json\nterms:\n  - {path: framework.launch, "
+        "bounds: [1 us, 50 us], frameworks: [megatron, megatron-2021], classes: [training], "
         "publications: [megascale, mt_nlg, narayanan_2021]}\n",
         encoding="utf-8",
     )
-    (row,) = json.loads(run("reproduce", "mt_nlg", "--cross-validate", "--path", tmp_path, "--json").out)
-    ((path, value),) = row["terms"].items()
-    assert path == "scenarios.case.framework.launch"
-    assert 1e-6 <= value <= 50e-6
+    asked = ("reproduce", "mt_nlg", "--cross-validate", "--path", tmp_path, "--json")
+    assert "python -m reports.fits.frameworks" in run(*asked).err
+    fitted = {"values": [7e-6], "figures": 1, "before": 0.1, "after": 0.1}
+    kept = {"terms": named(read_terms(Library([tmp_path]))), "everything": fitted, "without": {"mt_nlg": fitted}}
+    plan.with_name("fits.json").write_text(json.dumps(kept), encoding="utf-8")
+    (row,) = json.loads(run(*asked).out)
+    assert row["terms"] == {"scenarios.case.framework.launch": 7e-6}
 
 
 def test_a_case_of_a_device_is_held_against_its_file(held):

@@ -1,4 +1,7 @@
-"""The terms of a fit plan as fitted without each publication, kept beside the plan, and what they change in cases."""
+"""Terms of whole runs as fitted without each publication, kept beside their plan, and what they change in cases.
+
+`python -m reports.fits.frameworks` fits them.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from costmodel.calibration.fit_files import COMPOSITION, read
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.spread import Spread
 from costmodel.errors import InputError, Location
-from costmodel.records import Record
+from costmodel.records import Record, replace
 from costmodel.schema import SI
 from costmodel.schema.case import Case, resolve_case
-from costmodel.schema.fit_plan import FRAMEWORK, TermFile
+from costmodel.schema.fit_plan import FRAMEWORK, FitPlanFile, TermFile
 from costmodel.schema.references import Library
 from costmodel.study.published.reproduce import NOTHING_REFITTED, Refitted
 
@@ -76,6 +80,32 @@ def changes(case: Case, terms: Terms, values: Values, library: Library) -> dict[
     return {
         path_of(case, terms[at]): SI(value) for at in moving(case, terms, library) if (value := values[at]) is not None
     }
+
+
+def read_terms(library: Library) -> Terms:
+    """Return the terms of the plan of whole runs."""
+    return read(library, "fit_plans", PLAN, FitPlanFile).terms
+
+
+def left_out(cases: Sequence[Case], search_path: Sequence[str] = ()) -> Unseen:
+    """Return what `leave_out` returns with the plan on the search path and the fits that are kept next to it.
+
+    Raises InputError where the fits are of other terms.
+    """
+    library = Library(search_path)
+    plan = read(library, "fit_plans", PLAN, FitPlanFile)
+    if not plan.terms:
+        return Unseen({})
+    path = library.find(PLAN, "fit_plans")
+    kept = None if plan.refits is None else read_refits(path.parent / plan.refits, plan.terms)
+    if kept is None:
+        hint = "fit them: python -m reports.fits.frameworks --output hardware"
+        raise InputError.single("has no fits of its terms", hint=hint, field="refits", location=Location(str(path)))
+    without = leave_out(cases, kept, plan.terms, library)
+    if plan.run_refits is None or not (path.parent / plan.run_refits).is_file():
+        return without
+    fields = without.refitted.fields | {COMPOSITION}
+    return replace(without, refitted=Refitted(fields, read_scatter(path.parent / plan.run_refits)))
 
 
 def leave_out(cases: Sequence[Case], refits: Refits, terms: Terms, library: Library) -> Unseen:

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from small_world import edit, write
 
+from costmodel.errors import InputError
 from costmodel.records import replace
 from costmodel.schema.case import Case, load_case_file
 from costmodel.schema.files import validate
 from costmodel.schema.fit_plan import TermFile
 from costmodel.schema.references import Library
 from costmodel.study.published.predictions import predict
-from costmodel.study.published.refits import leave_out
+from costmodel.study.published.refits import leave_out, left_out, read_terms
 from costmodel.study.published.reproduce import load_cases, reproduce
-from costmodel.study.published.term_fits import MOST, figures_of, fit_terms, left_out, read_terms, refit
+from reports.fits.term_fits import MOST, figures_of, fit_terms, refit
 
 LAUNCH = 5e-6
 PLAN = """
@@ -124,6 +125,11 @@ def test_without_a_declared_term_nothing_changes(published: Path) -> None:
         published, "hardware/fit_plans/end_to_end.yaml", "schema: costmodel/fit_plan@1\nname: end_to_end\nterms: []\n"
     )
     assert left_out(_cases(published), [str(published)]).changes == {}
+
+
+def test_terms_without_fits_say_who_fits_them(published: Path) -> None:
+    with pytest.raises(InputError, match="no fits of its terms"):
+        left_out(_cases(published), [str(published)])
 
 
 def test_a_term_of_one_publication_stays_as_it_is(published: Path) -> None:

@@ -15,7 +15,6 @@ from scipy.interpolate import RegularGridInterpolator
 
 from costmodel.analytic.grid import evaluate_grid
 from costmodel.analytic.intervals import RATES, TIMES
-from costmodel.calibration.fit_files import COMPOSITION, read
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
@@ -23,26 +22,12 @@ from costmodel.records import MutableRecord, Record, field, replace
 from costmodel.result import PHASES
 from costmodel.schema import SI
 from costmodel.schema.case import Case, resolve_case
-from costmodel.schema.fit_plan import FitPlanFile, TermFile
+from costmodel.schema.fit_plan import TermFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.published.predictions import predict, proportional_metric
-from costmodel.study.published.refits import (
-    PLAN,
-    FittedTerms,
-    Refits,
-    Terms,
-    Unseen,
-    Values,
-    leave_out,
-    moving,
-    named,
-    path_of,
-    read_refits,
-    read_scatter,
-)  # fmt: skip
-from costmodel.study.published.reproduce import Refitted, load_cases
-from costmodel.study.published.weights import weights_of
+from costmodel.study.published.refits import FittedTerms, Refits, Terms, Values, moving, named, path_of
+from reports.fits.weights import weights_of
 
 MOST = 40  # figures of a publication that a fit looks at, evenly chosen: one table shall not outweigh all others
 STEP = 1e-3  # of a term's range, for derivatives
@@ -50,11 +35,6 @@ PULL = 0.02  # of a figure's log error at full range: what draws a term to no ef
 SOFT = 0.1  # log error of a publication that counts as one standard deviation; beyond it errors count less than squared
 NODES = 17  # of each term's range
 DIGITS = 6
-
-
-def read_terms(library: Library) -> Terms:
-    """Return the terms of the plan of whole runs."""
-    return read(library, "fit_plans", PLAN, FitPlanFile).terms
 
 
 class PublishedValue(Record):
@@ -318,24 +298,6 @@ def without_data(fitted: FittedTerms, terms: Terms, publication: str) -> FittedT
         for term, value in zip(terms, fitted.values, strict=True)
     ]
     return replace(fitted, values=tuple(values))
-
-
-def left_out(cases: Sequence[Case], search_path: Sequence[str] = ()) -> Unseen:
-    """Return what `leave_out` returns with the plan on the search path, fitted to all cases there.
-
-    Fits of the plan's terms that are kept next to it are taken. Without such, the terms are fitted now.
-    """
-    library = Library(search_path)
-    plan = read(library, "fit_plans", PLAN, FitPlanFile)
-    if not plan.terms:
-        return Unseen({})
-    folder = library.find(PLAN, "fit_plans").parent
-    kept = None if plan.refits is None else read_refits(folder / plan.refits, plan.terms)
-    without = leave_out(cases, kept or refit(load_cases([], search_path)[0], plan.terms, library), plan.terms, library)
-    if kept is None or plan.run_refits is None or not (folder / plan.run_refits).is_file():
-        return without
-    fields = without.refitted.fields | {COMPOSITION}
-    return replace(without, refitted=Refitted(fields, read_scatter(folder / plan.run_refits)))
 
 
 def write_refits(path: Path, terms: Terms, refits: Refits) -> None:
