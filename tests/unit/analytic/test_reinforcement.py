@@ -62,8 +62,11 @@ def held(of: Scenario) -> Ledger:
 
 @pytest.mark.parametrize("engines", [GENERATE, BURST])
 @pytest.mark.parametrize("placement", ["colocated", "split"])
-def test_on_policy_the_step_is_the_sum_of_its_parts(engines: Generate | Serving, placement: str) -> None:
-    found = point(step(engines, placement=placement, reward=1.5, offload="all" if placement == "colocated" else "none"))
+def test_staleness_0_equals_on_policy_a_step_that_is_the_sum_of_its_parts(
+    engines: Generate | Serving, placement: str
+) -> None:
+    offload = "all" if placement == "colocated" else "none"
+    found = point(step(engines, placement=placement, staleness=0.0, reward=1.5, offload=offload))
     parts = [found.metrics[name] or 0.0 for name in PARTS]
     assert found.metrics["step_time"] == pytest.approx(sum(parts))
     assert found.metrics["reward_time"] == 1.5

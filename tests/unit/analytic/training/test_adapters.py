@@ -113,13 +113,16 @@ def test_rank_0_is_a_frozen_model_without_adapters(model: Architecture) -> None:
     assert memory.gradients == memory.optimizer == 0
 
 
-def test_a_frozen_step_is_a_step_without_gradients_of_weights_and_without_an_optimizer() -> None:
+def test_rank_0_equals_frozen_training_without_gradients_of_weights_and_without_an_optimizer() -> None:
     frozen, full = work(step(Adapters(0.0))).layers[0], work(step(None)).layers[0]
     assert [each.name for each in frozen.forward] == [each.name for each in full.forward]
     assert [each.name for each in frozen.input_gradient] == [each.name for each in full.input_gradient]
-    schedule = point(step(Adapters(0.0))).schedule
+    schedule, trained = (point(step(each)).schedule for each in (Adapters(0.0), None))
     assert schedule is not None
+    assert trained is not None
     assert schedule["optimizer"] == 0
+    assert schedule["forward"] == pytest.approx(trained["forward"])
+    assert schedule["backward_input"] < 0.7 * trained["backward_input"]  # products of weights' gradients are half
 
 
 def test_more_rank_is_never_faster_and_a_sweep_of_ranks_is_its_points() -> None:
