@@ -69,5 +69,6 @@ def _parts(
         group = overlapped_group(comm, name, timed)
         if group.seconds:
             parts.setdefault("compute" if group.stream == COMPUTE else name, []).append(group)
-    parts["compute"] += own
+    taken = comm.taken * sum(group.seconds for part in ("gather", "reduce") for group in parts.get(part, []))
+    parts["compute"] += [*own, *([TaskGroup("processors of collectives", COMPUTE, float(taken))] if taken else [])]
     return parts

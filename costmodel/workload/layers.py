@@ -112,7 +112,7 @@ def draft_work(context: Context) -> LayerWork:
 
 def _layer(context: Context, layer: arch.Layer, name: str) -> LayerWork:
     """Return one layer: mixer and feed-forward part, each behind its norm."""
-    builder = WorkBuilder(name, context.recompute, context.is_frozen)
+    builder = WorkBuilder(name, context.recompute, context.is_frozen, context.framework.training.stops_early)
     context = layer_context(context, layer)
     add_host_time(builder, context, layer)
     add_layer(builder, context, layer)

@@ -38,12 +38,14 @@ class OverlappedComm(Record):
     """Communication that passes overlap.
 
     one_link: ranks communicate over the link to the host
+    taken: share of the processors that run a collective's kernel, while others compute
     layers: by kind of layer, its timed operators by field of `LayerTransfers`
     """
 
     plan: Training
     offload: Offload
     one_link: bool
+    taken: Quantity
     layers: Mapping[str, Mapping[str, tuple[TimedOperator, ...]]]
 
     @property
@@ -132,6 +134,8 @@ class OverlappedComm(Record):
     ) -> list[LayerSegment]:
         """Return the layers of some stages in the order of a pass, each with its communication [s].
 
+        Collectives take processors: compute = own + taken * (gather + reduce).
+
         compute: of one layer's own pass, by name [s].
         """
         chain = []
@@ -141,6 +145,7 @@ class OverlappedComm(Record):
                 for name, timed in operators:
                     part = "compute" if self.is_blocking(name) else name
                     parts[part] = parts.get(part, 0.0) + seconds_of(timed, perturbations)
+                parts["compute"] = parts["compute"] + self.taken * (parts.get("gather", 0.0) + parts.get("reduce", 0.0))
                 chain.append(LayerSegment(count, **parts))
         return chain
 
@@ -191,4 +196,5 @@ def overlapped_comm(
         traffic = layer_transfers(context, plan, copies, parameters, saved=kept)
         layers[name] = {part: timer.time_all(getattr(traffic, part)) for part in fields(LayerTransfers)}
     node = scenario.cluster.node
-    return OverlappedComm(plan, offload, node.host.link == node.intra.name, layers)
+    taken = scenario.framework.training.channels / scenario.cluster.device.processors
+    return OverlappedComm(plan, offload, node.host.link == node.intra.name, taken, layers)
