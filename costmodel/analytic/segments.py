@@ -73,10 +73,7 @@ def segments_of(work: LayerWork, timer: OperatorTimer, *, split: bool = False) -
         for index, (operator, half) in enumerate(zip(work.forward, halves, strict=True))
     ]
     own = [
-        Segment(
-            Placement(stream, overlaps_host, second_half=half),
-            timer.time_all(operator for _, operator in run),
-        )
+        Segment(Placement(stream, overlaps_host, second_half=half), timer.time_all(operator for _, operator in run))
         for (stream, overlaps_host, half, _), run in itertools.groupby(placed, key=lambda item: item[0])
     ]
     by_direction = {stream: [copy for copy in copies if copy.placement.stream == stream] for stream in (H2D, D2H)}

@@ -68,6 +68,4 @@ class ScanForm(DeclaredRecord, kw_only=True):
 
     def features(self, attention: AttentionKernel) -> Features:
         """Return log2 of new tokens, heads of all sequences, and heads."""
-        return (
-            log2(attention.q_len), log2(attention.sequences * attention.heads), log2(attention.heads),
-        )  # fmt: skip
+        return (log2(attention.q_len), log2(attention.sequences * attention.heads), log2(attention.heads))  # fmt: skip

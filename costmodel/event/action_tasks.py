@@ -83,10 +83,7 @@ class ActionTasks:
         """Return the weight gradients of routed experts, whose inputs are ready first, and all others."""
         experts = [timed for timed in operators if base_name(timed.operator.name).startswith(EXPERT)]
         others = [timed for timed in operators if timed not in experts]
-        return [
-            *merged(self._groups(experts, name), EXPERT_WEIGHTS),
-            *merged(self._groups(others, name), WEIGHTS),
-        ]
+        return [*merged(self._groups(experts, name), EXPERT_WEIGHTS), *merged(self._groups(others, name), WEIGHTS)]
 
     def _pair(self, slot: Slot) -> list[ActionTask]:
         """Return the forward pass of a chunk and the backward pass of another one, overlapped."""

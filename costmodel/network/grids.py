@@ -185,9 +185,7 @@ def bucket(sides: Sequence[Side], link: BytesPerSecond, latencies: Sequence[Seco
     table = np.stack(np.broadcast_arrays(*(
         np.asarray(value, dtype=np.float64)
         for side, latency in zip(sides, latencies, strict=True)
-        for value in (
-            side.extent, where(side.is_ring, 2.0, 1.0) * link / side.interleaved, side.steps * latency,
-        )
+        for value in (side.extent, where(side.is_ring, 2.0, 1.0) * link / side.interleaved, side.steps * latency)
     )))  # fmt: skip
     extent, rate, wait = table[0::3], table[1::3], table[2::3]
     order = np.argsort(extent <= 1.0, axis=0, kind="stable")  # sides that the group extends over come first

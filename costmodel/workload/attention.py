@@ -173,11 +173,7 @@ def _add_rotary(builder: WorkBuilder, context: Context, mixer: Attention, heads:
     rotary = Elementwise(
         "rotary", whole, kind="add" if eager else "rotary", rows=context.tokens, calls=8.0 if eager else 1.0
     )
-    builder.step(
-        "qkv",
-        [rotary],
-        [Elementwise("rotary gradient", size, rows=context.tokens)],
-    )
+    builder.step("qkv", [rotary], [Elementwise("rotary gradient", size, rows=context.tokens)])
 
 
 def _add_head_router(builder: WorkBuilder, context: Context, route: HeadRoute) -> None:

@@ -119,10 +119,7 @@ def ring_exchange(
     merge = context.tokens * shard.heads * v * (context.residual + 2 * ELEMENT_BYTES["fp32"])
     _add_receive_buffers(builder, context, 2 * block)  # one in use, one arriving
     return ContextExchange(
-        after=(
-            send("key-value ring", block, cp - 1),
-            Elementwise("attention merge", (cp - 1) * merge, calls=cp - 1),
-        ),
+        after=(send("key-value ring", block, cp - 1), Elementwise("attention merge", (cp - 1) * merge, calls=cp - 1)),
         after_gradient=(
             send("key-value ring again", block, 2.0),
             send("key-value ring gradient", 2 * block, maximum(cp - 2, 0.0)),

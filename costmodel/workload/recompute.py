@@ -8,18 +8,7 @@ from costmodel.errors import InputError
 
 # What may be named: each drops the tensors that the operator produces. `layer` keeps a layer's input only.
 OPERATORS = frozenset(
-    {
-        "norm",
-        "qkv",
-        "mla_down",
-        "mla_up",
-        "attention_core",
-        "ffn_up",
-        "activation",
-        "dispatch",
-        "dropout",
-        "layer",
-    }
+    {"norm", "qkv", "mla_down", "mla_up", "attention_core", "ffn_up", "activation", "dispatch", "dropout", "layer"}
 )
 
 SETS = {

@@ -8,14 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait
-from costmodel.analytic.inference import (
-    PassModel,
-    PassTimes,
-    draft_passes,
-    operators_of,
-    pass_model_of,
-    pass_times,
-)
+from costmodel.analytic.inference import PassModel, PassTimes, draft_passes, operators_of, pass_model_of, pass_times
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.burst_profile import GROUPS, BurstProfile, burst_profile

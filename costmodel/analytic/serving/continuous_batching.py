@@ -44,13 +44,7 @@ from costmodel.quantities import (
 from costmodel.records import Record, replace
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import KvPool, kv_pool
-from costmodel.workload.memory import (
-    CachedSequences,
-    Ledger,
-    host_batch_limit,
-    inference_ledger,
-    with_expert_pool,
-)
+from costmodel.workload.memory import CachedSequences, Ledger, host_batch_limit, inference_ledger, with_expert_pool
 from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompt_context, request_context
 from costmodel.workload.plans import Serving, Speculative, drafted_tokens, tokens_per_step
 from costmodel.workload.scenario import Scenario
