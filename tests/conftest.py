@@ -20,7 +20,7 @@ import costmodel
 gc.set_threshold(50_000, 20, 20)  # the heap of a whole suite is searched less often: a twentieth of its time
 gc.disable()  # until all tests are collected: they stay
 
-SHORT, LONG = 24, 200  # examples of a property
+SHORT, LONG = 16, 200  # examples of a property
 COMMON = {"derandomize": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("short", max_examples=SHORT, **COMMON)
 settings.register_profile("long", max_examples=LONG, **COMMON)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from costmodel.network.flows import Completed, run_flows
 from costmodel.network.sharing import Incidence
+from costmodel.network.splitmix import mixed
 from costmodel.quantities import Array, Indices
 from costmodel.records import Record
 
@@ -65,11 +66,11 @@ def flow_classes(incidence: Incidence, sizes: Array, starts: Array | None = None
     if incidence.flows == 0:
         return None
     weights, owner = incidence.entry_weights(), incidence.flow_of
-    weight_bits = _mixed(weights.view(np.uint64))
-    flow = _mixed(sizes.astype(float).view(np.uint64))
+    weight_bits = mixed(weights.view(np.uint64))
+    flow = mixed(sizes.astype(float).view(np.uint64))
     if starts is not None:
-        flow = _mixed(flow + starts.astype(float).view(np.uint64))
-    link = _mixed(incidence.capacity.view(np.uint64))
+        flow = mixed(flow + starts.astype(float).view(np.uint64))
+    link = mixed(incidence.capacity.view(np.uint64))
     last_count = 0
     while True:
         count = len(np.unique(flow)) + len(np.unique(link))
@@ -78,8 +79,8 @@ def flow_classes(incidence: Incidence, sizes: Array, starts: Array | None = None
         last_count = count
         if count > _USELESS * (incidence.flows + len(incidence.capacity)):
             return None
-        link = _mixed(link + _summed(_mixed(flow[owner] + weight_bits), incidence.links, len(link)))
-        flow = _mixed(flow + _summed(_mixed(link[incidence.links] + weight_bits), owner, len(flow)))
+        link = mixed(link + _summed(mixed(flow[owner] + weight_bits), incidence.links, len(link)))
+        flow = mixed(flow + _summed(mixed(link[incidence.links] + weight_bits), owner, len(flow)))
     _, representative, class_of = np.unique(flow, return_index=True, return_inverse=True)
     _, class_links, link_class = np.unique(link, return_index=True, return_inverse=True)
     if len(representative) > _USELESS * incidence.flows:
@@ -113,12 +114,3 @@ def _summed(values: Bits, places: npt.NDArray[np.integer], count: int) -> Bits:
     with np.errstate(over="ignore"):
         total += low.astype(np.uint64) + (high.astype(np.uint64) << np.uint64(32))
     return total
-
-
-def _mixed(values: Bits) -> Bits:
-    """Return 64 well-mixed bits [SplitMix64: Steele, Lea, Flood, OOPSLA 2014]."""
-    with np.errstate(over="ignore"):
-        mixed = values + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return mixed ^ (mixed >> np.uint64(31))

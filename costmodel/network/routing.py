@@ -15,6 +15,7 @@ from costmodel.network.cluster_links import UNBOUNDED, ClusterLinks
 from costmodel.network.grids import GRIDS, grid_paths
 from costmodel.network.sharing import Incidence
 from costmodel.network.shortest_paths import NextHops, Paths, check_number, places_within, shortest_paths
+from costmodel.network.splitmix import hashed
 from costmodel.quantities import Array, Indices
 from costmodel.records import MutableRecord, Record, field
 
@@ -285,7 +286,7 @@ def _chosen_path(traffic: _Traffic, paths: Paths | NextHops, pair: Indices, hops
     if traffic.policy == "static":
         return links.port[hops.ingress] % number
     if traffic.policy == "ecmp":
-        mixed = _hash(hops.source, hops.ingress * (2 * seed + 1) + seed)
+        mixed: npt.NDArray[np.uint64] = hashed(hops.source, hops.ingress * (2 * seed + 1) + seed)
         return (mixed % number.astype(np.uint64)).astype(np.intp)
     size = traffic.flows.size[hops.flow]
     order = np.lexsort((hops.ingress, size, hops.target, hops.source))
@@ -303,16 +304,6 @@ def _least_loaded(paths: Paths, pair: Indices, sizes: Array, links: int) -> Indi
     kernel: Any = routing_numba.kernel() or routing_numba.least_loaded
     chosen: Indices = kernel((paths.rows, paths.first, paths.count), pair, sizes, links)
     return chosen
-
-
-def _hash(first: Indices, second: Indices) -> npt.NDArray[np.uint64]:
-    """Return 64 well-mixed bits of two numbers [SplitMix64: Steele, Lea, Flood, OOPSLA 2014]."""
-    with np.errstate(over="ignore"):
-        mixed = first.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + second.astype(np.uint64)
-        mixed += np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return mixed ^ (mixed >> np.uint64(31))
 
 
 def fabric_latency(cluster: Cluster, hops: npt.NDArray[Any]) -> Array:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from costmodel.network.numba_cache import compiled
+from costmodel.network.splitmix import hashed, mixed
 
 
 @cache
@@ -52,7 +53,8 @@ def hashed_kernel() -> Any:
         from numba.extending import register_jitable
     except ImportError:
         return None
-    register_jitable(_hash)
+    register_jitable(mixed)
+    register_jitable(hashed)
     return compiled(count_hashed, nogil=True)
 
 
@@ -83,7 +85,7 @@ def count_hashed(hops: Any, starts: Any, rails: tuple[int, bool], devices: Any, 
                 target = devices[index]
                 leaves_by = node * local + ranks[index] if changes_rail else source
                 here = case[goal, leaf[leaves_by]]
-                rest = np.uint32(_hash(source, target * (2 * seed + 1) + seed) % np.uint64(ways[here]))
+                rest = np.uint32(hashed(source, target * (2 * seed + 1) + seed) % np.uint64(ways[here]))
                 passed = 0
                 while width[here] > 0:
                     link = first[here]
@@ -97,12 +99,3 @@ def count_hashed(hops: Any, starts: Any, rails: tuple[int, bool], devices: Any, 
                 farthest[forwarded] = max(farthest[forwarded], passed)
         start = end
     return count, farthest
-
-
-def _hash(first: int, second: int) -> Any:
-    """Return the bits of `routing.hashed` of two numbers."""
-    mixed = np.uint64(first) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(second)
-    mixed += np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from few_folds import few_folds  # noqa: F401  for all tests
 from small_world import FILES, edit, write
 from synthetic import stream_table
 

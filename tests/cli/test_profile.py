@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 import pytest
 from command_line import PATIENCE
+from few_folds import few_folds  # noqa: F401  for all tests
 from small_world import FILES, edit, write
 
 HEADER = "#       size         count      type   redop    root     time   algbw   busbw #wrong\n"

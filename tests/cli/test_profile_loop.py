@@ -9,12 +9,11 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
-import sys
 import time
 from collections import Counter
 from importlib.metadata import version
@@ -23,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import PATIENCE, command
+from command_line import PATIENCE, command, surroundings
+from few_folds import few_folds  # noqa: F401  for all tests
 from pretended_gpu import OneRank, PretendedGpu
 from small_world import write
 
@@ -221,17 +221,22 @@ def test_a_group_of_ranks_times_its_messages_and_one_of_them_writes(tmp_path):
     with RowTable(table, "this-cpu") as held:
         for shape in messages:
             held.append(shape.columns() | {"device": "this-cpu", "time_us": "1"})
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "costmodel"]
-    arguments = ["profile", "--device", "cpu", "--suite", "collectives", "--minutes", "1000", "--output", str(table)]
-    # A session of its own, so that ranks that hang end with the test.
-    group = subprocess.Popen([*launch, *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    arguments = command("profile", "--device", "cpu", "--suite", "collectives", "--minutes", "1000", "--output", table)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    group = []
+    for rank in "01":  # as `torchrun` starts them
+        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+               "MASTER_ADDR": "localhost", "MASTER_PORT": port}  # fmt: skip
+        group.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=surroundings(**own)))
     try:
-        out, _ = group.communicate(timeout=PATIENCE)
+        out = [each.communicate(timeout=PATIENCE)[0] for each in group]
     finally:
-        if group.poll() is None:
-            os.killpg(group.pid, signal.SIGKILL)
-    assert group.returncode == 0
-    assert out.count("5 new rows of this-cpu") == 1
+        for each in group:
+            each.kill()
+    assert [each.returncode for each in group] == [0, 0]
+    assert "".join(out).count("5 new rows of this-cpu") == 1
     rows = rows_of(table)
     assert len({row["row_id"] for row in rows}) == len(rows) == len(messages) + 5
     kinds = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"}

@@ -1,7 +1,7 @@
 """Models on devices in phases: an answer that physics allows, or one line that says why not.
 
 With `--long` every model on every device in every phase; else every model as it is trained and as it generates, every
-second one as it reads prompts, the others as they decode, spread over the devices.
+second one also as it only reads prompts or only decodes, spread over the devices.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DENOISERS = [name for name in list_names("models") if load_model(name).denoiser 
 MODELS = [name for name in list_names("models") if name not in DENOISERS]
 DEVICES = list_names("devices")
 SMALL = "mpt-125m"  # runs on every device
-PARTS = {"prefill": 0, "decode": 1}  # of what a model generates: for every second model one of the two by itself
+PARTS = {"prefill": 0, "decode": 2}  # of what a model generates: for every second model one of the two by itself
 STRIDE = 5  # devices by which the models are shifted from one phase to the next
 BATCHES, CONTEXTS = np.array([1.0, 4.0, 16.0]).reshape(-1, 1), np.array([512.0, 2048.0]).reshape(1, -1)
 SHAPE = (3, 2)
@@ -131,12 +131,13 @@ def covering(device: str, phase: str) -> list[str]:
     chosen = [name for at, name in enumerate(MODELS) if (at + shift) % len(DEVICES) == place]
     if phase not in PARTS:
         return sorted({SMALL, *chosen})
-    return [name for name in chosen if MODELS.index(name) % 2 == PARTS[phase]]
+    return [name for name in chosen if MODELS.index(name) % 4 == PARTS[phase]]
 
 
 def test_the_covering_set_has_every_model_trained_generating_and_in_one_part_and_on_every_device_some() -> None:
     met = {phase: {name for device in DEVICES for name in covering(device, phase)} for phase in PLANS}
-    assert met["training"] == met["generate"] == met["prefill"] | met["decode"] == set(MODELS)
+    assert met["training"] == met["generate"] == set(MODELS)
+    assert len(met["prefill"] | met["decode"]) >= len(MODELS) // 2
     for device in DEVICES:
         assert len({name for phase in PLANS for name in covering(device, phase)}) >= len(PLANS)
 
@@ -161,7 +162,7 @@ def test_every_model_that_denoises_answers_on_devices_that_hold_it(at: int, long
     plan = Diffusion(height=1024.0, width=1024.0, steps=STEPS, resident="one", tile=512.0)
     active = float(parameter_count(architecture).active)
     tokens = 4096.0 if architecture.denoiser.patch is not None and architecture.denoiser.compression == 8 else 0.0
-    answered, met = 0, DEVICES if long else DEVICES[at % 3 :: 3]
+    answered, met = 0, DEVICES if long else DEVICES[at % 6 :: 6]
     for device in met:
         precision = BF16 if "bf16" in nodes()[device].device.math else half(BF16)
         of = scenario(plan, architecture, Parallelism(), precision, framework=FRAMEWORK)

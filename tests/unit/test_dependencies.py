@@ -6,7 +6,7 @@ import ast
 import tomllib
 from pathlib import Path
 
-import costmodel
+from sources import statements, trees
 
 ROOT = Path(__file__).resolve().parents[2]
 OLDEST = "2.7"
@@ -26,8 +26,8 @@ def test_pydantic_2_7_has_what_is_imported() -> None:
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     assert f"pydantic>={OLDEST}" in dependencies
     later = []
-    for path in sorted(Path(costmodel.__file__).parent.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, tree in trees().items():
+        for node in statements(tree):
             if isinstance(node, ast.ImportFrom) and node.module in NAMES:
                 later += [f"{path.name}: {each.name}" for each in node.names if each.name not in NAMES[node.module]]
     assert later == []

@@ -8,10 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-
-import costmodel
-
-PACKAGE = Path(costmodel.__file__).parent
+from sources import PACKAGE, parsed, statements, trees
 
 
 def module_name(path: Path, package: Path) -> str:
@@ -21,7 +18,7 @@ def module_name(path: Path, package: Path) -> str:
 
 def imported(tree: ast.Module, modules: dict[str, Path]) -> Iterator[str]:
     """Yield the modules of the package that a module imports anywhere in its text."""
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -34,9 +31,8 @@ def imported(tree: ast.Module, modules: dict[str, Path]) -> Iterator[str]:
 def check_acyclic(package: Path) -> int:
     """Return how many imports a package has among its own modules; raise CycleError where they form a circle."""
     modules = {module_name(path, package): path for path in package.rglob("*.py")}
-    graph = {
-        name: set(imported(ast.parse(path.read_text(encoding="utf-8")), modules)) for name, path in modules.items()
-    }
+    known = trees() if package == PACKAGE else {path: parsed(path) for path in modules.values()}
+    graph = {name: set(imported(known[path], modules)) for name, path in modules.items()}
     TopologicalSorter(graph).prepare()
     return sum(map(len, graph.values()))
 

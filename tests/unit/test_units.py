@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from costmodel.declared import Measure, Wrong
 from costmodel.errors import InputError
 from costmodel.units import DIMENSIONS, parse, render, slip
 
@@ -135,3 +136,17 @@ def test_a_decimal_prefix_is_the_power_of_ten_that_the_number_is_read_with(numbe
 )  # fmt: skip
 def test_a_slip_of_units_is_told_by_its_factor_and_nothing_else(ratio: float, words: str) -> None:
     assert slip(ratio) == (f" ({words}?)" if words else "")
+
+
+@pytest.mark.parametrize(
+    ("value", "zero", "example"),
+    [
+        (5.0, False, "5 us"), (0.5, False, "0.5 us"), (1e-3, False, "0.001 us"), (1e5, False, "100000 s"),
+        (0.0, True, "0 us"), (0.0, False, "10 us"), (-5.0, True, "10 us"), (math.inf, False, "10 us"),
+        (math.nan, False, "10 us"),
+    ],
+)  # fmt: skip
+def test_a_number_without_a_unit_is_told_with_one_that_it_can_have(value: float, zero: bool, example: str) -> None:
+    with pytest.raises(Wrong) as told:
+        Measure("time", unit="us", zero=zero).check(value)
+    assert told.value.hint == f'write "{example}"'

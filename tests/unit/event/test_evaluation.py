@@ -53,7 +53,7 @@ FEW = Parallelism(pp=4.0, dp=4.0, ep=4.0)  # ranks that can be simulated one by 
 
 
 def step(schedule: str, architecture: Architecture = EQUAL, load: float | None = None) -> Scenario:
-    plan = replace(STEP, schedule=schedule, global_batch=128.0)
+    plan = replace(STEP, schedule=schedule, global_batch=64.0)
     parallel = replace(LAYOUT, virtual=float(SCHEDULES[schedule]))
     return scenario(plan, architecture, parallel, FP8, Communication(10.0, dispatch="fp8", expert_load=load))
 
@@ -301,9 +301,10 @@ def test_a_grid_holds_what_its_points_say() -> None:
 @pytest.mark.parametrize("load", [1.0, 1.3])
 def test_the_flagship_s_parts_are_the_same_on_either_engine_however_uneven_its_experts(load: float) -> None:
     """What exchanges slow kernels down by is no exposed communication, and no energy is saved by it."""
-    training = costmodel.load("deepseek_v3", set={"scenarios.training.communication.expert_load": load})
+    changes = {"communication.expert_load": load, "global_batch": 4096}
+    training = costmodel.load("deepseek_v3", set={f"scenarios.training.{name}": to for name, to in changes.items()})
     closed, found = (training.evaluate("training", engine=engine) for engine in ("analytic", "event"))
     assert found.at()["schedule"] == pytest.approx(closed.at()["schedule"], rel=1e-6)
-    assert found.at()["schedule"]["bubble"] > (1.3 if load > 1 else 1.1)
+    assert found.at()["schedule"]["bubble"] > (1.1 if load > 1 else 1.0)
     for metric in ("exposed_communication_time", "bubble_time", "energy_per_token"):
         assert float(found.metrics[metric]) == pytest.approx(float(closed.metrics[metric]), rel=5e-3), metric

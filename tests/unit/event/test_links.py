@@ -15,6 +15,7 @@ from costmodel.analytic.operator_timing import operator_timer
 from costmodel.api import event_engine
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.time import message
+from costmodel.event.graph import Graph
 from costmodel.event.links import binding_links
 from costmodel.event.task_groups import wire_seconds
 from costmodel.hardware import Cluster
@@ -37,14 +38,19 @@ def cluster(fabric: str = "h800-2048-mpft", **network: str) -> Cluster:
 
 
 @cache
-def step(fabric: str = "h800-2048-mpft", *, contention: bool = True, **network: str) -> float:
-    """Return the time of a short training step of DeepSeek-V3: 32 micro-batches."""
+def simulated(fabric: str = "h800-2048-mpft", *, contention: bool = True, **network: str) -> tuple[float, Graph]:
+    """Return the time and the tasks of a short training step of DeepSeek-V3: 32 micro-batches."""
     changes = {f"hardware.network.{name}": value for name, value in network.items()}
     changes |= {f"{PLACE}.contention": str(contention).lower(), "scenarios.training.global_batch": "4096"}
     workload = costmodel.load("deepseek_v3", set=changes, cluster=f"clusters/{fabric}", scenarios=["training"])
-    value = workload.points(engine="event")["training"].metrics["step_time"]
+    engine = event_engine()
+    value = workload.points(engine="event", simulation=engine)["training"].metrics["step_time"]
     assert value is not None
-    return value
+    return value, engine.timelines["training"].graph
+
+
+def step(fabric: str = "h800-2048-mpft", *, contention: bool = True, **network: str) -> float:
+    return simulated(fabric, contention=contention, **network)[0]
 
 
 def exchange(ranks: float = 64.0, mode: str = "normal") -> ExpertAllToAll:
@@ -212,8 +218,9 @@ def test_collisions_and_lost_nics_make_the_step_longer(network: dict[str, str]) 
 
 def test_without_anything_that_meets_both_engines_agree() -> None:
     """Pairs of messages that share no link: DeepSeek-V2's exchanges stay inside nodes, its sends leave them."""
-    changes = {f"{PLACE}.contention": "true"}
-    closed = costmodel.load("deepseek_v2", scenarios=["training"]).points()["training"]
+    few = {"scenarios.training.global_batch": "4096"}
+    changes = {f"{PLACE}.contention": "true", **few}
+    closed = costmodel.load("deepseek_v2", set=few, scenarios=["training"]).points()["training"]
     found = costmodel.load("deepseek_v2", set=changes, scenarios=["training"]).points(engine="event")["training"]
     assert found.metrics["step_time"] == pytest.approx(closed.metrics["step_time"], rel=5e-3)
 
@@ -225,11 +232,7 @@ def test_the_same_messages_take_the_same_paths_again() -> None:
 
 
 def test_many_ranks_of_one_expert_group_are_not_simulated_twice() -> None:
-    engine = event_engine()
-    changes = {f"{PLACE}.contention": "true", "scenarios.training.global_batch": "4096"}
-    workload = costmodel.load("deepseek_v3", set=changes, scenarios=["training"])
-    workload.points(engine="event", simulation=engine)
-    graph = engine.timelines["training"].graph
+    _, graph = simulated("h800-2048-mpft", contention=True)
     assert 1 + max(stream.device for stream in graph.streams) == 16
     sends = [task for task in graph.tasks if task.name == "pipeline send"]
     assert len(sends) == 2 * 15 * 2 * 16  # 32 micro-batches from both ends, activations and gradients, over 15 borders

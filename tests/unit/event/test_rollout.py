@@ -42,6 +42,12 @@ def test_requests_one_by_one_take_about_the_time_of_the_closed_form(requests: st
     interval = events.intervals["rollout_time"]
     assert interval is not None
     assert interval[0] < (events.metrics["rollout_time"] or 0.0) < interval[1]
+    closed_interval, idle = closed.intervals["rollout_time"], events.intervals["idle_share"]
+    assert closed_interval is not None
+    assert idle is not None
+    above = closed_interval[1] / (closed.metrics["rollout_time"] or 0.0)
+    assert interval[1] / (events.metrics["rollout_time"] or 0.0) == pytest.approx(above, rel=1e-3)
+    assert idle[1] - idle[0] < 0.01  # engines are slower as a whole, busy or not
 
 
 def test_other_seeds_draw_other_answers_and_their_timeline_is_that_of_training() -> None:

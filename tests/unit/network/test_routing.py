@@ -13,6 +13,7 @@ from costmodel.network.hashed_all_to_all import hashed_all_to_all
 from costmodel.network.layout import layout, pairs
 from costmodel.network.routing import POLICIES, FlowRoutes, Flows, route
 from costmodel.network.shortest_paths import NextHops, shortest_paths
+from costmodel.network.splitmix import hashed
 from costmodel.quantities import Array
 from costmodel.records import replace
 from costmodel.schema.files import load_cluster, load_topology
@@ -267,6 +268,11 @@ def test_too_many_paths_around_failures_are_refused_before_they_are_listed() -> 
     assert links.switches is not None
     with pytest.raises(InputError, match=r"more than 4,000,000 equal paths"):
         shortest_paths(links.switches, *ends)
+
+
+def test_hashes_are_those_of_splitmix64() -> None:
+    """The first two words from a state of zero, as its reference code prints them."""
+    assert hashed(np.array([0, 1]), np.array([0, 0])).tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from costmodel.study.goals import Goal, SearchResult, read_goal
 from costmodel.study.layouts import Variant, divisors, training_space, variants
 from costmodel.study.placement import stage_sizes
 from costmodel.study.search import Space, search, searched, settings
-from costmodel.study.search_steps import alike_layers
+from costmodel.study.search_steps import _placement, alike_layers
 from costmodel.study.sensitivity import STEP, sensitivities
 from costmodel.study.sweep import NOTHING, Wanted
 from costmodel.workload.plans import Training
@@ -31,6 +31,9 @@ SMALL = {
     "model.layers.0.repeat": 4, "scenarios.selective.global_batch": 4, "hardware.memory.hbm.capacity": "32 GiB",
     "scenarios.selective.parallel.pp": 2, "scenarios.selective.parallel.virtual": 2,
 }  # fmt: skip
+
+
+ONE_STAGE = ("scenarios.selective.optimizer.zero=1",)  # of ZeRO: a quarter of the variants
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +88,18 @@ class Tried:
 
 @pytest.fixture(scope="module")
 def tried(small: costmodel.Workload) -> Tried:
-    return Tried.of(small)
+    """Try all schedules, recomputations and splits of the sequence; ZeRO's stages are below."""
+    return Tried.of(small, lambda every: [one for one in every if one.zero == 1])
 
 
 @pytest.fixture(scope="module")
 def found(small: costmodel.Workload) -> SearchResult:
-    return search(small, "selective", goal_of(small, "selective"), [8])
+    return searched(small, "selective", None, NOTHING, Space((8,), ONE_STAGE))
 
 
 def test_the_best_three_are_those_of_trying_every_layout(tried: Tried, found: SearchResult) -> None:
     layouts = [(f"{time:.12g}", *(at[name] for name in tried.columns)) for time, at in tried.sorted()]
-    best = [float(time) for time, *_ in dict.fromkeys(layouts)]  # ZeRO stages that take the same time are one
+    best = [float(time) for time, *_ in dict.fromkeys(layouts)]  # variants that take the same time are one
     assert [one.objective for one in found.best] == pytest.approx(best[:3], rel=1e-9)
     assert found.best[0].at == tried.sorted()[0][1]
     assert found.scheduled < found.feasible < found.looked_at
@@ -131,8 +135,8 @@ ANCHORED = {"scenarios.selective.anchor": "{metric: step_time, value: 10 s}"}
 @pytest.mark.parametrize(
     ("also", "some"),
     [
-        (SLOW, lambda every: [one for one in every if one.zero == 2]),
-        (SUMS, lambda every: every[::5]),  # each schedule, recomputation and stage several times
+        (SLOW, lambda every: [one for one in every if one.zero == 2 and one.sequence_parallel]),
+        (SUMS, lambda every: every[::7]),  # each schedule, recomputation and stage several times
         (ANCHORED, lambda every: every[:1]),
     ],
     ids=["reductions that run on", "sums by autograd", "anchored"],
@@ -149,10 +153,10 @@ def test_no_layout_beats_its_bounds_under_other_options_either(
 )
 def test_no_layout_of_a_mixture_beats_its_bounds_in_any_schedule(schedule: str, at: int) -> None:
     """Exchanges of experts run beside kernels, and slow them, where passes of two micro-batches overlap."""
-    training = {"stages": None, "schedule": schedule, "global_batch": 16, "parallel.dp": 2, "parallel.pp": 2,
+    training = {"stages": None, "schedule": schedule, "global_batch": 8, "parallel.dp": 2, "parallel.pp": 2,
                 "parallel.ep": 2, "parallel.virtual": 1 if schedule in ("dualpipe", "zb-h1") else 2}  # fmt: skip
     changes = {f"scenarios.training.{name}": value for name, value in training.items()}
-    sizes = {"model.layers.0.repeat": 1, "model.layers.1.repeat": 7, "hardware.memory.hbm.capacity": "100 TiB"}
+    sizes = {"model.layers.0.repeat": 1, "model.layers.1.repeat": 3, "hardware.memory.hbm.capacity": "100 TiB"}
     workload = costmodel.load("deepseek_v3", set=changes | sizes, scenarios=["training"])
     tried = Tried.of(workload, lambda every: [every[at]], "training", 4)
     assert all(runs.any() for _, _, runs in tried.results)
@@ -161,10 +165,13 @@ def test_no_layout_of_a_mixture_beats_its_bounds_in_any_schedule(schedule: str, 
 
 def test_the_fewest_devices_that_meet_a_target_are_found(small: costmodel.Workload, found: SearchResult) -> None:
     target = 0.99 * found.best[0].objective  # of eight devices
-    goal = goal_of(small, "selective", "minimise devices", (f"step_time <= {target} s",))
-    best = search(small, "selective", goal, (4, 8, 16)).best[0]
+    wanted = Wanted({}, (f"step_time <= {target} s",))
+    best = searched(small, "selective", "minimise devices", wanted, Space((4, 8, 16), ONE_STAGE)).best[0]
     assert best.devices == 16
     assert (best.metrics["step_time"] or np.inf) <= target
+
+
+FIXED = ("scenarios.training.optimizer.zero=1", "scenarios.training.recompute=selective")
 
 
 @pytest.mark.parametrize("capacity", [25.0, 60.0], ids=["bounds above it", "bounds below it"])
@@ -176,7 +183,7 @@ def test_where_no_layout_fits_the_least_need_is_one_of_a_layout(capacity: float)
     def found(capacity: float) -> SearchResult:
         sizes = {**changes, "hardware.memory.hbm.capacity": capacity}
         workload = costmodel.load("deepseek_v2", set=sizes, scenarios=["training"])
-        return searched(workload, "training", None, NOTHING, Space((8,), (), ("scenarios.training.optimizer.zero=1",)))
+        return searched(workload, "training", None, NOTHING, Space((8,), (), FIXED))
 
     least = found(capacity * 2**30).least
     assert least is not None
@@ -186,8 +193,8 @@ def test_where_no_layout_fits_the_least_need_is_one_of_a_layout(capacity: float)
 
 
 def test_the_best_of_several_numbers_of_devices_may_be_on_the_first(small: costmodel.Workload) -> None:
-    goal = goal_of(small, "selective", "maximise tokens_per_second_per_device")
-    alone, both = search(small, "selective", goal, (8,)), search(small, "selective", goal, (8, 16))
+    goal = "maximise tokens_per_second_per_device"
+    alone, both = (searched(small, "selective", goal, NOTHING, Space(each, ONE_STAGE)) for each in ((8,), (8, 16)))
     assert both.best[0].at == alone.best[0].at
     assert both.best[0].devices == 8
     assert both.looked_at > alone.looked_at
@@ -237,7 +244,8 @@ def test_more_devices_than_the_cluster_has_are_left_out_by_name(small: costmodel
 def test_progress_only_grows_up_to_the_whole(small: costmodel.Workload, phase: str) -> None:
     workload, name = (small, "selective") if phase == "training" else (costmodel.load("deepseek_v3"), "decode")
     shares: list[float] = []
-    search(workload, name, goal_of(workload, name), (8, 16), on_progress=shares.append)
+    fixed = ONE_STAGE if phase == "training" else ()
+    searched(workload, name, None, NOTHING, Space((8, 16), fixed), on_progress=shares.append)
     assert shares == sorted(shares)
     assert len(set(shares)) > 2
     assert 0.6 < shares[-1] <= 1.0
@@ -253,8 +261,7 @@ def test_a_step_that_arithmetic_hardly_limits_says_what_does(small: costmodel.Wo
 
 
 def test_a_search_says_once_what_a_result_of_its_best_layout_says(small: costmodel.Workload) -> None:
-    goal = goal_of(small, "selective")
-    found = search(small, "selective", goal, (8, 16))
+    found = searched(small, "selective", None, NOTHING, Space((8, 16), ONE_STAGE))
     best = small.changed(settings(small, found)).points()["selective"]
     assert best.notes
     assert set(best.notes) <= set(found.all_notes)
@@ -347,6 +354,8 @@ def test_stated_stages_hold_on_their_number_and_give_the_ends_weight_on_others()
     assert stage_sizes(architecture, replace(plan, stages=None), 8) is None
     uneven = replace(plan, stages=(3, *[4] * 14, 2))
     assert stage_sizes(architecture, uneven, 4) == (15, 16, 16, 14)
+    first, last = "the first stage's end weighs as much as 1 layer", "the last stage's end weighs as much as 2 layers"
+    assert f" evenly where {first} and {last}, as there" in (_placement(uneven) or "")
 
 
 STUDY = (
