@@ -22,7 +22,7 @@ from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, ope
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.sessions import of_sessions
 from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState, budgeted, separate
-from costmodel.analytic.serving.waiting import front_end_wait
+from costmodel.analytic.serving.waiting import CLIENT, beside_prompts, steps_meanwhile
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.equations import equation
@@ -141,11 +141,10 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         """Return the metrics of the steady state.
 
         Every pipeline stage's set of requests is an engine of its own. A step takes a round of the pipeline. A request
-        that follows another one's end waits for the step that has begun then, within which client and front end work:
-        max(step, request + step/2) in all, since the latter takes now more of a step and now less.
+        that follows another one's end waits for the step that has begun then, or for the one under way when client and
+        front end are done (`_idle`).
 
-            idle = max(request - waiting - half_step, 0)
-            first = until_first + unadmitted + idle
+            first = until_first + unadmitted + idle + crowd
             unadmitted = not_admitted / throughput          memory holds the others' caches
             rate = throughput / (1 + idle * throughput / (plan.concurrency / parallel.pp)) * engines
             concurrency = admission.running
@@ -157,14 +156,13 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         plan, parallel, state = self._plan, self._scenario.parallel, self._state
         assert plan.concurrency is not None
         with_prompts, decode_only = self._both(perturbations)
-        throughput, request = state.throughput(with_prompts, decode_only), front_end(self._scenario, plan)
-        not_admitted, admission = self._not_admitted, self._admission
-        waiting, unadmitted = (state.waiting + not_admitted) / throughput, not_admitted / throughput
-        half_step = 0.5 * minimum(state.arrival_steps, 1.0) * state.step(with_prompts, decode_only)
-        idle = front_end_wait(request, waiting + half_step)
+        throughput, admission = state.throughput(with_prompts, decode_only), self._admission
+        unadmitted, idle = self._not_admitted / throughput, self._idle(with_prompts, decode_only)
         until_first = state.until_first(with_prompts, decode_only)
-        first = until_first + unadmitted + idle
-        later = state.after_first(with_prompts, decode_only)
+        rounds = [step.round(parallel.pp) for step in self.times(perturbations)]
+        crowd = beside_prompts(1.0, state.crowd, rounds[-2] - rounds[0])  # what one more prompt adds to a step
+        first = until_first + unadmitted + idle + crowd
+        later = state.after_first(with_prompts, decode_only) - crowd  # which leaves the mean of all steps as it is
         engines = parallel.pp * parallel.dp * plan.replicas.serving(parallel.all_devices)
         rate = throughput / (1.0 + idle * throughput / (plan.concurrency / parallel.pp)) * engines
         devices = parallel.all_devices * plan.replicas.count
@@ -186,6 +184,23 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
     def _both(self, perturbations: Perturbations = None) -> tuple[Seconds, Seconds]:
         """Return the times of steps with prompts and of those that only decode."""
         return self._steps.rounds(self.times(perturbations), self._scenario.parallel.pp)
+
+    @equation
+    def _idle(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
+        """Return how much longer than the step that has begun client and front end let a request wait [s].
+
+        client_and_front_end = others * meanwhile * step + (1 - others) * work
+        idle = others * meanwhile * step + (1 - others) * work
+        work = max(request - waiting, 0)
+        others = min(state.arrival_steps, 1)            none of a single request
+        """
+        state, request = self._state, front_end(self._scenario, self._plan)
+        waiting = (state.waiting + self._not_admitted) / state.throughput(with_prompts, decode_only)
+        others, work = minimum(state.arrival_steps, 1.0), maximum(request - waiting, 0.0)
+        share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
+        meanwhile = steps_meanwhile(work, share, with_prompts, decode_only)
+        step = state.step(with_prompts, decode_only)
+        return others * meanwhile * step + (1.0 - others) * work
 
     @property
     def _not_admitted(self) -> Count:
@@ -215,15 +230,11 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         throughput, not_admitted = float(state.throughput(with_prompts, decode_only)), float(self._not_admitted)
         waiting_for_memory, waiting_for_a_chunk = not_admitted / throughput, float(state.waiting) / throughput
         step = state.step(with_prompts, decode_only)
-        half_step = 0.5 * min(float(state.arrival_steps), 1.0) * float(step)
         steps_under_way = float(state.arrival_steps * step + state.unseen_steps * decode_only)
         lines.add_wait("waiting for memory", waiting_for_memory, "capacity")
         lines.add_wait("waiting for a chunk", waiting_for_a_chunk, "compute")
         lines.add_wait("steps under way", steps_under_way, "latency")
-        hidden = waiting_for_memory + waiting_for_a_chunk + half_step
-        lines.add_wait(
-            "client and front end", float(front_end_wait(front_end(self._scenario, self._plan), hidden)), "latency"
-        )
+        lines.add_wait(CLIENT, float(self._idle(with_prompts, decode_only)), "latency")
         return lines.sorted()
 
     def verdict(self) -> str:

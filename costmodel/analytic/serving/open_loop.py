@@ -227,7 +227,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         seated = maximum(busy - share_waiting, 0.0)
         scheduled = maximum(busy, share_waiting) if plan.scheduler.overlapped else 0.0 * busy
         return {
-            CLIENT: {"front_end_time": front_end(self._scenario, plan), "hidden_time": 0.0},
+            CLIENT: {"front_end_time": front_end(self._scenario, plan)},
             REST: {
                 "seated": seated, "square": prompts.square, "mean": steps.mean,
                 "unseen": 0.5 * (plan.scheduler.look_steps - 1.0) * steps.decode_only,

@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 import costmodel
+from costmodel.analytic.evaluation import evaluate
 from costmodel.api import request_engine
 from costmodel.errors import InputError
+from costmodel.records import replace
+from costmodel.serving.simulation import Simulation
+from costmodel.serving.summary import request_times
 from costmodel.workload.plans import Serving
 
 FEW = {"count": 40}
@@ -114,6 +118,24 @@ def test_priorities_that_no_scheduler_looks_at_are_told(engine: str) -> None:
     note = "`requests.priority` has no effect: `scheduler.policy` is fcfs, not priority"
     assert note in answer(engine, requests=requests)[1]["notes"]
     assert note not in answer(engine, requests=requests, scheduler={"policy": "priority"})[1]["notes"]
+
+
+@pytest.mark.parametrize("framework", ["vllm", "sglang"])
+def test_first_tokens_of_a_closed_loop_are_those_of_its_requests_once_these_are_spread(framework: str) -> None:
+    """Half of the time goes into prompts: who comes then waits for more than half of a mean step, and meets others."""
+    users, each = 12, 20
+    spread = {"distribution": "uniform", "low": 48, "high": 144}
+    stream = {"arrivals": "closed_loop", "count": each * users, "output": spread}
+    machine = {"cluster": "nodes/dgx-h100", "precision": "bf16", "framework": framework, "chunk_tokens": None}
+    lengths = {"input_tokens": 4096, "output_tokens": 96, "rate": None, "concurrency": users}
+    run = loaded(**machine, **lengths, requests=stream)
+    scenario = run.scenario("serving")
+    plan, calibration = scenario.plan, run.calibration(scenario)
+    assert isinstance(plan, Serving)
+    done = Simulation(scenario, plan, calibration, compiles=False).run().done
+    later = np.argsort(done.requests["arrival"])[8 * users : -users]
+    closed = evaluate(replace(scenario, plan=replace(plan, requests=None)), calibration).metrics(None)
+    assert closed["ttft"] == pytest.approx(request_times(done).ttft[later].mean(), rel=0.07)
 
 
 def test_the_tails_of_the_closed_form_are_those_of_some_requests_of_one_replica() -> None:
