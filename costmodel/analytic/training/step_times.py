@@ -228,7 +228,7 @@ def action_times(step: StepModel, slot: Slot, streams: StepStreams) -> ActionTim
     seconds = max(busy, launches)         of a lone chunk
     busy = max(pair.compute + slower, pair_launches)
     busy = lone.total                     kernels, then messages
-    seconds := with communication beside it, as far as that makes it longer
+    seconds := with communication beside it, whose kernels take processors, as far as that makes it longer
     """
     comm, perturbations = step.overlapped_comm, streams.perturbations
     if slot.forward is not None and slot.backward is not None:
