@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from costmodel.calibration.device_chain import CALIBRATIONS, chain_of, same_device
 from costmodel.calibration.device_relations import cycle_rate, distance, is_of_one_maker, memory_step, relation
 from costmodel.calibration.effects import Effects
 from costmodel.calibration.residual_files import read_residuals
@@ -27,7 +28,6 @@ from costmodel.cost.xqa import XqaForm
 from costmodel.errors import InputError, Location, Problem
 from costmodel.records import Record, replace
 from costmodel.schema import build_framework
-from costmodel.schema.assemble import Assembly
 from costmodel.schema.calibration import FamilyFitFile, FitsFile, SpreadFile
 from costmodel.schema.device import DeviceFile, WholeRunsFile
 from costmodel.schema.effects import EffectsFile
@@ -35,13 +35,11 @@ from costmodel.schema.forms import FormFile
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.references import Library, display_path
 from costmodel.schema.relatives import RelativeFile, RelativeFitFile, RelativesFile
-from costmodel.schema.strict import Strict
-from costmodel.schema.tree import Tree
+from costmodel.schema.strict import Strict, checked
 from costmodel.workload.scenario import Framework
 
 File = TypeVar("File", bound=Strict)
 
-CALIBRATIONS = "calibrations"
 DEFAULT_FRAMEWORK = "default"  # names no library
 COMPOSITION = "composition"  # calibrations/composition: whole runs
 SOURCES = "sources"  # calibrations/sources: one source's times over another's
@@ -50,7 +48,6 @@ SINGLE_SHAPES = "shape"  # what `accuracy.held_out` says where cross-validation 
 EFFECTS = "effects"  # calibrations/effects: what kernels of other devices, libraries and shapes do not share
 RELATIVES = "relatives"  # calibrations/relatives: fits of other devices, moved by rows of a device
 PRIOR = "prior"  # calibrations/prior: expected times of kernels on devices without rows
-_LABELS = {"schema", "extends", "name", "aliases", "announced", "price", "sources", "plausible"}  # change no time
 _HOST = "host_product"  # family of kernels of the host, which say nothing of the device's
 ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
 
@@ -96,10 +93,7 @@ class RelativeFits(DeviceFits, kw_only=True):
         if fit is None or own is None:
             return None
         logs = math.log(float(own.launch)), math.log(float(own.compute)), math.log(float(own.memory))
-        half = float(own.half_width)
-        spread = Spread((1.0,), (math.exp(-half),), (1.0,), (math.exp(half),))
-        moved = replace(self.lent(fit), spread=spread, nearness=None)
-        return RelativeFit.of(moved, logs)
+        return RelativeFit.of(self.lent(fit), logs)
 
 
 class FitStore:
@@ -163,7 +157,9 @@ class FitStore:
         if relative is None or fits is None:
             return None
         families = {
-            key: known.model_copy(update={"accuracy": None, "spread": _spread_of(own), "rows": own.rows})
+            key: known.model_copy(
+                update={"accuracy": None, "nearness": None, "spread": _spread_of(own), "rows": own.rows}
+            )
             for key, own in factors.items()
             if (known := fits.file.families.get(key)) is not None
         }
@@ -327,7 +323,7 @@ class FitStore:
     def chain(self, device: str) -> list[tuple[str, Mapping[str, str]]]:
         """Return the device with its default implementations, then those that it inherits from in turn."""
         if device not in self._chains:
-            chain = _chain(self._library, device)
+            chain = chain_of(self._library, device)
             self._chains[device] = [(name, {} if name in self._hidden else defaults) for name, defaults in chain]
         return self._chains[device]
 
@@ -364,7 +360,7 @@ def basis_of(device: str, search_path: Sequence[str | Path] = ()) -> str:
     """
     library = Library(search_path)
     names, relatives = library.names(CALIBRATIONS), _relatives(library)
-    for owner, _ in _chain(library, device):
+    for owner, _ in chain_of(library, device):
         if owner in relatives:
             return "fitted" if owner == device else "transferred"
         files = (read(library, CALIBRATIONS, name, FitsFile) for name in names if name.startswith(f"{owner}/"))
@@ -399,80 +395,9 @@ def _distance(own: DeviceFile, other: DeviceFile) -> float:
     return float(sum(abs(np.log(mine / theirs)) for mine, theirs in zip(sizes(own), sizes(other), strict=True)))
 
 
-def _chain(library: Library, device: str) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Yield the device with its default implementations, then those that it inherits from in turn."""
-    seen: list[str] = []
-    following: str | None = device
-    while following is not None:
-        if following in seen:
-            cycle = " -> ".join((*seen, following))
-            raise InputError.single(
-                f"devices inherit calibrations from each other in a cycle: {cycle}", field="calibration.inherit",
-                hint="remove one of these `inherit`",
-            )  # fmt: skip
-        seen.append(following)
-        if not library.has("devices", following):
-            yield following, {}
-            return  # a device that was made in Python
-        read(library, "devices", following, DeviceFile)  # raises what is wrong with it
-        own = library.read_unextended(library.find(following, "devices"), "device")
-        yield following, _defaults(own)
-        following = _donor(own, library)
-
-
-def _defaults(own: Tree) -> dict[str, str]:
-    """Return the defaults that a device's file states itself. What it extends is an entry of its own in the chain."""
-    calibration = own.child("calibration")
-    default = None if calibration is None else calibration.child("default")
-    if default is None:
-        return {}
-    return {key: str(named.value) for key, named in default.value.items()}
-
-
-def _donor(own: Tree, library: Library) -> str | None:
-    """Return the device from which this one inherits, as its file says, else the one that the file extends."""
-    calibration, base = own.child("calibration"), own.child("extends")
-    inherit = None if calibration is None else calibration.child("inherit")
-    donor = base if inherit is None else inherit
-    if donor is None or donor.value is None:
-        return None
-    return _named(str(donor.value), library, donor.location)
-
-
-def _named(reference: str, library: Library, origin: Location | None) -> str:
-    """Return the name of the device that a reference means. One by its path is known by its name from then on."""
-    if not reference.startswith("./"):
-        return reference.removeprefix("devices/")
-    path = library.find(reference, "devices", origin=origin)
-    name = library.read_unextended(path, "device").text("name") or path.stem
-    if not library.has("devices", name):
-        library.know("devices", name, path)
-    return name
-
-
-def same_device(device: str, library: Library) -> str:
-    """Return the device whose fits are those of this one: itself, or what its file extends without other hardware."""
-    if not library.has("devices", device) or any(name.startswith(f"{device}/") for name in library.names(CALIBRATIONS)):
-        return device
-    own = library.read_unextended(library.find(device, "devices"), "device")
-    base = own.child("extends")
-    if base is None or not isinstance(base.value, str) or not set(own.value) <= {*_LABELS, "calibration"}:
-        return device
-    name = _named(base.value, library, base.location)
-    calibration = own.child("calibration")
-    if calibration is not None and (set(calibration.value) != {"inherit"} or _donor(own, library) != name):
-        return device
-    return same_device(name, library)
-
-
 def read(library: Library, kind: str, name: str, model: type[File], schema: str = "") -> File:
     """Return the checked file `kind/name`; raise InputError with all its problems. schema: blank for the kind's own."""
-    assembly = Assembly(library)
-    schema = schema or kind.removesuffix("s")
-    part = assembly.part(model, library.read(library.find(name, kind), schema))
-    if assembly.problems:
-        raise InputError(assembly.problems)
-    return part.file
+    return checked(model, library.read(library.find(name, kind), schema or kind.removesuffix("s")))
 
 
 def family_fit(file: FamilyFitFile, basis: str, residual: Residual | None = None) -> FamilyFit:

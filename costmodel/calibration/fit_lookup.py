@@ -20,7 +20,8 @@ from costmodel.calibration.candidates import (
     passed_over,
     transferred,
 )
-from costmodel.calibration.fit_files import CALIBRATIONS, ROOFLINE, FitStore, family_fit, framework_of
+from costmodel.calibration.device_chain import CALIBRATIONS
+from costmodel.calibration.fit_files import ROOFLINE, FitStore, family_fit, framework_of
 from costmodel.calibration.fit_search import Answer, FitSearch
 from costmodel.calibration.substitutes import (
     COLLECTIVE,

@@ -8,8 +8,9 @@ from itertools import product
 from pathlib import Path
 
 from costmodel.calibration.candidates import Candidate
+from costmodel.calibration.device_chain import CALIBRATIONS
 from costmodel.calibration.device_relations import DIE, OWN, REBALANCED, TWIN
-from costmodel.calibration.fit_files import CALIBRATIONS, DeviceFits, FitStore
+from costmodel.calibration.fit_files import DeviceFits, FitStore
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.fit_search import UNKNOWN
 from costmodel.calibration.row_times import Choice

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from costmodel.calibration.fit_files import CALIBRATIONS, default_framework, read
+from costmodel.calibration.device_chain import CALIBRATIONS
+from costmodel.calibration.fit_files import default_framework, read
 from costmodel.calibration.row_times import Choice, times_of, variant_of
 from costmodel.cost.anchored_fit import KERNELS, KernelAnchors, SharedErrors, half_width, time_shares
 from costmodel.cost.calibration import Calibration, FamilyFit

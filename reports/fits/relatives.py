@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
-from costmodel.calibration.fit_files import CALIBRATIONS, FitStore, default_framework
+from costmodel.calibration.device_chain import CALIBRATIONS
+from costmodel.calibration.fit_files import FitStore, default_framework
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.kernel_anchors import moves, standardised
 from costmodel.calibration.row_times import Choice, variant_of

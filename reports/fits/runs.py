@@ -36,7 +36,7 @@ from costmodel.analytic.anchors import separation
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.intervals import NORMAL_90, TIMES, TRIED, deviations, shares_of_conditions
 from costmodel.analytic.paces import of_prompts
-from costmodel.calibration.fit_files import CALIBRATIONS
+from costmodel.calibration.device_chain import CALIBRATIONS
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
 from costmodel.records import Record, fields, replace
