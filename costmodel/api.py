@@ -222,17 +222,6 @@ class Workload(Record):
         }
         return replace(self, _calibrations=known)
 
-    def without_fits_of(self, devices: Iterable[str], before: Sequence[str | Path] = ()) -> Workload:
-        """Return the same as if kernels of some devices had not been measured. before: folders to search first."""
-        from costmodel.calibration import fit_lookup
-
-        path, hidden = (*before, *self._library.search_path), frozenset(devices)
-        known = {
-            _calibration_key(each): fit_lookup.load_calibration(each.cluster.device, each.framework, path, hidden)
-            for each in self._single_parts()
-        }
-        return replace(self, _calibrations=known)
-
     def _single_parts(self) -> Iterator[Scenario]:
         """Yield the scenarios that are no step of several parts, and the parts of those that are."""
         for each in self.resolved.scenarios.values():
@@ -374,13 +363,7 @@ def load(
 ) -> Workload:
     """Return the workload of a file, of a name under `workloads/`, of a document, or the smallest one of a model.
 
-    A model is a name of the catalogue, a model file, a config.json or its folder, or an id in the cache of Hugging
-    Face. It needs a cluster. phases: of a model, those that run (default: prefill and decode).
-    set: path of the resolved document -> value, a string with its unit or an SI number.
-    cluster: stands for every scenario's own, of several each scenario runs on all, as `NAME@CLUSTER`.
-    search_path: folders that are searched before $COSTMODEL_PATH and the package's data.
-    scenarios: those to load (default: all). Raises InputError with every problem, its location and its fix. Warns of
-    implausible hardware.
+    Takes, raises and warns as `costmodel.load` does (`costmodel/facade.py`).
     """
     changes, search_path = _in_si(set or {}), tuple(search_path)
     clusters = (cluster,) if isinstance(cluster, str) else tuple(cluster or ())

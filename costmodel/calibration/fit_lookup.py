@@ -43,18 +43,15 @@ from costmodel.workload.scenario import Framework
 
 
 def load_calibration(
-    device: Device | str,
-    framework: Framework | str,
-    search_path: Sequence[str | Path] = (),
-    hidden: frozenset[str] = frozenset(),
+    device: Device | str, framework: Framework | str, search_path: Sequence[str | Path] = ()
 ) -> Calibration:
     """Return the fit of every operator family on `device` with the kernels that `framework` names.
 
     A family starts from `calibrations/roofline`. Over it stands the fit of the implementation that the framework names
     for the family or its variant, else that of the device's own `calibration: {default: …}`, in
     `calibrations/DEVICE/IMPLEMENTATION`. Where the device has none, the same of the devices that it inherits from in
-    turn, which lowers the basis to `transferred`. Files are read when an operator first asks for them. hidden: devices
-    whose fits are taken as not there. Raises InputError with the problems of a file that is determined.
+    turn, which lowers the basis to `transferred`. Files are read when an operator first asks for them. Raises
+    InputError with the problems of a file that is determined.
     """
     library = Library(search_path)
     if isinstance(framework, str):
@@ -62,7 +59,7 @@ def load_calibration(
     name, file = (device, None) if isinstance(device, str) else (device.name, device.path)
     implementations = tuple(sorted(framework.implementations.items()))
     library_key = (file, tuple(map(Path.resolve, library.roots)))
-    return _loaded(name.removeprefix("devices/"), library_key, implementations, hidden)
+    return _loaded(name.removeprefix("devices/"), library_key, implementations)
 
 
 @functools.lru_cache(maxsize=256)
@@ -70,26 +67,25 @@ def _loaded(
     device: str,
     library_key: tuple[str | None, tuple[Path, ...]],
     implementations: tuple[tuple[str, tuple[str, ...]], ...],
-    hidden: frozenset[str],
 ) -> Calibration:
     file, roots = library_key
-    store = _fit_store(roots, (device, file) if file else None, hidden)
+    store = _fit_store(roots, (device, file) if file else None)
     fits = FitLookup(store, store.same_device(device), dict(implementations))
     return Calibration(ROOFLINE, fits, fits.notes, fits.notes_of)
 
 
 @functools.lru_cache(maxsize=8)
-def _fit_store(roots: tuple[Path, ...], own_file: tuple[str, str] | None, hidden: frozenset[str]) -> FitStore:
+def _fit_store(roots: tuple[Path, ...], own_file: tuple[str, str] | None) -> FitStore:
     """Return the files of a search path, which all devices and frameworks share. own_file: a device not on it."""
-    return store_of(roots, own_file, hidden)
+    return store_of(roots, own_file)
 
 
-def store_of(roots: Sequence[Path], own_file: tuple[str, str] | None, hidden: frozenset[str] = frozenset()) -> FitStore:
+def store_of(roots: Sequence[Path], own_file: tuple[str, str] | None) -> FitStore:
     """Return the calibration files of a search path. own_file: name and file of a device not on it."""
     library = Library(roots)
     if own_file is not None:
         library.know("devices", own_file[0], Path(own_file[1]))
-    return FitStore(library, hidden)
+    return FitStore(library)
 
 
 class FitLookup(Mapping[str, FamilyFit]):

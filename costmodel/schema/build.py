@@ -22,17 +22,8 @@ from costmodel.workload.requests import Sessions
 from costmodel.workload.schedules import implied_virtual
 
 _OF_ALL_TO_ALLS = {
-    "processors",
-    "dispatch",
-    "combine",
-    "codec",
-    "in_network",
-    "multicast",
-    "reduction",
-    "fences",
-    "checksum",
-    "mode",
-}
+    "processors", "dispatch", "combine", "codec", "in_network", "multicast", "reduction", "fences", "checksum", "mode",
+}  # fmt: skip
 
 # ---- hardware -------------------------------------------------------------------------------------------------------
 

@@ -56,14 +56,7 @@ def read_trace(stream: RequestStream, block: int, lanes: int = 0) -> Requests:
 
 def _columns(stream: RequestStream, path: Path, texts: Texts) -> Columns:
     count = None if stream.count is None else int(stream.count)
-    times, length, blocks, number, size, priority = (
-        array("d"),
-        array("q"),
-        array("q"),
-        array("q"),
-        array("q"),
-        array("q"),
-    )
+    times, (length, blocks, number, size, priority) = array("d"), (array("q") for _ in range(5))
     names, waits = dict[str, int](), list[tuple[int, int, str, float]]()
     for index, row in enumerate(read_rows(path, stream.format, count, texts)):
         times.extend((row.arrival, row.earliest))

@@ -12,7 +12,7 @@ import yaml
 from small_world import write
 
 from costmodel.analytic.evaluation import evaluate
-from costmodel.calibration.fit_files import CALIBRATIONS
+from costmodel.calibration.device_chain import CALIBRATIONS
 from costmodel.records import replace
 from costmodel.schema.case import Case, load_case_file
 from costmodel.schema.references import Library, package_root
