@@ -244,6 +244,8 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
 
     def beyond(self) -> str | None:
         """Return why requests have to be simulated one by one at a single point, null where the closed form holds."""
+        if ranks_wait(self._scenario, self._plan):
+            return WAITING_RANKS
         stream = self._plan.requests
         return None if stream is None or stream.count is None else "all users' first prompts come at once"
 
@@ -251,7 +253,6 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         """Return that memory limits the concurrency, where it does, and what of the requests the closed form leaves."""
         assert self._plan.concurrency is not None
         requested, admitted, beyond = float(self._plan.concurrency), float(self._admission.admitted), self.beyond()
-        beyond = WAITING_RANKS if ranks_wait(self._scenario, self._plan) else beyond
         left = () if beyond is None else (f"closed form: {beyond}; `--engine event` has them",)
         left = (*left, *of_sessions(self._scenario, self._plan, self.metrics(None)), *left_to_requests(self._plan))
         if admitted >= requested:

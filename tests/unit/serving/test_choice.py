@@ -13,6 +13,7 @@ from costmodel.analytic.evaluation import evaluate
 from costmodel.api import request_engine
 from costmodel.errors import InputError
 from costmodel.records import replace
+from costmodel.serving.choice import by_requests
 from costmodel.serving.simulation import Simulation
 from costmodel.serving.summary import request_times
 from costmodel.workload.plans import Serving
@@ -69,6 +70,15 @@ def test_requests_answer_where_only_they_do_as_if_they_were_asked_for(changes: d
     assert stated["engine"] == "analytic"
     assert closed["metrics"]["ttft"] != found["metrics"]["ttft"]
     assert any(why in note and note.startswith("closed form: ") for note in closed["notes"])
+
+
+@pytest.mark.parametrize(("ranks", "waits"), [(1, False), (2, True)])
+def test_requests_answer_for_a_closed_loop_whose_ranks_wait_for_each_other(ranks: int, waits: bool) -> None:
+    run = {"phase": "serving", "cluster": "nodes/dgx-h100", "framework": "vllm", "parallel": {"dp": ranks, "ep": ranks},
+           "input_tokens": 512, "output_tokens": 64, "concurrency": 8}  # fmt: skip
+    given = {"schema": "costmodel/workload@1", "model": "models/qwen3-30b-a3b", "scenarios": {"run": run}}
+    loaded = costmodel.load(given)
+    assert by_requests(loaded.scenario("run"), loaded.calibration(loaded.scenario("run"))) is waits
 
 
 def test_what_requests_cannot_be_simulated_for_stays_with_the_closed_form() -> None:
