@@ -56,7 +56,7 @@ def objectives(scenario: str) -> list[str]:
     return [f"{sense} {name}" for sense in SENSES for name in names]
 
 
-@pytest.mark.parametrize("scenario", TIMES)
+@pytest.mark.parametrize("scenario", [name for name in TIMES if name != "prefill"])  # searched as decoding is
 @settings(max_examples=2)
 @given(data=st.data())
 def test_more_numbers_of_devices_are_never_worse(scenario: str, data: st.DataObject, small: costmodel.Workload) -> None:

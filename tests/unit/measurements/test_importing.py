@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import zlib
 from contextlib import suppress
 
 import numpy as np
@@ -169,8 +168,7 @@ def test_gzip_is_read_member_by_member(tmp_path):
 
 def test_a_small_file_that_becomes_a_large_one_is_not_read(tmp_path):
     path = tmp_path / "bomb.json.gz"
-    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-    path.write_bytes(b"".join(packer.compress(b" " * 2**20) for _ in range(300)) + packer.flush())
+    path.write_bytes(gzip.compress(b" " * 2**20) * 257)
     assert path.stat().st_size < 2**20
     assert "bomb.json.gz: holds more than 256 MiB" in problem_of(path)
 

@@ -20,8 +20,6 @@ from costmodel.records import replace
 from costmodel.schema.files import load_cluster
 from costmodel.workload.operators import ExpertAllToAll, Group
 
-pytestmark = pytest.mark.core  # with numba and without
-
 SIZE = 1e9
 MPFT, MRFT = load_cluster("h800-2048-mpft"), load_cluster("h800-2048-mrft")
 assert CLUSTER.network is not None

@@ -60,14 +60,14 @@ def popularity(choice: RoutingLaw, experts: int, ranks: int, exponent: float, to
 
 @lru_cache
 def sampled(experts: int, top_k: int, exponent: float, tokens: int) -> Draws:
-    draws = int(np.clip(4e6 / (tokens * experts), 60, 1500))
+    draws = int(np.clip(2e6 / (tokens * experts), 60, 1500))
     return drawn(RoutingLaw("zipf", top_k), experts, exponent, tokens, draws)
 
 
 GRID = [
     (experts, ranks, top_k, exponent, tokens)
     for experts, ranks, top_k in ((8, 8, 2), (8, 2, 2), (16, 16, 1), (64, 8, 6), (256, 32, 8), (256, 128, 8))
-    for exponent in (0.0, 0.5, 1.0)
+    for exponent in (0.0, 1.0)
     for tokens in (4, 16, 64, 256)
 ]
 
