@@ -44,8 +44,8 @@ def blocks(scenario: Scenario, shape: tuple[int, ...]) -> Iterator[Block]:
 def _same_order(scenario: Scenario, grid: tuple[Indices, ...]) -> Iterator[tuple[Indices, ...]]:
     """Yield index sets on which everything that determines the order of work is a constant whole number."""
     keys = np.broadcast_arrays(*_order(scenario))
-    if keys[0].ndim == 0 or keys[0].size == 1:
-        if all(float(key.reshape(-1)[0]).is_integer() for key in keys):
+    if all(np.all(key == key.flat[0]) for key in keys):
+        if all(float(key.flat[0]).is_integer() for key in keys):
             yield grid
         return
     varying = [axis for axis, size in enumerate(keys[0].shape) if size > 1]

@@ -48,8 +48,9 @@ class _Pair(Record):
         rows = self._cheapest(columns)
         if rows is None:
             return None
-        columns = [_near(columns[pool], rows[pool]) for pool in range(2)]
-        rows = self._cheapest(columns)
+        near = [_near(columns[pool], rows[pool]) for pool in range(2)]
+        if any(len(own["row"]) > 1 for own in near):
+            columns, rows = near, self._cheapest(near)
         assert rows is not None, "that of the first round is among them"
         return self._deployment(columns, rows)
 

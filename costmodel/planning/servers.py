@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import chain, count, pairwise
 from statistics import NormalDist
 from typing import Any
 
@@ -16,8 +16,19 @@ from costmodel.planning.deployments import Deployment, Plans, failing, in_order,
 from costmodel.planning.playing import Played, Player, fewest, playable
 from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
-from costmodel.planning.sizing import FLAT, NEVER, Engine, at_budgets, engines, limits, one_per_layout, with_replicas
-from costmodel.planning.structures import check_load, drafted, load_settings, structures, unplayed
+from costmodel.planning.sizing import (
+    FLAT,
+    NEVER,
+    Engine,
+    at_budgets,
+    engines,
+    lacking_memory,
+    limits,
+    one_per_layout,
+    sizes_of,
+    with_replicas,
+)
+from costmodel.planning.structures import Structure, check_load, drafted, load_settings, structures, unplayed
 from costmodel.records import Record, field, replace
 from costmodel.result import Point
 from costmodel.study.goals import OnProgress
@@ -29,6 +40,7 @@ _DRAFTED = 2  # engines and formats of a cluster, those that promise most, that 
 _DEVIATIONS = (0.0, 0.75, 1.5, 3.0)  # standard deviations of step times at which requests are played
 _HALVINGS = 6  # of the rate that is asked for, until the highest one that holds is known
 _LEAST = 1e-9  # ratio of a time to its limit
+_STEPS = 20  # evaluations and plays of a cluster, of which half is done then
 _HOUR = 3600.0
 
 
@@ -40,12 +52,11 @@ def plan_servers(request: PlanRequest, on_progress: OnProgress) -> Plans:
     """
     check_load(request)
     load_settings(request)
-    plans, share, cut = Plans(request), 1.0 / len(request.clusters), unplayed(request)
+    plans, share, cut = Plans(request), 1.0 / (1.0 + len(request.clusters)), unplayed(request)
     if cut is not None:
         plans.left_out.append(cut)
     for number, cluster in enumerate(request.clusters):
-        of_cluster = _Race(request, cluster, plans)
-        of_cluster.run(lambda done, at=number: on_progress((at + done) * share))  # type: ignore[misc]
+        _Race(request, cluster, plans, _steps(on_progress, number * share, share)).run()
     if plans.best:
         order = in_order(plans.best)
         first = min((one for one in plans.best if one.played is not None), key=order, default=plans.best[0])
@@ -57,33 +68,44 @@ def plan_servers(request: PlanRequest, on_progress: OnProgress) -> Plans:
     return plans
 
 
+def _steps(on_progress: OnProgress, begin: float, share: float) -> Callable[[], None]:
+    """Return what says that one more of an unknown number of steps is done, n / (n + `_STEPS`) of a share."""
+    numbers = count(1)
+
+    def step() -> None:
+        number = next(numbers)
+        on_progress(begin + share * number / (number + _STEPS))
+
+    return step
+
+
 class _Race(Record):
     """Plays the engines of one cluster."""
 
     request: PlanRequest
     cluster: str
     plans: Plans
+    on_step: Callable[[], None]
+    drafting: dict[int, Structure | None] = field(default_factory=dict)
     unfitted: dict[int, str | None] = field(default_factory=dict)
+    tried: list[Engine] = field(default_factory=list)
 
-    def run(self, on_progress: OnProgress) -> None:
+    def run(self) -> None:
         """Add the best deployments of the cluster to the plans."""
-        candidates = self._candidates()
-        on_progress(0.3)
+        every = list(structures(self.request, self.cluster, self.plans.left_out))
         kept: list[Deployment] = []
-        played = 0
-        for engine in candidates:
-            best = kept[0] if kept and kept[0].holds is not False else None
-            cap = engine.most if best is None else engine.within(best.nodes - 1)
-            hopeless = best is not None and engine.nodes(engine.likely) > _ROUGH * best.nodes
-            if engine.least > cap or played >= MOST_PLAYED or hopeless:
-                self._note(engine, kept, played)
-                continue
-            why = self._without_fits(engine)
-            if why is not None:
-                continue
-            on_progress(0.3 + 0.7 * played / MOST_PLAYED)
-            played += 1
-            kept = self._tried(engine, cap, kept)
+        candidates: list[Engine] = []
+        for sizes in sizes_of(every[0].scenario) if every else ():
+            if kept and kept[0].holds and kept[0].nodes * kept[0].engine.node < min(sizes):
+                break  # no engine of so many nodes costs less
+            new = self._candidates(every, sizes)
+            candidates += new
+            kept = self._raced(new, kept)
+        if every and not candidates:
+            whole = list(chain.from_iterable(sizes_of(every[0].scenario)))
+            candidates = self._kept([self._engines(each, whole, pipelines=True) for each in every])
+            kept = self._raced(candidates, kept)
+        self._say_what_is_not_there(every)
         if not kept and candidates:
             kept = self._nearest(candidates)
         kept = self._faster(candidates, kept)
@@ -91,24 +113,60 @@ class _Race(Record):
         chosen = (holding or sorted(kept, key=_beyond)[:1])[:SHOWN]
         self.plans.best += [*chosen[:1], *(replace(one, why=_dearer(one, chosen[0])) for one in chosen[1:])]
 
-    def _candidates(self) -> list[Engine]:
-        """Return the engines in the order of promise. Drafts are tried of those that have some."""
-        every = [
-            (one, engines(one, self.request)) for one in structures(self.request, self.cluster, self.plans.left_out)
-        ]
-        promising = sorted((own for _, own in every if own), key=lambda own: min(one.key for one in own))
-        for own in promising[:_DRAFTED]:
-            with_drafts = drafted(own[0].structure)
-            every += [] if with_drafts is None else [(with_drafts, engines(with_drafts, self.request))]
-        some: list[Engine] = []
-        for structure, own in every:
-            own += at_budgets(own, self.request) if own else []
-            some += own
+    def _raced(self, candidates: Sequence[Engine], kept: list[Deployment]) -> list[Deployment]:
+        """Return the deployments that are kept once the engines were played that may cost less, the best first."""
+        for engine in candidates:
+            played = sum(one.key < engine.key for one in self.tried)
+            best = kept[0] if kept and kept[0].holds is not False else None
+            cap = engine.most if best is None else engine.within(best.nodes - 1)
+            hopeless = best is not None and engine.nodes(engine.likely) > _ROUGH * best.nodes
+            if engine.least > cap or played >= MOST_PLAYED or hopeless:
+                self._note(engine, kept, played)
+            elif self._without_fits(engine) is None:
+                self.tried.append(engine)
+                kept = self._play(engine, cap, kept)
+            self.on_step()
+        return kept
+
+    def _candidates(self, every: Sequence[Structure], sizes: Sequence[int]) -> list[Engine]:
+        """Return the engines on some numbers of devices in the order of promise.
+
+        Drafts are tried of the structures that promise most.
+        """
+        drafting = (each for each in self.drafting.values() if each is not None)
+        some = [self._engines(each, sizes) for each in (*every, *drafting)]
+        promising = sorted((own for own in some[: len(every)] if own), key=lambda own: min(one.key for one in own))
+        for structure in (own[0].structure for own in promising[:_DRAFTED]):
+            if id(structure) not in self.drafting:
+                with_drafts = self.drafting[id(structure)] = drafted(structure)
+                some += [] if with_drafts is None else [self._engines(with_drafts, sizes)]
+        some = [own for own in some if own]
+        first = min((one.key[0] for own in some for one in own), default=0.0)
+        for own in some:  # of which other budgets may make one of those that are played
+            if min(one.key[0] for one in own) <= _ROUGH * first:
+                own += at_budgets(own, self.request)
+                self.on_step()
+        return self._kept(some)
+
+    def _engines(self, structure: Structure, sizes: Sequence[int], *, pipelines: bool = False) -> list[Engine]:
+        """Return the engines of a structure on some numbers of devices."""
+        own = engines(structure, self.request, sizes, pipelines=pipelines)
+        self.on_step()
+        return own
+
+    def _kept(self, some: Sequence[Sequence[Engine]]) -> list[Engine]:
+        """Add engines to those that were looked at. Return one of each layout, in the order of promise."""
+        every = [one for own in some for one in own]
+        self.plans.engines += every
+        return one_per_layout(every)
+
+    def _say_what_is_not_there(self, every: Sequence[Structure]) -> None:
+        """Note the structures of which no layout fits, or none keeps to the limits."""
+        for structure in (*every, *(each for each in self.drafting.values() if each is not None)):
+            own = [one for one in self.plans.engines if one.structure is structure]
             if not any(one.least <= one.most for one in own):
-                why = "no layout keeps to the limits" if own else "no layout fits in memory"
+                why = "no layout keeps to the limits" if own else lacking_memory(structure)
                 self.plans.left_out.append(f"{self.cluster}: {structure}: {why}")
-        self.plans.engines += some
-        return one_per_layout(some)
 
     def _faster(self, candidates: Sequence[Engine], kept: list[Deployment]) -> list[Deployment]:
         """Return what is kept, before it the engine that on as many nodes is the farthest below its limits."""
@@ -119,7 +177,7 @@ class _Race(Record):
         for engine in sorted(same, key=lambda one: one.margin)[:1]:
             player = Player(engine, self.request)
             if self._without_fits(engine) is None and playable(player) is None:
-                (one,) = self._tried(engine, engine.within(nodes), [])
+                (one,) = self._play(engine, engine.within(nodes), [])
                 if one.holds and _beyond(one) < _beyond(kept[0]):
                     return [one, *kept]
         return kept
@@ -129,8 +187,7 @@ class _Race(Record):
         for engine in sorted(candidates, key=lambda one: (one.beyond, one.devices)):
             player = Player(engine, self.request)
             if self._without_fits(engine) is None and playable(player) is None:
-                spread = _spread(_point(engine, self.request, engine.likely))
-                return self._failed(player, engine.likely, 1.0, spread, [])
+                return self._failed(player, engine.likely, 1.0, [])
         return []
 
     def _note(self, engine: Engine, kept: Sequence[Deployment], played: int) -> None:
@@ -155,28 +212,28 @@ class _Race(Record):
                 self.plans.left_out.append(why)
         return self.unfitted[key]
 
-    def _tried(self, engine: Engine, cap: int, kept: list[Deployment]) -> list[Deployment]:
+    def _play(self, engine: Engine, cap: int, kept: list[Deployment]) -> list[Deployment]:
         """Return the deployments that are kept once an engine was played, the best first."""
         player = Player(engine, self.request)
         obstacle = playable(player)
         if obstacle is not None:
             return self._unplayed(player, obstacle, cap, kept)
-        slowdown, spread = 1.0, _spread(_point(engine, self.request, engine.likely))
+        slowdown = 1.0
         if self.request.confidence is not None:
+            spread = _spread(_point(engine, self.request, engine.likely))
             slowdown = float(np.exp(spread * NormalDist().inv_cdf(self.request.confidence)))
         least = fewest(lambda replicas: player.holds(replicas, slowdown), engine.likely, cap)
         if least is None:
-            return self._failed(player, cap, slowdown, spread, kept)
+            return self._failed(player, cap, slowdown, kept)
         full = engine.within(engine.nodes(least))
-        count = full if player.holds(full, slowdown) else least
+        number = full if player.holds(full, slowdown) else least
         fewer = player.play(least - 1, slowdown) if least > 1 else None
-        probability = _probability(player, count, spread)
-        point = _point(engine, self.request, count)
-        return [Deployment(player, player.play(count), count, fewer, point, spread, probability), *kept]
+        point = _point(engine, self.request, number)
+        spread = _spread(point)
+        probability = _probability(player, number, spread)
+        return [Deployment(player, player.play(number), number, fewer, point, spread, probability), *kept]
 
-    def _failed(
-        self, player: Player, cap: int, slowdown: float, spread: float, kept: list[Deployment]
-    ) -> list[Deployment]:  # fmt: skip
+    def _failed(self, player: Player, cap: int, slowdown: float, kept: list[Deployment]) -> list[Deployment]:
         """Note an engine that fails at as many replicas as would be cheaper. Keep it where nothing else holds."""
         player.play(cap, slowdown)
         nearest = _nearest_of([each for (_, slow), each in player.known.items() if slow == slowdown])
@@ -185,7 +242,7 @@ class _Race(Record):
             self.plans.lost.append((player.engine, f"{fails}: {failing(player.play(cap, slowdown), self.request)}"))
             return kept
         point = _point(player.engine, self.request, nearest.replicas)
-        one = Deployment(player, nearest, nearest.replicas, None, point, spread, None)
+        one = Deployment(player, nearest, nearest.replicas, None, point, _spread(point), None)
         return [min([*kept, one], key=lambda each: _beyond(each)[0])]  # the first of equals promised most
 
     def _unplayed(self, player: Player, obstacle: str, cap: int, kept: list[Deployment]) -> list[Deployment]:

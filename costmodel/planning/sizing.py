@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.analytic.evaluation import Evaluation, evaluate
+from costmodel.analytic.out_of_memory import gib
 from costmodel.analytic.paces import Engines as Paces
 from costmodel.analytic.paces import paced
 from costmodel.analytic.serving.open_loop import OpenLoopEvaluation
@@ -20,6 +21,8 @@ from costmodel.quantities import Array
 from costmodel.records import Record, field, replace
 from costmodel.result import Point
 from costmodel.study.layouts import DEGREES, REPLICAS, Space, divisors, server_space
+from costmodel.workload.counting import parameter_count
+from costmodel.workload.dtypes import element_bytes
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout
@@ -27,7 +30,7 @@ from costmodel.workload.validity import feasible_layout
 NORMAL = {"p50": 0.0, "p90": 1.2815515655446004, "p95": 1.6448536269514722, "p99": 2.3263478740408408}
 """Statistic -> that quantile of the standard normal distribution."""
 BUDGETS = (2048.0, 8192.0, 16384.0)  # tokens of a step that are tried besides the engine's own
-_FEW_LAYOUTS = 8  # which are tried at every budget
+_FEW_LAYOUTS = 4  # which are tried at every budget
 _BUDGET = "scheduler.token_budget"
 _NODES = (2, 4, 8)  # whole nodes of an engine, where no smaller one holds the model or experts spread
 _MOST_DEVICES = 8192  # of all replicas, where the cluster names no number of its own
@@ -118,23 +121,19 @@ def _at_measured_pace(scenario: Scenario, calibration: Calibration) -> Scenario:
     return kept[-1]
 
 
-def engines(structure: Structure, request: PlanRequest) -> list[Engine]:
-    """Return the layouts of an engine, at its own budget of tokens, that fit in memory: pipelines where no other does.
+def engines(
+    structure: Structure, request: PlanRequest, sizes: Sequence[int], *, pipelines: bool = False
+) -> list[Engine]:  # fmt: skip
+    """Return the layouts of an engine on some numbers of devices, at its own budget of tokens, that fit in memory.
 
     Means are no longer than quantiles of slower requests, so that fewer than `least` replicas never hold.
     """
-    sizes = _sizes(structure.scenario)
-    fitting: list[Engine] = []
-    for pipelines in (False, True):
-        space = server_space(structure.scenario, sizes)
-        columns = {name: column for name, column in space.columns.items() if name != REPLICAS}
-        alone = space.columns[REPLICAS] == 1.0
-        rows = np.flatnonzero(((columns["parallel.pp"] > 1.0) == pipelines) & alone)
-        layouts = Space({name: column[rows] for name, column in columns.items()})
-        fitting = _of(structure, request, layouts, _budgets(structure)[:1])
-        if fitting:
-            break
-    return fitting
+    weights, capacity = _weights(structure)
+    able = [size for size in sizes if weights <= size * capacity]
+    space = server_space(structure.scenario, able).columns
+    rows = np.flatnonzero(((space["parallel.pp"] > 1.0) == pipelines) & (space[REPLICAS] == 1.0))
+    layouts = Space({name: own[rows] for name, own in space.items() if name != REPLICAS})
+    return _of(structure, request, layouts, _budgets(structure)[:1])
 
 
 def at_budgets(some: Sequence[Engine], request: PlanRequest) -> list[Engine]:
@@ -145,17 +144,43 @@ def at_budgets(some: Sequence[Engine], request: PlanRequest) -> list[Engine]:
     return _of(best[0].structure, request, layouts, _budgets(best[0].structure)[1:])
 
 
+def _weights(structure: Structure) -> tuple[float, float]:
+    """Return the least bytes of a model's weights, all in its narrowest format, and the capacity of a device [B]."""
+    scenario = structure.scenario
+    formats = scenario.precision, *scenario.precision.parts.values()
+    narrowest = min(float(element_bytes(each.weights)) for each in formats)
+    weights = float(parameter_count(scenario.architecture).total) * narrowest
+    return weights, float(np.max(scenario.cluster.device.device_memory.capacity))
+
+
+def lacking_memory(structure: Structure) -> str:
+    """Return what a model of which no layout fits in memory needs, and what there is."""
+    weights, capacity = _weights(structure)
+    most = sizes_of(structure.scenario)[-1][-1]
+    has, needs = (
+        f"{most} {'device has' if most == 1 else 'devices have'} {gib(most * capacity)}",
+        int(weights / capacity),
+    )
+    return (
+        f"no layout fits in memory: weights alone take {gib(weights)}, {has}; name a --cluster whose engines have more "
+        f"than {needs} of these devices, or larger ones"
+    )
+
+
 def _budgets(structure: Structure) -> tuple[float, ...]:
     """Return the budgets of tokens that are tried, the engine's own first."""
     own = structure.plan.scheduler.token_budget
     return tuple(dict.fromkeys((*(() if own is None else (float(np.max(own)),)), *BUDGETS)))
 
 
-def _sizes(scenario: Scenario) -> list[int]:
-    """Return the numbers of devices of an engine: divisors of a node, and whole nodes."""
+def sizes_of(scenario: Scenario) -> list[list[int]]:
+    """Return the numbers of devices of an engine in the order in which they are tried: divisors of a node, whole nodes.
+
+    No engine of more nodes than a deployment that holds costs less.
+    """
     node, cluster = int(scenario.cluster.node.count), scenario.cluster
     has_network = cluster.network is not None or cluster.node.nic is not None
-    return [*divisors(node), *(node * nodes for nodes in _NODES if has_network)]
+    return [divisors(node), *([node * nodes] for nodes in _NODES if has_network)]
 
 
 def _of(structure: Structure, request: PlanRequest, layouts: Space, budgets: Sequence[float]) -> list[Engine]:
