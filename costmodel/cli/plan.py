@@ -102,7 +102,7 @@ def command(*, as_json: bool, **options: Any) -> int:
 
         form_of(output)
     request = _request(options)
-    with progress("planning") as on_progress:
+    with progress("planning", lines=True) as on_progress:
         document, show = _planner(request)(request, on_progress)
     if output is not None and "plans" in document:
         from costmodel.report.plan_file import write_plan
@@ -112,7 +112,7 @@ def command(*, as_json: bool, **options: Any) -> int:
         print_json(document)
     else:
         show()
-    holds = [plan["holds"] for plan in document.get("plans", ())]
+    holds = [plan["holds"] is not False for plan in document.get("plans", ())]  # null: not played
     holds += [each["fits"] for each in document.get("models", ())]
     return 0 if any(holds) or document.get("text") else InfeasibleError.exit_code
 

@@ -8,23 +8,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 DELAY = 1.0  # seconds before a bar appears
+EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 @contextmanager
-def progress(what: str, total: float = 1.0) -> Iterator[Callable[[float], None]]:
-    """Yield a function that takes how much of `total` is done. A terminal shows that, the rate and the time left."""
-    if not sys.stderr.isatty():
+def progress(what: str, total: float = 1.0, *, lines: bool = False) -> Iterator[Callable[[float], None]]:
+    """Yield a function that takes how much of `total` is done. A terminal shows that, the rate and the time left.
+
+    lines: elsewhere a line every ten seconds says it.
+    """
+    is_terminal = sys.stderr.isatty()
+    if not is_terminal and not lines:
         yield lambda _: None
         return
     done = [0.0]
     finished = threading.Event()
-    thread = threading.Thread(target=_show, args=(what, total, done, finished), daemon=True)
+    thread = threading.Thread(target=_show if is_terminal else _say, args=(what, total, done, finished), daemon=True)
     thread.start()
     try:
         yield lambda so_far: done.__setitem__(0, so_far)
     finally:
         finished.set()
         thread.join()
+
+
+def _say(what: str, total: float, done: list[float], finished: threading.Event) -> None:
+    """Print a line now and then, until the work is finished."""
+    while not finished.wait(EVERY):
+        sys.stderr.write(f"{what}: {done[0] / total:.0%}\n")
 
 
 def _show(what: str, total: float, done: list[float], finished: threading.Event) -> None:

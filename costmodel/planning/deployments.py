@@ -25,6 +25,9 @@ from costmodel.units import render
 
 _MILLION, _HOUR = 1e6, 3600.0
 _TIMES = ("ttft", "tpot", "latency")
+_CLOSED = ("requests_per_second", "highest_stable_rate", "concurrency", "kv_use")
+HOLDS = {True: "yes", False: "no", None: "not played"}  # of a deployment
+NOTHING = "nothing"  # of what holds with the least replicas that there can be
 
 
 class Pool(Record):
@@ -116,14 +119,14 @@ class Deployment(Record):
 
 
 def in_order(some: Sequence[Deployment]) -> Callable[[Deployment], tuple[int, float, int]]:
-    """Return the key of the order of deployments: those that hold when played, the cheapest first, the fewest devices.
+    """Return the key of the order of deployments: those that hold when played, then those that are not played.
 
-    Where a rent is unknown all go by the devices of their nodes.
+    Of these the cheapest first, then the fewest devices. Where a rent is unknown all go by the devices of their nodes.
     """
     rented = all(one.rent is not None for one in some)
 
     def key(one: Deployment) -> tuple[int, float, int]:
-        rank = 2 if one.holds is False else int(one.prefill is not None)  # two pools are never played
+        rank = {True: 0, None: 1, False: 2}[one.holds]
         return rank, one.cost if rented else float(one.devices + one.empty), one.devices
 
     return key
@@ -271,7 +274,7 @@ def plan_document(one: Deployment) -> dict[str, Any]:
             "ttft_p99": played.times.get(("ttft", "p99")), "tpot_p99": played.times.get(("tpot", "p99")),
             "requests": played.requests, "seed": played.seed,
         },
-        "holds": one.holds is not False, "probability": one.probability, "binds": binds(one),
+        "holds": one.holds, "probability": one.probability, "binds": binds(one),
         "cost_rate": None if one.rent is None else one.rent * _HOUR, "cost_per_million": costs(one),
         "energy_per_million": None if energy is None else energy * _MILLION,
         "units": UNITS, "why_not_less": why_not_less(one), "command": command_of(one),
@@ -279,9 +282,14 @@ def plan_document(one: Deployment) -> dict[str, Any]:
 
 
 def binds(one: Deployment) -> str:
-    """Return what keeps a deployment from being smaller: the limit that one replica fewer breaks, else the nearest."""
+    """Return what keeps a deployment from being smaller: the limit that one replica fewer breaks, else the nearest.
+
+    Nothing does where one replica is the least and holds.
+    """
     if one.fewer is not None:
         return one.fewer.binds
+    if one.holds:
+        return NOTHING
     if one.prefill is not None:
         known = one.point.metrics
         rate, highest, load = (
@@ -292,9 +300,13 @@ def binds(one: Deployment) -> str:
 
 
 def metrics(one: Deployment) -> dict[str, float | None]:
-    """Return what was played, and the closed form of the rest: times without a statistic are means."""
-    names = (*_TIMES, "requests_per_second", "highest_stable_rate", "concurrency", "kv_use")
-    values = {name: one.point.metrics.get(name) for name in names}
+    """Return what was played, and the closed form of the rest: times without a statistic are means.
+
+    concurrency: requests in flight in the whole deployment, rate * latency [Little, Operations Research 9(3), 1961].
+    """
+    values = {name: one.point.metrics.get(name) for name in (*_TIMES, *_CLOSED)}
+    rate, latency = values["requests_per_second"], values["latency"]
+    values["concurrency"] = None if rate is None or latency is None else rate * latency
     return values | _played_times(one)
 
 
@@ -306,14 +318,16 @@ def _played_times(one: Deployment) -> dict[str, float]:
 
 
 def statistics(one: Deployment) -> dict[str, str]:
-    """Return what of requests each time of the metrics is: a mean in closed form, or a statistic of those played."""
-    closed = dict.fromkeys(_TIMES, "mean in closed form")
+    """Return what each of the metrics is: of closed form, a mean of requests there, or a statistic of those played."""
+    closed = dict.fromkeys(_TIMES, "mean in closed form") | dict.fromkeys(_CLOSED, "closed form")
     return closed | {name: f"{name.partition('_')[2] or 'mean'} of requests played" for name in _played_times(one)}
 
 
 def intervals(one: Deployment) -> dict[str, list[float]]:
     """Return 80 % intervals, of what was played as wide as those of the engine's steps: value * exp(+-1.28 sigma)."""
-    known = {name: list(ends) for name, ends in one.point.intervals.items() if ends is not None}
+    known = {
+        name: list(ends) for name, ends in one.point.intervals.items() if ends is not None and name != "concurrency"
+    }
     wide = float(np.exp(NORMAL_90 * one.spread))
     return {name: known[name] for name in metrics(one) if name in known} | {
         name: [value / wide, value * wide] for name, value in _played_times(one).items()

@@ -7,7 +7,7 @@ Passes of all models are timed together, so that operators of one form are evalu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from costmodel.schema.architectures import ListedModel, listed_models
 from costmodel.schema.framework_defaults import for_model
 from costmodel.schema.references import Library
 from costmodel.schema.tree import Tree
+from costmodel.study.goals import OnProgress
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import BITS_PER_BYTE, element_bytes
 from costmodel.workload.engine_memory import KvPool, kv_pool
@@ -42,7 +43,6 @@ RELEASED = "released"  # its scenario of models that are published in a narrow f
 LONGEST = 2**20  # tokens of a context at most
 _RATE = "tokens_per_second_per_user"
 _NOT_ASKED = ("rate", "users", "trace", "ttft", "tpot", "budget", "confidence", "anchors", "train", "tokens", "days")
-OnProgress = Callable[[float], None]
 
 
 class Format(Record):

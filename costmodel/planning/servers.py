@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain, count, pairwise
+from itertools import chain, pairwise
 from statistics import NormalDist
 from typing import Any
 
@@ -31,7 +31,7 @@ from costmodel.planning.sizing import (
 from costmodel.planning.structures import Structure, check_load, drafted, load_settings, structures, unplayed
 from costmodel.records import Record, field, replace
 from costmodel.result import Point
-from costmodel.study.goals import OnProgress
+from costmodel.study.goals import OnProgress, open_ended
 
 MOST_PLAYED = 6  # engines of a cluster that are played
 _ROUGH = 1.5  # times the best cost, from which on an engine is not played by what the rough closed form says of it
@@ -40,7 +40,6 @@ _DRAFTED = 2  # engines and formats of a cluster, those that promise most, that 
 _DEVIATIONS = (0.0, 0.75, 1.5, 3.0)  # standard deviations of step times at which requests are played
 _HALVINGS = 6  # of the rate that is asked for, until the highest one that holds is known
 _LEAST = 1e-9  # ratio of a time to its limit
-_STEPS = 20  # evaluations and plays of a cluster, of which half is done then
 _HOUR = 3600.0
 
 
@@ -56,7 +55,7 @@ def plan_servers(request: PlanRequest, on_progress: OnProgress) -> Plans:
     if cut is not None:
         plans.left_out.append(cut)
     for number, cluster in enumerate(request.clusters):
-        _Race(request, cluster, plans, _steps(on_progress, number * share, share)).run()
+        _Race(request, cluster, plans, open_ended(on_progress, number * share, share)).run()
     if plans.best:
         order = in_order(plans.best)
         first = min((one for one in plans.best if one.played is not None), key=order, default=plans.best[0])
@@ -64,19 +63,8 @@ def plan_servers(request: PlanRequest, on_progress: OnProgress) -> Plans:
         plans.best += [] if two is None else [two]
     plans.best.sort(key=in_order(plans.best))
     if all(one.holds is False for one in plans.best if one.prefill is None):
-        plans.reachable = reachable(plans)
+        plans.reachable = reachable(plans, on_progress)
     return plans
-
-
-def _steps(on_progress: OnProgress, begin: float, share: float) -> Callable[[], None]:
-    """Return what says that one more of an unknown number of steps is done, n / (n + `_STEPS`) of a share."""
-    numbers = count(1)
-
-    def step() -> None:
-        number = next(numbers)
-        on_progress(begin + share * number / (number + _STEPS))
-
-    return step
 
 
 class _Race(Record):
@@ -169,11 +157,18 @@ class _Race(Record):
                 self.plans.left_out.append(f"{self.cluster}: {structure}: {why}")
 
     def _faster(self, candidates: Sequence[Engine], kept: list[Deployment]) -> list[Deployment]:
-        """Return what is kept, before it the engine that on as many nodes is the farthest below its limits."""
+        """Return what is kept, before it the engine that on as many nodes is the farthest below its limits.
+
+        Of another format than the model's own none comes before one of that.
+        """
         if not kept or not kept[0].holds or kept[0].nodes == 1:  # of one node the fastest are played first
             return kept
         best, nodes = kept[0].engine, kept[0].nodes
-        same = [one for one in candidates if one.nodes(one.likely) == nodes and one.margin < best.margin]
+        same = [
+            one for one in candidates
+            if one.nodes(one.likely) == nodes and one.margin < best.margin
+            and (best.structure.precision is not None or one.structure.precision is None)
+        ]  # fmt: skip
         for engine in sorted(same, key=lambda one: one.margin)[:1]:
             player = Player(engine, self.request)
             if self._without_fits(engine) is None and playable(player) is None:
@@ -317,14 +312,19 @@ def _dearer(one: Deployment, best: Deployment) -> str:
     return f"costs {more:.0%} more" if more > 0.0 else "as many nodes, nearer to its limits"
 
 
-def reachable(plans: Plans) -> dict[str, Any] | None:
+def reachable(plans: Plans, on_progress: OnProgress) -> dict[str, Any] | None:
     """Return what the deployment that is nearest to its limits reaches, and the best of each limit by itself.
 
-    Null where nothing fits at all.
+    Where no number of devices keeps a limit, the plans are those for the others. Null where nothing fits at all.
     """
-    played = [one for one in plans.best if one.played is not None]
-    if not played:
+    if not any(one.played is not None for one in plans.best):
         return None
+    best = [_best_of(plans, name, limit) for name, limit in limits(plans.request)]
+    never = [each["limit"].partition("_")[0] for each in best if each["best"] and each["best"] > each["asked"]]
+    if never:
+        easier = plan_servers(replace(plans.request, **dict.fromkeys(never)), on_progress)
+        plans.best = [_as_asked(one, plans.request) for one in easier.best if one.holds] or plans.best
+    played = [one for one in plans.best if one.played is not None]
     nearest = min(played, key=_beyond)
     assert nearest.played is not None
     rate = highest_rate(nearest)
@@ -333,8 +333,14 @@ def reachable(plans: Plans) -> dict[str, Any] | None:
         "cluster": nearest.engine.structure.cluster, "engine": str(nearest.engine.structure),
         "replicas": nearest.replicas, "devices": nearest.devices, "rate": rate, **times,
         "why": failing(nearest.played, nearest.player.request),
-        "limits": [_best_of(plans, name, limit) for name, limit in limits(plans.request)],
+        "limits": best,
     }  # fmt: skip
+
+
+def _as_asked(one: Deployment, request: PlanRequest) -> Deployment:
+    """Return a deployment under all limits of a request."""
+    player = Player(one.engine, request, simulations=one.player.simulations)
+    return replace(one, player=player, played=player.play(one.replicas), fewer=None, probability=None)
 
 
 def _best_of(plans: Plans, name: str, limit: Limit) -> dict[str, Any]:

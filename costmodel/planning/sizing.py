@@ -35,7 +35,7 @@ _BUDGET = "scheduler.token_budget"
 _NODES = (2, 4, 8)  # whole nodes of an engine, where no smaller one holds the model or experts spread
 _MOST_DEVICES = 8192  # of all replicas, where the cluster names no number of its own
 NEVER = 10**9  # replicas, where no number holds
-FLAT, _NEAR = 1.02, 1.1  # times the shortest times, which more replicas hardly improve; of one time by itself
+FLAT = 1.1  # times the shortest times, which more replicas hardly improve
 Mask = npt.NDArray[np.bool_]
 
 
@@ -65,13 +65,15 @@ class Engine(Record, dict=True):
     points: dict[int, Point] = field(default_factory=dict)
 
     @property
-    def key(self) -> tuple[float, float, int, int]:
-        """Return the order in which engines are played: the fewest devices by the rough closed form, in nodes, first.
+    def key(self) -> tuple[float, bool, float, float, int, int]:
+        """Return the order in which engines are played: the fewest nodes by the rough closed form first.
 
-        Of those that need one node at most the fastest: none is cheaper.
+        Of those that cost as much, in the format that the model was published in; then the fewest devices, but of those
+        that need one node at most the fastest: none is cheaper.
         """
         rough = np.inf if self.beyond > 1.0 else max(self.likely * self.devices / self.node, 1.0)
-        return rough, self.margin, self.least * self.devices, self.devices
+        format_differs = self.structure.precision is not None
+        return float(np.ceil(rough)), format_differs, rough, self.margin, self.least * self.devices, self.devices
 
     @property
     def node(self) -> int:
@@ -298,7 +300,7 @@ def _collected(
         lower = NEVER if least is None else 1 + int(axis[least - 1]) if least else 1
         about = int(axis[flat if enough is None else enough])
         at = {name: float(column[row]) for name, column in columns.items()}
-        flats = {name: _flat(judged.each[name][row], _NEAR) for name in limited if name in judged.each}
+        flats = {name: _flat(judged.each[name][row]) for name in limited if name in judged.each}
         nearest = {name: (ratio, min(int(axis[number]), most)) for name, (number, ratio) in flats.items()}
         likely = min(about, most)
         full = min(-(-likely * size // node) * node // size, most)
@@ -307,10 +309,10 @@ def _collected(
     return fitting
 
 
-def _flat(ratios: Array, most: float = FLAT) -> tuple[int, float]:
+def _flat(ratios: Array) -> tuple[int, float]:
     """Return the index of the fewest replicas from which on more hardly help, and the least ratio."""
     least = float(ratios.min())
-    return int(np.argmax(ratios <= least * most)), least
+    return int(np.argmax(ratios <= least * FLAT)), least
 
 
 def _fewest(holds: Mask, axis: Array) -> int | None:

@@ -92,16 +92,18 @@ def structures(request: PlanRequest, cluster: str, left_out: list[str]) -> Itera
     Number formats are the checkpoint's own and those of inference with fewer bytes a weight. Raises InputError where
     the request itself cannot be met by any: an unknown model, cluster or trace.
     """
-    first = loaded(request, cluster, "vllm", None)
+    stated = {path.removeprefix(HEAD): text for path, text in request.changes}
     asked = (request.emit,) if request.emit in ENGINES else tuple(ENGINES)
-    for framework in asked:
+    named = stated.get("precision")
+    first = loaded(request, cluster, "vllm", named)
+    for framework in (stated["framework"],) if "framework" in stated else asked:
         try:
-            own = first if framework == "vllm" else loaded(request, cluster, framework, None)
+            own = first if framework == "vllm" else loaded(request, cluster, framework, named)
         except InputError as error:
             left_out.append(f"{cluster}: {ENGINES[framework]}: {error.problems[0].message}")
             continue
-        yield from _exchanges(cluster, framework, None, own)
-        for precision in _narrower(own.scenario(SCENARIO), request.search_path):
+        yield from _exchanges(cluster, framework, named, own)
+        for precision in () if named else _narrower(own.scenario(SCENARIO), request.search_path):
             try:
                 workload = loaded(request, cluster, framework, precision)
             except InputError as error:
@@ -255,6 +257,15 @@ def check_load(request: PlanRequest) -> None:
 
 def _lacking(request: PlanRequest) -> Iterator[tuple[str, str, str]]:
     """Yield option, message and hint of what a request lacks, or has too much of."""
+    for path, text in request.changes:
+        below = path.removeprefix(HEAD)
+        if below not in ("precision", "framework"):
+            yield (
+                f"--set {path}", "a plan of servers chooses it, or has no such setting",
+                f"keep `--set {HEAD}precision=NAME` and `--set {HEAD}framework=NAME`; `costmodel simulate` takes all",
+            )  # fmt: skip
+        elif below == "framework" and text not in ENGINES:
+            yield f"--set {path}", f"{text!r} is no engine that serves", f"write one of {', '.join(ENGINES)}"
     lengths = {f"--{name}": getattr(request, name) is not None for name in ("isl", "osl")}
     if request.trace is not None and any(lengths.values()):
         yield (

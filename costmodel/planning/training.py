@@ -26,10 +26,11 @@ from costmodel.schema.files import load_cluster
 from costmodel.schema.model_names import is_model
 from costmodel.schema.overrides import ON
 from costmodel.schema.published_tables import PublishedRun, published_runs
-from costmodel.study.goals import Candidate
+from costmodel.study.goals import Candidate, OnProgress, open_ended
 from costmodel.study.layouts import OWN, VARIED
 from costmodel.study.search import Space, searched, settings
 from costmodel.study.sweep import Wanted
+from costmodel.units import render
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Scenario
@@ -39,19 +40,22 @@ MOST = 16_384  # devices of a node that is named instead of a cluster: those of 
 DAY, HOUR = 86_400.0, 3_600.0
 SIDE = 8  # steps of the ladder between two numbers of devices of a run without a limit of days
 _PART = 8  # of the batch: at most so much smaller is one that more numbers of devices divide
+_NEIGHBOURS = 4  # numbers of devices on each side of those asked for that are tried where these do not do
 _THIRD = 1.0 / 3.0  # of a published run's MFU, below which a plan says why
-OnProgress = Callable[[float], None]
 
 
 class Goodput(ValueRecord):
     """What failures leave of a run. share: of its time that is progress.
 
-    interval: training between two checkpoints; between: time between two failures [s].
+    interval: training between two checkpoints; between: time between two failures; write: of a checkpoint [s].
+    writes: from what `write` follows.
     """
 
     interval: float
     share: float
     between: float
+    write: float
+    writes: str = "stated"
 
 
 @equation
@@ -69,7 +73,7 @@ def best_goodput(mean: Seconds, write: Seconds, restart: Seconds) -> Goodput:
 
     interval = float(mean * (1.0 + lambertw(-np.exp(-1.0 - write / mean)).real))
     share = interval / (mean * np.exp(restart / mean) * np.expm1((interval + write) / mean))
-    return Goodput(interval, float(share), float(mean))
+    return Goodput(interval, float(share), float(mean), float(write))
 
 
 class TrainingRun(Record):
@@ -160,16 +164,17 @@ def plan_training(request: PlanRequest, on_progress: OnProgress = lambda _: None
     holding: list[TrainingRun] = []
     nearest: list[TrainingRun] = []
     left_out: list[str] = []
+    share = 1.0 / max(len(request.clusters), 1)
     for number, cluster in enumerate(request.clusters):
-        ladder = Ladder.of(request, cluster)
+        ladder = Ladder.of(request, cluster, open_ended(on_progress, number * share, share))
         runs = ladder.fewest() if request.days is not None else ladder.front()
-        on_progress((1 + number) / len(request.clusters))
         holding += runs
         if not runs:
             known = [run for run in ladder.tried.values() if run is not None]
             nearest += [min(known, key=lambda run: run.seconds)] if known else []
-            left_out.append(f"{cluster}: {_why_none(known, request)}")
+            left_out += [f"{cluster}: {_why_none(known, request)}"] if known or not request.devices else []
         left_out += ladder.unlisted({run.devices for run in runs})
+        left_out += ladder.nearest() if request.devices and not any(ladder.tried.values()) else []
     best = sorted(holding or nearest, key=_order)
     return TrainingPlans(request, tuple(best), tuple(left_out), bool(holding))
 
@@ -190,7 +195,7 @@ def _why_none(runs: Sequence[TrainingRun], request: PlanRequest) -> str:
     if not runs:
         return "no layout fits in memory on the numbers of devices that were looked at"
     fastest = min(runs, key=lambda run: run.seconds)
-    return f"{fastest.devices:,} devices take {fastest.seconds / DAY:,.1f} days, more than {request.days:g}"
+    return f"{counted(fastest.devices)}: {fastest.seconds / DAY:,.1f} days, more than {request.days:g}"
 
 
 def _order(run: TrainingRun) -> tuple[float, float]:
@@ -207,20 +212,22 @@ class Ladder(Record):
     name: str
     numbers: tuple[int, ...]
     tried: dict[int, TrainingRun | None]
+    on_step: Callable[[], None]
 
     @classmethod
-    def of(cls, request: PlanRequest, cluster: str) -> Ladder:
+    def of(cls, request: PlanRequest, cluster: str, on_step: Callable[[], None]) -> Ladder:
         """Return the ladder of a cluster."""
         workload, name = _loaded(request, cluster)
         hardware = load_cluster(cluster, request.search_path, devices=MOST)
         node = int(np.max(hardware.node.count))
         most = int(np.max(hardware.devices)) if hardware.node.nic is not None else node
-        return cls(request, cluster, workload, name, request.devices or tuple(_numbers(node, most)), {})
+        return cls(request, cluster, workload, name, request.devices or tuple(_numbers(node, most)), {}, on_step)
 
     def run(self, devices: int) -> TrainingRun | None:
         """Return the fastest run on some devices, null where no layout fits."""
         if devices not in self.tried:
             self.tried[devices] = self._searched(devices)
+            self.on_step()
         return self.tried[devices]
 
     def holds(self, devices: int) -> bool:
@@ -267,7 +274,19 @@ class Ladder(Record):
             elif run is not None:
                 span = f"{run.seconds / DAY:,.1f} days"
                 why = f"{span}: {better}" if self.holds(devices) else f"{span}, too slow"
-            yield f"{self.cluster}: {devices:,} devices: {why}"
+            yield f"{self.cluster}: {counted(devices)}: {why}"
+
+    def nearest(self) -> Iterator[str]:
+        """Yield which numbers of devices do, on either side of those asked for, where none of these does.
+
+        No more than `_NEIGHBOURS` are looked at on a side.
+        """
+        asked, own = self.request.devices, Ladder.of(replace(self.request, devices=()), self.cluster, self.on_step)
+        below, above = ([n for n in own.numbers if n < min(asked)][::-1], [n for n in own.numbers if n > max(asked)])
+        able = [next((n for n in side[:_NEIGHBOURS] if own.run(n) is not None), None) for side in (below, above)]
+        numbers = [f"{number:,}" for number in able if number is not None]
+        if numbers:
+            yield f"{self.cluster}: --devices {' or '.join(numbers)} would do"
 
     @property
     def _own(self) -> Scenario:
@@ -335,10 +354,13 @@ class Ladder(Record):
 def _with_fewer(run: TrainingRun, devices: int, tried: Mapping[int, TrainingRun | None]) -> TrainingRun:
     """Return a run with what fewer devices do."""
     fewer = tried.get(devices)
-    said = "fit in no layout" if fewer is None else f"take {fewer.seconds / DAY:,.1f} days"
-    return (
-        replace(run, fewer=f"{devices:,} {'device' if devices == 1 else 'devices'} {said}") if devices in tried else run
-    )
+    said = "in no layout that fits" if fewer is None else f"{fewer.seconds / DAY:,.1f} days"
+    return replace(run, fewer=f"{counted(devices)}: {said}") if devices in tried else run
+
+
+def counted(devices: int) -> str:
+    """Return a number of devices in words."""
+    return f"{devices:,} {'device' if devices == 1 else 'devices'}"
 
 
 def load_one(request: PlanRequest, cluster: str, changes: Mapping[str, object], name: str | None = None) -> Workload:
@@ -393,10 +415,17 @@ def _goodput(scenario: Scenario, point: Point) -> Goodput:
     parts = point.memory or {}
     state = parts.get("weights", 0.0) + parts.get("optimizer", 0.0)
     try:
-        copied = state / float(np.max(host_link(scenario.cluster).bandwidth))
-    except InfeasibleError:  # no file states the device's link to a host
-        copied = 0.0
-    return best_goodput(mtbf / point.devices, copied if stated is None else float(stated.write), restart)
+        link = float(np.max(host_link(scenario.cluster).bandwidth))
+    except InfeasibleError:
+        link, follows = np.inf, "no file states a link between device and host"
+    else:
+        follows = (
+            f"{render(float(f'{state:.3g}'), 'size')} of weights and optimizer a device, at "
+            f"{render(float(f'{link:.3g}'), 'bandwidth')} to its host"
+        )
+    if stated is not None:
+        return best_goodput(mtbf / point.devices, float(stated.write), restart)
+    return replace(best_goodput(mtbf / point.devices, state / link, restart), writes=follows)
 
 
 def _notes(scenario: Scenario, point: Point, best: Candidate) -> Iterator[str]:
@@ -448,7 +477,8 @@ def _run_document(run: TrainingRun, plans: TrainingPlans) -> dict[str, Any]:
         "schedule": run.at.get("schedule"), "zero": run.at.get("optimizer.zero"),
         "prefill": None, "decode": None, "scheduler": None,
         "metrics": {**run.point.metrics, "days": run.seconds / DAY, "dollars": run.dollars, "energy": run.joules,
-                    "goodput": run.goodput.share, "checkpoint_interval": run.goodput.interval, "memory": run.memory,
+                    "goodput": run.goodput.share, "checkpoint_interval": run.goodput.interval,
+                    "checkpoint_write": run.goodput.write, "memory": run.memory,
                     "capacity": run.point.capacity},
         "intervals": {**run.point.intervals, "days": days},
         "played": None, "holds": plans.holds, "probability": run.probability(plans.limit), "binds": run.point.bound,

@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from costmodel.planning.deployments import (
+    HOLDS,
+    NOTHING,
     Deployment,
     Plans,
     benchmark_line,
     binds,
     command_of,
     costs,
+    metrics,
     receipt_line,
     shown,
     why_not_less,
 )
 from costmodel.planning.request import PlanRequest
 from costmodel.report.page import Table, is_verbose, show, table
-from costmodel.report.text import NONE, count, percent
+from costmodel.report.text import NONE, count, percent, quantity
 
 _HOUR = 3600.0
 _MOST_LINES = 4  # of what lost, and of what was left out
+_MEANS = ("TTFT", "TPOT")
 SURE = 0.9  # a probability that the hint to ask for more names
 
 
@@ -32,17 +36,12 @@ def show_plans(plans: Plans) -> None:
         return
     best = plans.best[0]
     holds = best.holds is not False
-    show(headline(best) if holds else f"nothing holds; the nearest is {headline(best)}", "bold" if holds else "yellow")
+    for line in reachable_lines(plans):
+        show(line, "yellow")
+    show(headline(best) if holds else f"the nearest is {headline(best)}", "bold" if holds else "yellow")
     show(plans_table(plans))
     show(f"why not fewer: {why_not_less(best)}")
-    if best.probability is not None:
-        asked = plans.request.confidence
-        more = "; more with --confidence 90%" if best.probability < SURE else ""
-        sized = more if asked is None else f", sized for {percent(asked, 0)}"
-        show(f"probability that the limits hold: {percent(best.probability, 0)}{sized}")
     show(receipt_line(best))
-    for line in reachable_lines(plans):
-        show(line)
     _show_some("lost", [f"{engine.structure} {engine}: {why}" for engine, why in plans.lost])
     _show_some("left out", plans.left_out)
     if holds:
@@ -66,9 +65,24 @@ def headline(one: Deployment) -> str:
         device = f"{device} that decode, {one.devices} in all"
         decoding = one.devices - prompts.devices
     parts = [f"{number} x {one.engine} = {decoding:,} {device}{_in_nodes(one)}", *str(structure).split(" ", 1)]
-    parts += [] if one.rent is None else [f"{count(one.rent * _HOUR)} $/h"]
+    least = 1 if one.fewer is None else one.fewer.replicas + 1
+    whole = " for whole nodes" if one.empty or (one.holds and one.replicas > least) else ""
+    parts += [] if one.rent is None else [f"{count(one.rent * _HOUR)} $/h{whole}"]
     parts += [] if output is None else [f"{count(output, 2)} $/M output tokens"]
-    return f"{', '.join(parts)}; {_times(one)}; binds: {binds(one)}"
+    bound = binds(one)
+    return (
+        f"{', '.join(parts)}; {_times(one)}; {'nothing binds' if bound == NOTHING else f'binds: {bound}'}{_chance(one)}"
+    )
+
+
+def _chance(one: Deployment) -> str:
+    """Return how probably the limits hold, and what would make it more probable."""
+    if one.probability is None:
+        return ""
+    sized = one.player.request.confidence
+    more = " (--confidence 90% sizes for more)" if sized is None and one.probability < SURE else ""
+    more = more if sized is None else f" (sized for {percent(sized, 0)})"
+    return f"; holds with a probability of {percent(one.probability, 0)}{more}"
 
 
 def _in_nodes(one: Deployment) -> str:
@@ -84,26 +98,31 @@ def reachable_lines(plans: Plans) -> Iterator[str]:
     known = plans.reachable
     if known is None:
         return
-    if known["rate"]:
-        rate = count(known["rate"], 3)
-        yield f"reachable: {rate} requests/s within the limits on the {known['devices']:,} devices above"
+    yield f"nothing holds: {known['why']}"
     for each in known["limits"]:
         name, _, statistic = each["limit"].partition("_")
+        limit = f"{statistic} {name.upper()}"
         if each["best"] is None:
-            yield f"reachable: {name.upper()} at no load that comes close to this one"
+            yield f"reachable: {limit} at no load that comes close to this one"
             continue
         layout = " ".join(f"{degree.upper()} {value}" for degree, value in each["parallel"].items() if value > 1)
         rent = "" if each["cost_rate"] is None else f", {count(each['cost_rate'])} $/h"
+        least = f"{shown(each['best'])} at best (asked: {shown(each['asked'])})"
+        within = "within the budget " if plans.request.budget else ""
+        never = f": no number of devices {within}keeps this limit" if each["best"] > each["asked"] else ""
         yield (
-            f"reachable: {statistic} {name.upper()} {shown(each['best'])} at best (asked: {shown(each['asked'])}), by "
-            f"{each['replicas']} x {each['engine']} {layout or 'TP 1'} on {each['cluster']}{rent}"
+            f"reachable: {limit} {least}, by {each['replicas']} x {each['engine']} {layout or 'TP 1'} on "
+            f"{each['cluster']}{rent}{never}"
         )
+    if known["rate"]:
+        rate = count(known["rate"], 3)
+        yield f"reachable: {rate} requests/s within the limits on the {known['devices']:,} devices below"
 
 
 def _times(one: Deployment) -> str:
     """Return what the plan's times are, those that were played first."""
     if one.played is None:
-        means = ", ".join(f"{name} {_mean(one, name)}" for name in ("TTFT", "TPOT"))
+        means = ", ".join(f"{name} {_mean(one, name)}" for name in _MEANS)
         return f"mean {means} (not played)"
     said, parts = "", []
     for name, statistic in _statistics(one.player.request).items():
@@ -131,13 +150,13 @@ def plans_table(plans: Plans) -> Table:
     statistics = _statistics(plans.request)
     rows = table(
         "cluster", "devices", "replicas", "engine", "layout", "$/h", "$/M output",
-        *(f"{statistic} {name}" for name, statistic in statistics.items()), "holds", "note",
+        *(f">{statistic} {name}" for name, statistic in statistics.items()), *(f"?>mean {name}" for name in _MEANS),
+        "holds", "note",
     )  # fmt: skip
     for one in plans.best:
         output = costs(one)["output"]
-        times = {} if one.played is None else one.played.times
-        played = {name: times.get((name.lower(), statistic)) for name, statistic in statistics.items()}
-        known = [f"mean {_mean(one, name)}" if value is None else shown(value) for name, value in played.items()]
+        known = metrics(one)
+        keys = *(f"{name.lower()}_{statistic}" for name, statistic in statistics.items()), *map(str.lower, _MEANS)
         parts = [] if one.prefill is None else [(one.prefill.engine, one.prefill.replicas)]
         parts += [(one.engine, one.replicas)]
         clusters = dict.fromkeys(engine.structure.cluster.rpartition("/")[2] for engine, _ in parts)
@@ -145,8 +164,8 @@ def plans_table(plans: Plans) -> Table:
             " + ".join(clusters), f"{one.devices:,}", " + ".join(f"{number:,}" for _, number in parts),
             str(one.engine.structure), " + ".join(str(engine) for engine, _ in parts),
             NONE if one.rent is None else count(one.rent * _HOUR),
-            NONE if output is None else count(output, 3), *known,
-            {True: "yes", False: "no", None: "not played"}[one.holds], one.why,
+            NONE if output is None else count(output, 3), *(quantity(known.get(key), "duration", 3) for key in keys),
+            HOLDS[one.holds], one.why,
         )  # fmt: skip
     return rows
 

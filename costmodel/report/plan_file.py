@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from costmodel.errors import InputError
+from costmodel.planning.deployments import HOLDS
 from costmodel.report.page import Number, Table, printing, show, table
 from costmodel.report.text import NONE, count, quantity
 from costmodel.report.web.document import Section, page
@@ -65,7 +66,7 @@ def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
             str(row), " + ".join(dict.fromkeys(pool["cluster"] for pool in pools)), str(entry["devices"]),
             " + ".join(numbers), str(entry["framework"]), str(entry["precision"]),
             " + ".join(layout or "one device" for layout in layouts), *times, _number(entry["cost_rate"], "$/h"),
-            *(_number(costs.get(name), "$") for name in _COSTS), "yes" if entry["holds"] else "no", str(entry["binds"]),
+            *(_number(costs.get(name), "$") for name in _COSTS), HOLDS[entry["holds"]], str(entry["binds"]),
         )  # fmt: skip
     return rows
 

@@ -28,7 +28,8 @@ def show_training(plans: TrainingPlans) -> None:
             show(f"80 % interval {_span(interval[0])} .. {_span(interval[1])}{in_time}")
         show(
             f"goodput {percent(best.goodput.share)}: a failure every {_span(best.goodput.between)}, a checkpoint every "
-            f"{_span(best.goodput.interval)}; {count(hours)} device-hours"
+            f"{_span(best.goodput.interval)}, each {_span(best.goodput.write)} ({best.goodput.writes}); "
+            f"{count(hours)} device-hours"
         )
         for note in best.notes:
             show(f"note: {note}")
@@ -39,9 +40,10 @@ def show_training(plans: TrainingPlans) -> None:
 
 
 def _span(seconds: float) -> str:
-    """Return a length of time in days, hours or minutes, whichever is the largest that it has one of."""
-    unit = next((each for each in (DAY, HOUR) if seconds >= each), DAY / 1440.0)
-    return f"{count(seconds / unit, 3)} {'days' if unit == DAY else 'h' if unit == HOUR else 'min'}"
+    """Return a length of time in days, hours, minutes or seconds, whichever is the largest that it has one of."""
+    units = {"days": DAY, "h": HOUR, "min": 60.0, "s": 0.0}
+    name = next(name for name, unit in units.items() if seconds >= unit)
+    return f"{count(seconds / (units[name] or 1.0), 3)} {name}"
 
 
 def headline(run: TrainingRun) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -30,6 +30,7 @@ _DEFAULTS = {"training": "minimise step_time", "prefill": "maximise tokens_per_s
              "diffusion": "minimise latency", "rl": "minimise step_time"}  # fmt: skip
 SEARCHED = tuple(_DEFAULTS)
 OnProgress: TypeAlias = "Callable[[float], None]"  # called with the share of a search that is done
+_STEPS = 20  # of an unknown number, after which half counts as done
 FRONT = ("tokens_per_second_per_device", "tokens_per_second_per_user")  # the two rates of the Pareto front
 
 
@@ -351,3 +352,14 @@ def front(rows: npt.NDArray[np.intp], rate: Array, user: Array) -> Iterator[int]
         if rate[at] > best:
             best = float(rate[at])
             yield int(at)
+
+
+def open_ended(on_progress: OnProgress, begin: float, share: float) -> Callable[[], None]:
+    """Return what says that one more of an unknown number of steps is done: n / (n + 20) of a share from `begin` on."""
+    numbers = count(1)
+
+    def step() -> None:
+        number = next(numbers)
+        on_progress(begin + share * number / (number + _STEPS))
+
+    return step
