@@ -25,7 +25,7 @@ from costmodel.units import render
 
 _MILLION, _HOUR = 1e6, 3600.0
 _TIMES = ("ttft", "tpot", "latency")
-_CLOSED = ("requests_per_second", "highest_stable_rate", "concurrency", "kv_use")
+_CLOSED = ("requests_per_second", "highest_stable_rate", "kv_use")
 HOLDS = {True: "yes", False: "no", None: "not played"}  # of a deployment
 NOTHING = "nothing"  # of what holds with the least replicas that there can be
 
@@ -304,10 +304,9 @@ def metrics(one: Deployment) -> dict[str, float | None]:
 
     concurrency: requests in flight in the whole deployment, rate * latency [Little, Operations Research 9(3), 1961].
     """
-    values = {name: one.point.metrics.get(name) for name in (*_TIMES, *_CLOSED)}
+    values = {name: one.point.metrics.get(name) for name in (*_TIMES, *_CLOSED)} | _played_times(one)
     rate, latency = values["requests_per_second"], values["latency"]
-    values["concurrency"] = None if rate is None or latency is None else rate * latency
-    return values | _played_times(one)
+    return values | {"concurrency": None if rate is None or latency is None else rate * latency}
 
 
 def _played_times(one: Deployment) -> dict[str, float]:
@@ -319,8 +318,9 @@ def _played_times(one: Deployment) -> dict[str, float]:
 
 def statistics(one: Deployment) -> dict[str, str]:
     """Return what each of the metrics is: of closed form, a mean of requests there, or a statistic of those played."""
-    closed = dict.fromkeys(_TIMES, "mean in closed form") | dict.fromkeys(_CLOSED, "closed form")
-    return closed | {name: f"{name.partition('_')[2] or 'mean'} of requests played" for name in _played_times(one)}
+    known = dict.fromkeys(_TIMES, "mean in closed form") | dict.fromkeys(_CLOSED, "closed form")
+    known |= {name: f"{name.partition('_')[2] or 'mean'} of requests played" for name in _played_times(one)}
+    return known | {"concurrency": f"rate * latency, {known['latency']}"}
 
 
 def intervals(one: Deployment) -> dict[str, list[float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain, pairwise
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Any
 
@@ -90,8 +90,8 @@ class _Race(Record):
             candidates += new
             kept = self._raced(new, kept)
         if every and not candidates:
-            whole = list(chain.from_iterable(sizes_of(every[0].scenario)))
-            candidates = self._kept([self._engines(each, whole, pipelines=True) for each in every])
+            whole = [size for sizes in sizes_of(every[0].scenario) for size in sizes]
+            candidates = self._candidates(every, whole, pipelines=True)
             kept = self._raced(candidates, kept)
         self._say_what_is_not_there(every)
         if not kept and candidates:
@@ -116,41 +116,35 @@ class _Race(Record):
             self.on_step()
         return kept
 
-    def _candidates(self, every: Sequence[Structure], sizes: Sequence[int]) -> list[Engine]:
-        """Return the engines on some numbers of devices in the order of promise.
+    def _candidates(
+        self, every: Sequence[Structure], sizes: Sequence[int], *, pipelines: bool = False
+    ) -> list[Engine]:  # fmt: skip
+        """Return the engines on some numbers of devices, one of each layout, in the order of promise.
 
-        Drafts are tried of the structures that promise most.
+        Drafts are tried of the structures that promise most, other budgets of tokens of those that may be played.
         """
-        drafting = (each for each in self.drafting.values() if each is not None)
-        some = [self._engines(each, sizes) for each in (*every, *drafting)]
+
+        def evaluated(structure: Structure) -> list[Engine]:
+            self.on_step()
+            return engines(structure, self.request, sizes, pipelines=pipelines)
+
+        some = [evaluated(each) for each in (*every, *filter(None, self.drafting.values()))]
         promising = sorted((own for own in some[: len(every)] if own), key=lambda own: min(one.key for one in own))
         for structure in (own[0].structure for own in promising[:_DRAFTED]):
             if id(structure) not in self.drafting:
                 with_drafts = self.drafting[id(structure)] = drafted(structure)
-                some += [] if with_drafts is None else [self._engines(with_drafts, sizes)]
-        some = [own for own in some if own]
-        first = min((one.key[0] for own in some for one in own), default=0.0)
-        for own in some:  # of which other budgets may make one of those that are played
-            if min(one.key[0] for one in own) <= _ROUGH * first:
+                some += [] if with_drafts is None else [evaluated(with_drafts)]
+        nodes = min((one.key[0] for own in some for one in own), default=0.0)
+        for own in filter(None, some):
+            if min(one.key[0] for one in own) <= _ROUGH * nodes:
                 own += at_budgets(own, self.request)
-                self.on_step()
-        return self._kept(some)
-
-    def _engines(self, structure: Structure, sizes: Sequence[int], *, pipelines: bool = False) -> list[Engine]:
-        """Return the engines of a structure on some numbers of devices."""
-        own = engines(structure, self.request, sizes, pipelines=pipelines)
-        self.on_step()
-        return own
-
-    def _kept(self, some: Sequence[Sequence[Engine]]) -> list[Engine]:
-        """Add engines to those that were looked at. Return one of each layout, in the order of promise."""
-        every = [one for own in some for one in own]
-        self.plans.engines += every
-        return one_per_layout(every)
+        whole = [one for own in some for one in own]
+        self.plans.engines += whole
+        return one_per_layout(whole)
 
     def _say_what_is_not_there(self, every: Sequence[Structure]) -> None:
         """Note the structures of which no layout fits, or none keeps to the limits."""
-        for structure in (*every, *(each for each in self.drafting.values() if each is not None)):
+        for structure in (*every, *filter(None, self.drafting.values())):
             own = [one for one in self.plans.engines if one.structure is structure]
             if not any(one.least <= one.most for one in own):
                 why = "no layout keeps to the limits" if own else lacking_memory(structure)

@@ -157,15 +157,11 @@ def _weights(structure: Structure) -> tuple[float, float]:
 
 def lacking_memory(structure: Structure) -> str:
     """Return what a model of which no layout fits in memory needs, and what there is."""
-    weights, capacity = _weights(structure)
-    most = sizes_of(structure.scenario)[-1][-1]
-    has, needs = (
-        f"{most} {'device has' if most == 1 else 'devices have'} {gib(most * capacity)}",
-        int(weights / capacity),
-    )
+    (weights, capacity), most = _weights(structure), sizes_of(structure.scenario)[-1][-1]
     return (
-        f"no layout fits in memory: weights alone take {gib(weights)}, {has}; name a --cluster whose engines have more "
-        f"than {needs} of these devices, or larger ones"
+        f"no layout fits in memory: weights alone take {gib(weights)}, an engine has at most {gib(most * capacity)} on "
+        f"{most} x {gib(capacity)}; name a --cluster of larger devices, or one whose engines have over "
+        f"{int(weights / capacity)}"
     )
 
 

@@ -19,6 +19,10 @@ from costmodel.planning import playing, structures
         (["--rate", "20/s", "--users", "3"], "--users: --rate and --users contradict each other; keep one of them"),
         (["--users", "none"], "--users: 'none' is no number above zero; write a number such as 2000, 10M or 15T"),
         (["--confidence", "150%"], "--confidence: '150%' is no probability; write one such as 90%"),
+        (
+            ["--set", "scenarios.serving.parallel.tp=2"],
+            "--set scenarios.serving.parallel.tp: a plan of servers chooses",
+        ),
         (["--budget", "0 $/h"], "--budget: '0 $/h' is not above zero"),
     ],
 )
@@ -68,6 +72,8 @@ def test_a_plan_holds_and_one_replica_fewer_fails(run):
     assert scenario["metrics"]["highest_stable_rate"] == pytest.approx(known["highest_stable_rate"], rel=1e-6)
     assert known["tpot"] == known["tpot_mean"] <= known["tpot_p99"]
     assert best["statistics"]["tpot"] == "mean of requests played"
+    assert known["concurrency"] == pytest.approx(24.0 * known["latency"])
+    assert best["statistics"]["concurrency"] == "rate * latency, mean of requests played"
     workload = costmodel.load("llama-3-8b", cluster="nodes/rtx-4090-x1")
     asked = {"rate": "24/s", "isl": 1000, "osl": 100, "ttft": "1s@p99", "tpot": "50ms@p99"}
     assert json.loads(json.dumps(workload.plan(["nodes/rtx-4090-x1"], **asked))) == document
@@ -82,6 +88,7 @@ def test_where_nothing_holds_it_says_what_is_reachable(run):
     assert done.out.startswith("nothing holds")
     assert "reachable: p99 TPOT " in done.out
     assert "at best (asked: 1 ms)" in done.out
+    assert "no number of devices keeps this limit" in done.out
 
 
 def test_all_that_a_plan_lacks_is_said_at_once_before_any_work(run):
@@ -97,12 +104,20 @@ def test_the_exit_code_says_that_no_model_runs(run):
     assert "runs none of the models" in none.out
 
 
+def test_of_a_model_that_does_not_fit_its_size_and_the_memory_are_said(run):
+    none = run("plan", "deepseek-v3", "--cluster", "nodes/rtx-4090-x1", "--users", "1", "--isl", "100", "--osl", "10")
+    assert none.code == 3
+    assert "weights alone take 624.9 GiB, an engine has at most 24.0 GiB on 1 x 24.0 GiB" in none.out
+    assert "engines have over 26" in none.out
+
+
 def test_a_training_run_is_planned_in_one_line(run):
     done = run("plan", "mpt-125m", "--train", "--tokens", "2B", "--devices", "1", "--cluster", "nodes/a100-x1")
     assert done.code == 0, done.err
     assert done.out.startswith("1 A100 SXM 80GB: ")
     assert "MFU" in done.out.splitlines()[0]
     assert "sequences of 2,048 tokens a step" in done.out
+    assert "(1.75 GB of weights and optimizer a device, at 32 GB/s to its host)" in done.out
     late = run(
         "plan", "mpt-125m", "--train", "--tokens", "2T", "--days", "1", "--devices", "1", "--cluster", "nodes/a100-x1"
     )

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 
 from costmodel.planning import playing, servers, sizing, structures
-from costmodel.planning.deployments import Plans, benchmark_line, why_not_less
+from costmodel.planning.deployments import Plans, benchmark_line, plan_document, why_not_less
 from costmodel.planning.playing import Player
 from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
@@ -86,6 +86,21 @@ def test_the_best_that_is_reachable_is_no_worse_than_what_was_played() -> None:
     best = {each["limit"]: each["best"] for each in plans.reachable["limits"]}
     played = [one.played.times["tpot", "p99"] for one in plans.best if one.played and one.played.keeps_up]
     assert best["tpot_p99"] <= min(played)
+    assert all(one.holds is False for one in plans.best if one.played)
+    easier = planned(replace(REQUEST, tpot=None)).best[0]  # no number of devices keeps that limit: the others' plan
+    assert (plans.best[0].cost, plans.best[0].replicas) == (easier.cost, easier.replicas)
+
+
+def test_of_plans_that_cost_as_much_the_format_of_the_checkpoint_comes_first() -> None:
+    """Eight devices hold it in either format, which is faster in fewer bits."""
+    best = planned(replace(REQUEST, rate=4.0, tpot=Limit(0.06))).best[0]
+    assert best.nodes == 1
+    assert best.engine.structure.precision is None
+    stated = replace(REQUEST, rate=4.0, tpot=Limit(0.06), changes=(("scenarios.serving.precision", "fp8-tensor"),))
+    faster = planned(stated).best[0]
+    assert faster.engine.structure.precision == "fp8-tensor"
+    assert faster.cost == best.cost
+    assert faster.engine.margin < best.engine.margin
 
 
 def test_two_pools_that_are_not_tried_have_a_reason() -> None:
@@ -102,4 +117,5 @@ def test_of_what_is_not_played_no_least_number_is_claimed() -> None:
     best = planned(REQUEST).best[0]
     pipeline = replace(best.engine, at={**best.engine.at, "parallel.pp": 2.0})
     closed = replace(best, player=Player(pipeline, REQUEST), played=None, fewer=None, replicas=3)
+    assert plan_document(closed)["holds"] is None
     assert why_not_less(closed) == "sized in closed form: the request engine does not simulate pipeline stages"

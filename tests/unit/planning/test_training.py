@@ -126,6 +126,9 @@ def test_the_best_of_several_batches_is_that_of_one_of_them_and_numbers_without_
         for value in ("8", "64", "[8,64]")
     }
     assert rates["[8,64]"] == max(rates["8"], rates["64"]) > min(rates["8"], rates["64"])
+    (why, able) = planned(devices=(13,), changes=(*FIXED, SHORT, (batch, "64"))).left_out
+    assert why.startswith(f"{EIGHT}: 13 devices: no layout fits")
+    assert able == f"{EIGHT}: --devices 8 would do"
     odd = planned(devices=(13, 8), changes=(*FIXED, SHORT, (batch, "64")))
     assert [run.devices for run in odd.runs] == [8]
     assert len(odd.left_out) == 1
@@ -147,7 +150,7 @@ def test_numbers_that_are_not_listed_under_a_limit_of_days_have_the_reason_of_th
     """On two devices it takes about four times as long as on eight, on four twice as long."""
     plan = planned(devices=(1, 2, 4, 8), days=2.5 * of_eight(front).seconds / DAY)
     assert [run.devices for run in plan.runs] == [4]
-    smallest, smaller, larger = (line.partition("devices: ")[2] for line in plan.left_out)
+    smallest, smaller, larger = (line.split(": ", 2)[2] for line in plan.left_out)
     assert smallest == "not looked at: 2 do not end in time"
     assert smaller.endswith("days, too slow")
     assert larger.endswith("fewer end in time")
