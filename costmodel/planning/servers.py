@@ -96,7 +96,7 @@ class _Race(Record):
         self._say_what_is_not_there(every)
         if not kept and candidates:
             kept = self._nearest(candidates)
-        kept = self._faster(candidates, kept)
+        kept = self._preferred(candidates, kept)
         holding = [one for one in kept if one.holds is not False]
         chosen = (holding or sorted(kept, key=_beyond)[:1])[:SHOWN]
         self.plans.best += [*chosen[:1], *(replace(one, why=_dearer(one, chosen[0])) for one in chosen[1:])]
@@ -150,24 +150,21 @@ class _Race(Record):
                 why = "no layout keeps to the limits" if own else lacking_memory(structure)
                 self.plans.left_out.append(f"{self.cluster}: {structure}: {why}")
 
-    def _faster(self, candidates: Sequence[Engine], kept: list[Deployment]) -> list[Deployment]:
-        """Return what is kept, before it the engine that on as many nodes is the farthest below its limits.
+    def _preferred(self, candidates: Sequence[Engine], kept: list[Deployment]) -> list[Deployment]:
+        """Return what is kept, before it the engine that on as many nodes is of the format that the model has.
 
-        Of another format than the model's own none comes before one of that.
+        Else, or of the same format, the one farthest below its limits. Of one node the fastest are played first.
         """
-        if not kept or not kept[0].holds or kept[0].nodes == 1:  # of one node the fastest are played first
+        if not kept or not kept[0].holds:
             return kept
-        best, nodes = kept[0].engine, kept[0].nodes
-        same = [
-            one for one in candidates
-            if one.nodes(one.likely) == nodes and one.margin < best.margin
-            and (best.structure.precision is not None or one.structure.precision is None)
-        ]  # fmt: skip
-        for engine in sorted(same, key=lambda one: one.margin)[:1]:
+        best, nodes = kept[0], kept[0].nodes
+        rank = {one: (one.is_other, one.margin if nodes > 1 else 0.0) for one in (best.engine, *candidates)}
+        same = [one for one in candidates if one.nodes(one.likely) <= nodes and rank[one] < rank[best.engine]]
+        for engine in sorted(same, key=lambda one: (one.is_other, one.margin))[:1]:
             player = Player(engine, self.request)
             if self._without_fits(engine) is None and playable(player) is None:
                 (one,) = self._play(engine, engine.within(nodes), [])
-                if one.holds and _beyond(one) < _beyond(kept[0]):
+                if one.holds and (engine.is_other < best.engine.is_other or _beyond(one) < _beyond(best)):
                     return [one, *kept]
         return kept
 

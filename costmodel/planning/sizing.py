@@ -65,15 +65,18 @@ class Engine(Record, dict=True):
     points: dict[int, Point] = field(default_factory=dict)
 
     @property
-    def key(self) -> tuple[float, bool, float, float, int, int]:
-        """Return the order in which engines are played: the fewest nodes by the rough closed form first.
+    def key(self) -> tuple[float, float, int, int]:
+        """Return the order in which engines are played: the fewest devices by the rough closed form, in nodes, first.
 
-        Of those that cost as much, in the format that the model was published in; then the fewest devices, but of those
-        that need one node at most the fastest: none is cheaper.
+        Of those that need one node at most the fastest: none is cheaper.
         """
         rough = np.inf if self.beyond > 1.0 else max(self.likely * self.devices / self.node, 1.0)
-        format_differs = self.structure.precision is not None
-        return float(np.ceil(rough)), format_differs, rough, self.margin, self.least * self.devices, self.devices
+        return rough, self.margin, self.least * self.devices, self.devices
+
+    @property
+    def is_other(self) -> bool:
+        """Tell whether its number format is another than the one that the model was published in."""
+        return self.structure.precision is not None
 
     @property
     def node(self) -> int:
@@ -149,8 +152,8 @@ def at_budgets(some: Sequence[Engine], request: PlanRequest) -> list[Engine]:
 def _weights(structure: Structure) -> tuple[float, float]:
     """Return the least bytes of a model's weights, all in its narrowest format, and the capacity of a device [B]."""
     scenario = structure.scenario
-    formats = scenario.precision, *scenario.precision.parts.values()
-    narrowest = min(float(element_bytes(each.weights)) for each in formats)
+    own, parts = scenario.precision.weights, scenario.precision.parts.values()
+    narrowest = min(float(element_bytes(name)) for name in (own, *(each.weights for each in parts)))
     weights = float(parameter_count(scenario.architecture).total) * narrowest
     return weights, float(np.max(scenario.cluster.device.device_memory.capacity))
 
