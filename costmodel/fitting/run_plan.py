@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,11 +14,9 @@ from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.parameter import declarations, freeze
 from costmodel.fitting.family_fit import FOLDS, FamilyFitResult, Recipe, fit_family
-from costmodel.fitting.samples import Groups, RowMask, Samples
+from costmodel.fitting.samples import Groups, Samples
 from costmodel.fitting.writing import Evidence
-from costmodel.measurements.row_group import Catalogue, ExcludedRows, OperatorRows
-from costmodel.measurements.row_mapping import map_rows
-from costmodel.measurements.screening import context
+from costmodel.measurements.row_group import ExcludedRows, OperatorRows
 from costmodel.measurements.tables import NUMBERS, Table
 from costmodel.quantities import Indices
 from costmodel.records import Record, replace
@@ -26,7 +24,6 @@ from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile, RecipeFil
 from costmodel.schema.references import Library
 
 PLAN = "public"
-KIND = "devices/"  # before the name of a device in a plan
 FEWEST = 20  # rows of a family, those of siblings too, below which nothing is fitted
 SHAPE = "shape"  # what cross-validation holds out where a plan's groups are fewer than its folds
 
@@ -39,24 +36,6 @@ class ImplementationFits(Record):
     evidence: Evidence
     left_out: Sequence[ExcludedRows]
     skipped: Mapping[str, int]
-
-
-def fit_implementation(
-    file: ImplementationFile,
-    plan: FitPlanFile,
-    table: Table,
-    catalogue: Catalogue,
-    known: Calibration,
-    siblings: Sequence[Siblings] = (),
-) -> ImplementationFits:
-    """Return the fits of the families that a plan asks for.
-
-    known: times a row's other kernels.
-    siblings: rows of the same kernels elsewhere, by family.
-    """
-    rows = table.take(rows_of(file, table))
-    mapped, left_out = map_rows(rows, catalogue)
-    return fit_families(file, plan, MappedRows(rows, mapped, siblings), known, left_out)
 
 
 class MappedRows(Record):
@@ -151,35 +130,7 @@ def _shapes(table: Table, samples: Samples) -> Groups:
     return _groups(table, np.concatenate([part.rows for part in samples.parts]), NUMBERS)
 
 
-def rows_of(file: ImplementationFile, table: Table) -> RowMask:
-    """Return the rows of an implementation: device by name or alias is checked by the mapping. Tier primary."""
-    mask = ~context(table)
-    for column, wanted in (("framework", file.frameworks), ("kernel", file.kernels), ("timing", file.timings)):
-        if wanted:
-            mask &= np.isin(table.text(column).astype(str), wanted)
-    if file.without_head_dims:
-        mask &= ~np.isin(table.number("head_dim"), np.array(file.without_head_dims, dtype=np.float64))
-    if file.without_sub_ops:
-        mask &= ~np.isin(table.text("sub_op").astype(str), file.without_sub_ops)
-    return mask
-
-
 def rooflines_of(search_path: Sequence[str | Path] = ()) -> dict[str, FamilyFit]:
     """Return what a device is timed with of which nothing is known."""
     base = FitStore(Library(search_path)).roofline()
     return {family: family_fit(fit, base.basis) for family, fit in base.families.items()}
-
-
-def report(outcome: ImplementationFits, write: Callable[[str], object]) -> None:
-    """Write the errors of an implementation's fits, line by line, as plain text."""
-    write(outcome.evidence.file.name)
-    for key, fit in outcome.evidence.fitted.items():
-        errors = {name: f"{100 * error.mean:5.1f}" for name, error in fit.errors.items()}
-        best = fit.errors["residual"]
-        write(
-            f"  {key:28} {fit.rows:6} rows {fit.groups:5} groups   roofline {errors['roofline']}  "
-            f"shape only {errors['shape_only']}  form {errors['form']}  residual {errors['residual']} %  "
-            f"median {100 * best.median:5.1f} %  bias {100 * best.bias:+5.1f} %"
-        )
-    for key, rows in outcome.skipped.items():
-        write(f"  {key:28} {rows:6} rows: too few, not fitted")

@@ -17,7 +17,6 @@ import numpy as np
 from costmodel.calibration.fit_files import default_framework
 from costmodel.calibration.fit_selection import Chooser, Kernel
 from costmodel.calibration.row_times import Choice, times_of, variant_of
-from costmodel.fitting.run_plan import KIND
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.measurements.tables import Table
 from costmodel.quantities import Array
@@ -25,7 +24,7 @@ from costmodel.records import Record
 from costmodel.schema.files import list_names
 from costmodel.schema.fit_plan import ImplementationFile
 from reports.fits.effects import OWN_KIND
-from reports.fits.measured import Measured, options, publish
+from reports.fits.measured import KIND, Measured, options, publish
 from reports.fits.prior import FAMILIES
 
 DIE = ("h100-sxm", "h200-sxm", "h800-sxm", "a800-sxm-80gb")

@@ -17,12 +17,11 @@ from costmodel.calibration.fit_files import default_framework
 from costmodel.calibration.fit_selection import Chooser
 from costmodel.calibration.kernel_anchors import moves, standardised
 from costmodel.cost.anchored_fit import SharedErrors
-from costmodel.fitting.run_plan import KIND
 from costmodel.quantities import Array
 from costmodel.records import Record
 from costmodel.schema.fit_plan import ImplementationFile
 from reports.fits.backcasts import Backcasts
-from reports.fits.measured import Origin, options, publish
+from reports.fits.measured import KIND, Origin, options, publish
 
 COMMAND = "python -m reports.fits.kernel_anchors MEASUREMENTS --output hardware/calibrations/kernel_anchors.yaml"
 FEWEST = 8  # rows of a family of an implementation

@@ -8,19 +8,19 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 from costmodel.calibration.fit_selection import Chooser, Kernel
 from costmodel.calibration.substitutes import ELEMENTWISE, nearest_variants
 from costmodel.cost.calibration import Calibration, FamilyFit
-from costmodel.fitting.run_plan import PLAN, fit_implementation, report, rooflines_of, rows_of
+from costmodel.fitting.run_plan import PLAN, ImplementationFits, MappedRows, fit_families, rooflines_of
 from costmodel.fitting.writing import PUBLIC, write_calibration
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table
 from costmodel.records import replace
 from costmodel.schema.fit_plan import ImplementationFile
-from reports.fits.measured import Measured, device_of, options
+from reports.fits.measured import Measured, device_of, options, rows_of
 from reports.fits.origins import origins
 
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -44,14 +44,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
             others_of = [files[name] for name in file.siblings]
             siblings = [dict(measured.samples(each, bare)) for each in others_of]
             others = {**_with_nearest(rooflines, own), **_streams(file, rows, catalogue)}
-            outcome = fit_implementation(file, plan, rows, catalogue, Calibration(file.name, others), siblings)
+            mine = rows.take(rows_of(file, rows))
+            mapped, left_out = map_rows(mine, catalogue)
+            outcome = fit_families(
+                file, plan, MappedRows(mine, mapped, siblings), Calibration(file.name, others), left_out
+            )
             for key, fit in outcome.evidence.fitted.items():
                 own.setdefault(key, fit.fit())
             used = [measured.rows(each) for each in (file, *others_of)]
             rests_on = tuple(sorted({each for part in used for each in origins(part, measured.repository)}))
             write_calibration(chosen.output / f"{file.name}.yaml", outcome.evidence, replace(PUBLIC, rests_on=rests_on))
-            report(outcome, lambda line: sys.stdout.write(f"{line}\n"))
+            sys.stdout.writelines(f"{line}\n" for line in _lines(outcome))
             sys.stdout.write(f"{file.name}: {time.process_time() - started:.0f} s of one core\n")
+
+
+def _lines(outcome: ImplementationFits) -> Iterator[str]:
+    """Yield the errors of an implementation's fits."""
+    yield outcome.evidence.file.name
+    for key, fit in outcome.evidence.fitted.items():
+        errors = {name: f"{100 * error.mean:5.1f}" for name, error in fit.errors.items()}
+        best = fit.errors["residual"]
+        yield (
+            f"  {key:28} {fit.rows:6} rows {fit.groups:5} groups   roofline {errors['roofline']}  "
+            f"shape only {errors['shape_only']}  form {errors['form']}  residual {errors['residual']} %  "
+            f"median {100 * best.median:5.1f} %  bias {100 * best.bias:+5.1f} %"
+        )
+    for key, rows in outcome.skipped.items():
+        yield f"  {key:28} {rows:6} rows: too few, not fitted"
 
 
 def is_chosen(name: str, asked: Sequence[str], names: Container[str]) -> bool:

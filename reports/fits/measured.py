@@ -13,10 +13,11 @@ import numpy as np
 
 from costmodel.calibration.fit_files import read
 from costmodel.cost.calibration import Calibration
-from costmodel.fitting.run_plan import KIND, PLAN, rows_of, samples_of
+from costmodel.fitting.run_plan import PLAN, samples_of
 from costmodel.fitting.samples import RowMask, Samples
 from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.row_mapping import map_rows
+from costmodel.measurements.screening import context
 from costmodel.measurements.tables import Table, join, read_tables
 from costmodel.records import ValueRecord
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
@@ -25,6 +26,22 @@ from costmodel.schema.whole_files import write_whole
 from reports.fits.origins import origins, repositories
 
 CITE = "measured kernel times of public repositories, as listed in sources.csv beside the tables"
+
+
+KIND = "devices/"  # before the name of a device in a plan
+
+
+def rows_of(file: ImplementationFile, table: Table) -> RowMask:
+    """Return the rows of an implementation: device by name or alias is checked by the mapping. Tier primary."""
+    mask = ~context(table)
+    for column, wanted in (("framework", file.frameworks), ("kernel", file.kernels), ("timing", file.timings)):
+        if wanted:
+            mask &= np.isin(table.text(column).astype(str), wanted)
+    if file.without_head_dims:
+        mask &= ~np.isin(table.number("head_dim"), np.array(file.without_head_dims, dtype=np.float64))
+    if file.without_sub_ops:
+        mask &= ~np.isin(table.text("sub_op").astype(str), file.without_sub_ops)
+    return mask
 
 
 class Measured:

@@ -11,13 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from costmodel.calibration.row_times import variant_of
-from costmodel.fitting.run_plan import KIND, rows_of
 from costmodel.measurements.exclusions import screen
 from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.tables import NUMBERS, Table, Texts
 from costmodel.quantities import Array, Indices
 from costmodel.schema.fit_plan import FitPlanFile
-from reports.fits.measured import Measured, Origin, calibration, options, publish
+from reports.fits.measured import KIND, Measured, Origin, calibration, options, publish, rows_of
 
 SAME, OTHER = "same", "other"  # whether both sources run kernels of one library
 POINT = 0.8  # of the absolute logarithms of the ratios, each pair of sources with the same weight

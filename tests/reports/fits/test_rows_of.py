@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from costmodel.fitting.run_plan import rows_of
 from costmodel.measurements.raw_tables import RawTable
 from costmodel.measurements.tables import Table, table_of
 from costmodel.schema.fit_plan import ImplementationFile
+from reports.fits.measured import rows_of
 
 
 @pytest.fixture
