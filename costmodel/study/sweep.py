@@ -206,10 +206,7 @@ class Sweep(Record, dict=True):
     def document(self) -> dict[str, Any]:
         """Return what is asked as the documented JSON object: the same question gives the same document."""
         scenarios = {
-            name: {
-                "phase": self.phase(name), "headline": self.answers(name)[0],
-                "notes": self._notes(name),
-            }
+            name: {"phase": self.phase(name), "headline": self.answers(name)[0], "notes": self._notes(name)}
             for name in self.scenarios
         }  # fmt: skip
         linked = {axis.link for axes in self.links if len(axes) > 1 for axis in axes}

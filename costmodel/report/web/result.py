@@ -40,9 +40,7 @@ def result_sections(result: ResultFile, plots: Mapping[str, EmbeddedPlot], prefi
             Section(name, list(_scenario(name, scenarios[name], plots, (prefix, file))))
             for name, file in file_names(scenarios).items()
         ),
-        Section("Memory", [
-            _ledgers(scenarios), figure(plots, f"{prefix}memory", "Memory of the most-loaded device"),
-        ]),
+        Section("Memory", [_ledgers(scenarios), figure(plots, f"{prefix}memory", "Memory of the most-loaded device")]),
     ]  # fmt: skip
 
 
