@@ -123,6 +123,17 @@ def test_rows_of_a_head_configuration_are_held_out_together() -> None:
     assert all(len(set(folds[samples.groups == group])) == 1 for group in set(samples.groups))
 
 
+@pytest.mark.usefixtures("five_folds")
+def test_as_many_groups_as_folds_are_held_out_whole_and_fewer_row_by_row() -> None:
+    five, four = (np.repeat(np.array(list(names), dtype=np.object_), 30) for names in ("abcde", "abcd"))
+    folds = fold_numbers(five)
+    assert sorted(set(folds.tolist())) == [0, 1, 2, 3, 4]
+    assert all(len(set(folds[five == group])) == 1 for group in "abcde")
+    rows = fold_numbers(four)
+    assert np.bincount(rows).tolist() == [24] * 5
+    assert all(len(set(rows[four == group])) > 1 for group in "abcd")
+
+
 def test_some_rows_of_a_mixed_kernel_keep_their_own_parts() -> None:
     samples, _ = made("varlen")
     some = samples.take(samples.groups == samples.groups[0])

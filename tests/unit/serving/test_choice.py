@@ -81,6 +81,17 @@ def test_requests_answer_for_a_closed_loop_whose_ranks_wait_for_each_other(ranks
     assert by_requests(loaded.scenario("run"), loaded.calibration(loaded.scenario("run"))) is waits
 
 
+def test_the_closed_form_beside_sessions_has_the_hits_that_requests_had() -> None:
+    """It says how operators share a step: of prompts that were mostly in the cache."""
+    workload = loaded(requests=FEW | {"sessions": {"turns": 4}})
+    scenario = workload.scenario("serving")
+    assert isinstance(scenario.plan, Serving)
+    asked = request_engine()(scenario, scenario.plan, workload.calibration(scenario))
+    hits = asked.metrics(None)["prefix_hit_rate"]
+    assert hits > 0.3
+    assert asked.closed.metrics(None)["prefix_hit_rate"] == pytest.approx(hits, rel=1e-9)
+
+
 def test_what_requests_cannot_be_simulated_for_stays_with_the_closed_form() -> None:
     given = {"parallel": {"pp": 2}, "replicas": {"count": 2, "max_waiting": 4}, "cluster": "nodes/rtx-4090-x8"}
     document, found = answer(**given)
