@@ -7,32 +7,12 @@ import pytest
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.machine import Machine
 from costmodel.cost.spread import Spread
-from costmodel.hardware import (
-    Cluster,
-    Device,
-    Host,
-    Link,
-    MathUnit,
-    MemoryLevel,
-    Network,
-    Nic,
-    Node,
-    Power,
-    Price,
-)
+from costmodel.hardware import Cluster, Device, Host, Link, MathUnit, MemoryLevel, Network, Nic, Node, Power, Price
 from costmodel.network.group_links import GroupLinks
 from costmodel.quantities import Bytes, Count, Quantity, sum_of
 from costmodel.records import replace
 from costmodel.result import Point
-from costmodel.workload.architecture import (
-    Architecture,
-    Attention,
-    DenseFfn,
-    Layer,
-    Mla,
-    MoeFfn,
-    Mtp,
-)
+from costmodel.workload.architecture import Architecture, Attention, DenseFfn, Layer, Mla, MoeFfn, Mtp
 from costmodel.workload.context import Context
 from costmodel.workload.engine import Scheduler
 from costmodel.workload.kv_cache import cached_bytes

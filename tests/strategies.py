@@ -25,16 +25,7 @@ from hypothesis import strategies as st
 
 from costmodel.hardware import Cluster, Host, Link, MathUnit, MemoryLevel, Network, Nic
 from costmodel.records import replace
-from costmodel.workload.architecture import (
-    Architecture,
-    Attention,
-    DenseFfn,
-    HeadGroup,
-    Layer,
-    Mixer,
-    Mtp,
-    Pattern,
-)
+from costmodel.workload.architecture import Architecture, Attention, DenseFfn, HeadGroup, Layer, Mixer, Mtp, Pattern
 from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.engine import Scheduler
 from costmodel.workload.plans import Sharding, Speculative, Training

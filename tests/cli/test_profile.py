@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from importlib.util import find_spec
 
 import pytest
-from command_line import PATIENCE
 from few_folds import few_folds  # noqa: F401  for all tests
+from ranks import group_of_two
 from small_world import FILES, edit, write
 
 HEADER = "#       size         count      type   redop    root     time   algbw   busbw #wrong\n"
@@ -77,10 +76,10 @@ except InputError as error:
 @pytest.mark.skipif(find_spec("torch") is None, reason="ranks are torch's: pip install 'costmodel[profile]'")
 def test_the_failure_of_one_rank_ends_all(tmp_path):
     script = write(tmp_path, "lone.py", LONE_FAILURE)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    group = subprocess.run(launch, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert group.returncode != 0
-    assert "rank 1 failed where the others wait: RuntimeError: out of memory" in group.stdout
+    waiting, failed = group_of_two([sys.executable, str(script)])
+    assert waiting.code not in (0, None)
+    assert failed.code == 2
+    assert "rank 1 failed where the others wait: RuntimeError: out of memory" in failed.out
 
 
 @pytest.mark.usefixtures("world")

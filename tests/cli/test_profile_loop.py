@@ -11,7 +11,6 @@ import json
 import math
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import time
@@ -22,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import PATIENCE, command, surroundings
+from command_line import PATIENCE, command
 from few_folds import few_folds  # noqa: F401  for all tests
 from pretended_gpu import OneRank, PretendedGpu
+from ranks import group_of_two
 from small_world import write
 
 from costmodel.measurements.tables import read_tables
@@ -222,21 +222,9 @@ def test_a_group_of_ranks_times_its_messages_and_one_of_them_writes(tmp_path):
         for shape in messages:
             held.append(shape.columns() | {"device": "this-cpu", "time_us": "1"})
     arguments = command("profile", "--device", "cpu", "--suite", "collectives", "--minutes", "1000", "--output", table)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    group = []
-    for rank in "01":  # as `torchrun` starts them
-        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-               "MASTER_ADDR": "localhost", "MASTER_PORT": port}  # fmt: skip
-        group.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=surroundings(**own)))
-    try:
-        out = [each.communicate(timeout=PATIENCE)[0] for each in group]
-    finally:
-        for each in group:
-            each.kill()
-    assert [each.returncode for each in group] == [0, 0]
-    assert "".join(out).count("5 new rows of this-cpu") == 1
+    first, second = group_of_two(arguments)
+    assert (first.code, second.code) == (0, 0), second.err
+    assert (first.out + second.out).count("5 new rows of this-cpu") == 1
     rows = rows_of(table)
     assert len({row["row_id"] for row in rows}) == len(rows) == len(messages) + 5
     kinds = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"}

@@ -91,10 +91,7 @@ def test_a_stand_in_for_a_number_format_is_told(run, tmp_path):
         (("--vary", f"{NVLINK}=1GB/s..2GB/s:0"), "is no number of values"),
         (("--vary", "hardware.links.nvlink.latency=0us..1us:3:log"), "has no logarithm"),
         (("--vary", f"{NVLINK}=1GB/s..2GB/s:100001"), "100,000 are the most"),
-        (
-            ("--vary", f"{NVLINK}=1GB/s..2GB/s:1e6"),
-            "is no number of values",
-        ),
+        (("--vary", f"{NVLINK}=1GB/s..2GB/s:1e6"), "is no number of values"),
         (
             ("--vary", f"{NVLINK}=1GB/s..2GB/s:20000", "--vary", "hardware.memory.hbm.bandwidth=1TB/s..2TB/s:20000"),
             "2,000,000,000 points, 100,000,000 are the most",

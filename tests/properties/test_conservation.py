@@ -49,10 +49,7 @@ def mixers(draw: st.DrawFn) -> Mixer:
         )  # fmt: skip
     groups = draw(
         st.sampled_from(
-            [
-                (HeadGroup(1.0, Pattern()),),
-                (HeadGroup(0.5, Pattern()), HeadGroup(0.5, Pattern("window", 100.0))),
-            ]
+            [(HeadGroup(1.0, Pattern()),), (HeadGroup(0.5, Pattern()), HeadGroup(0.5, Pattern("window", 100.0)))]
         )
     )
     kv_heads = draw(st.sampled_from([2.0, 8.0, 16.0]))

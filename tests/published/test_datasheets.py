@@ -55,11 +55,11 @@ METRICS: Mapping[str, Figure] = {
 }
 DIFFERENT = {
     # The datasheet prints 362.05, the L40's figure, beside a sparse 733 that is twice 366: see the file's own note.
-    ("l40s", "FP16 dense"): 366.0 / 362.0,
+    ("l40s", "FP16 dense"): 366.0 / 362.0
 }
 ABSENT = {
     # An FP16 sum of FP16 products has no use in training or serving here, and no format name.
-    ("rtx-4090", "FP16 dense FP16-acc"),
+    ("rtx-4090", "FP16 dense FP16-acc")
 }
 
 

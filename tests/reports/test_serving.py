@@ -162,8 +162,7 @@ def test_which_prompts_of_sglang_have_graphs(tmp_path: Path, gpu: str, more: dic
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"decode_workers": "0"}, {"prefill_workers": ""}, {"n_gpus_prefill": "0"}, {"n_gpus_decode": "1"}],
+    "changes", [{"decode_workers": "0"}, {"prefill_workers": ""}, {"n_gpus_prefill": "0"}, {"n_gpus_decode": "1"}]
 )
 def test_a_row_whose_pools_lack_workers_loses_no_other_rows(changes: dict[str, str], tmp_path: Path) -> None:
     runs, output = tmp_path / "runs.csv", tmp_path / "found.jsonl"

@@ -5,17 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from costmodel.quantities import (
-    ceil,
-    distinct_rows,
-    divides,
-    hypot,
-    is_single,
-    maximum,
-    minimum,
-    power,
-    where,
-)
+from costmodel.quantities import ceil, distinct_rows, divides, hypot, is_single, maximum, minimum, power, where
 
 LEFT, RIGHT = np.array([[1.0], [5.0]]), np.array([2.0, 3.0, 4.0])
 

@@ -4,18 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import (
-    BF16,
-    DECODE,
-    DENSE_MODEL,
-    GQA,
-    MOE_MODEL,
-    PREFILL,
-    SERVING,
-    STEP,
-    context,
-    scenario,
-)
+from builders import BF16, DECODE, DENSE_MODEL, GQA, MOE_MODEL, PREFILL, SERVING, STEP, context, scenario
 from hypothesis import given
 from hypothesis import strategies as st
 

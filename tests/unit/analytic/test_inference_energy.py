@@ -3,19 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from builders import (
-    CLUSTER,
-    DECODE,
-    DEVICE,
-    FP8,
-    GENERATE,
-    MOE_MODEL,
-    PREFILL,
-    SERVING,
-    pools,
-    scenario,
-    with_device,
-)
+from builders import CLUSTER, DECODE, DEVICE, FP8, GENERATE, MOE_MODEL, PREFILL, SERVING, pools, scenario, with_device
 
 from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration

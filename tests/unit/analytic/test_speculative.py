@@ -163,9 +163,7 @@ def test_the_breakdown_with_drafts_sums_to_the_time_per_token() -> None:
     assert any(line.name.startswith("draft: ") for line in result.breakdown)
 
 
-def test_deepseek_s_claim_of_1_8_times_the_tokens_is_the_bound_that_overheads_approach(
-    v3: costmodel.Workload,
-) -> None:
+def test_deepseek_s_claim_of_1_8_times_the_tokens_is_the_bound_that_overheads_approach(v3: costmodel.Workload) -> None:
     """One module, kept in 80 to 90 % of cases: 1.8 to 1.9 tokens a step, less what drafting and verifying cost."""
     chosen = v3.scenario("decode")
     assert isinstance(chosen.plan, Decode)

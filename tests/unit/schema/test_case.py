@@ -194,12 +194,7 @@ def test_each_row_of_a_table_is_a_case(world: Path) -> None:
         (OF_DEVICE, "devices/chip", "devices/chop", "did you mean `chip`"),
         (OF_DEVICE, "bf16.peak", "bf16.speed", "unknown metric 'device.math.bf16.speed'"),
         (OF_DEVICE, "10 TFLOP/s", "10 TB", "'10 TB' has the wrong unit"),
-        (
-            OF_DEVICE,
-            "    device:",
-            "    scenario: {model: models/tiny}\n    device:",
-            "has scenario and device",
-        ),
+        (OF_DEVICE, "    device:", "    scenario: {model: models/tiny}\n    device:", "has scenario and device"),
         (OWN, OWN, OWN + OWN, "duplicate id 'own-1.5b'"),
     ],
 )
@@ -216,11 +211,7 @@ def test_an_invalid_case_is_reported(world: Path, entry: str, old: str, new: str
         ("rows.csv", ROWS.replace("width", "widht"), "rows.csv has no column 'width'; did you mean `widht`"),
         ("rows.csv", ROWS.replace("1.5", "fast"), "'fast s' is not a quantity"),
         ("rows.csv", ROWS.replace("128", "-1"), "-1 is too small"),
-        (
-            "rows.csv",
-            ROWS.replace("b,256,32,2.5,", "b,256"),
-            "rows.csv:3: cases.table: wrong number of cells",
-        ),
+        ("rows.csv", ROWS.replace("b,256,32,2.5,", "b,256"), "rows.csv:3: cases.table: wrong number of cells"),
         ("rows.csv", ROWS.replace("b,256,32,2.5,", "b,256,32,2.5,,,"), "wrong number of cells: the header has 5"),
     ],
 )

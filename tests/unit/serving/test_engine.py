@@ -14,18 +14,7 @@ from costmodel.serving.prices import Tables, attention_time, rows_time
 from costmodel.serving.radix import paths_of_blocks
 from costmodel.serving.routing import LEAST_LOADED, POWER_OF_TWO, PREFIX, ROUND_ROBIN, Service, new_router
 from costmodel.serving.rows import as_objects
-from costmodel.serving.state import (
-    NEVER,
-    NEXT,
-    NOBODY,
-    Calls,
-    Paths,
-    Policy,
-    Requests,
-    Step,
-    new_engines,
-    new_records,
-)
+from costmodel.serving.state import NEVER, NEXT, NOBODY, Calls, Paths, Policy, Requests, Step, new_engines, new_records
 
 POLICY = Policy(
     max_seqs=8, budget=64, block=4, blocks=60, overlapped=True, mixed=True, caching=False, reserve=False, drafts=0,
@@ -147,26 +136,27 @@ def test_long_chunks_of_long_prompts_are_counted_as_they_are(prompt):
     assert progress["first"][0] == pytest.approx(job.first, rel=1e-9)
 
 
+def whether_it_jumps_or_not(requests, policy):
+    """Return progress and engines, which are the same without jumps."""
+    (_, progress, engines), (_, other, others) = (serve(requests, policy._replace(jump=jump)) for jump in (True, False))
+    np.testing.assert_array_equal(times(progress), times(other))
+    for mine, theirs in zip(engines, others, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    return progress, engines
+
+
 @given(STREAMS, POLICIES, st.booleans(), st.booleans(), st.sampled_from([(1.0, 1), (1.7, 1), (2.5, 7), (1.0, 3)]))
 @settings(max_examples=25, deadline=None)
 def test_a_jump_changes_nothing(requests, policy, mixed, caching, steps):
-    policy = policy._replace(mixed=mixed, caching=caching, tokens_per_step=steps[0], look_steps=steps[1])
-    results = [serve(requests, policy._replace(jump=jump)) for jump in (True, False)]
-    for (_, progress, engines), (_, other, others) in [results]:
-        np.testing.assert_array_equal(times(progress), times(other))
-        for mine, theirs in zip(engines, others, strict=True):
-            np.testing.assert_array_equal(mine, theirs)
+    changes = {"mixed": mixed, "caching": caching, "tokens_per_step": steps[0], "look_steps": steps[1]}
+    whether_it_jumps_or_not(requests, policy._replace(**changes))
 
 
 @given(STREAMS, POLICIES, st.integers(0, 60), st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_a_swapped_cache_is_not_computed_again(requests, policy, room, caching):
     policy = policy._replace(blocks=45, caching=caching, swap_time=0.25, host_blocks=room)
-    results = [serve(requests, policy._replace(jump=jump)) for jump in (True, False)]
-    (_, progress, engines), (_, other, others) = results
-    np.testing.assert_array_equal(times(progress), times(other))
-    for mine, theirs in zip(engines, others, strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    progress, engines = whether_it_jumps_or_not(requests, policy)
     count = engines.state[0]
     assert np.isfinite(progress["finish"]).all()
     assert (count["free"], count["host_free"]) == (policy.blocks, room)

@@ -47,8 +47,7 @@ def test_kv_cache_of_a_token_is_exact(model: str, kv_bytes: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "flop"),
-    [("deepseek-v3", 250e9), ("deepseek-v2", 155e9), ("llama-3.1-405b", 2448e9)],
+    ("model", "flop"), [("deepseek-v3", 250e9), ("deepseek-v2", 155e9), ("llama-3.1-405b", 2448e9)]
 )
 def test_training_flop_of_a_token_is_as_published_at_4096(model: str, flop: float) -> None:
     architecture = published(model)

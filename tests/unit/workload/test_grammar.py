@@ -9,15 +9,7 @@ from builders import DECODE, DENSE_MODEL, FP8, GQA, MOE, STEP, context, kv_bytes
 
 from costmodel.analytic.evaluation import evaluate
 from costmodel.records import replace
-from costmodel.workload.architecture import (
-    Architecture,
-    Attention,
-    DenseFfn,
-    HeadGroup,
-    Layer,
-    MoeFfn,
-    Pattern,
-)
+from costmodel.workload.architecture import Architecture, Attention, DenseFfn, HeadGroup, Layer, MoeFfn, Pattern
 from costmodel.workload.counting import attention_flop_per_token, parameter_count
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.operators import Collective, Elementwise, Gemm, Operator
@@ -175,11 +167,7 @@ def test_a_parallel_block_does_the_products_of_a_sequential_one() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "forward", "backward"),
-    [
-        ({}, 2, 2),
-        ({"block": "parallel"}, 1, 2),
-        ({"block": "parallel", "shared_norm": True}, 1, 1),
-    ],
+    [({}, 2, 2), ({"block": "parallel"}, 1, 2), ({"block": "parallel", "shared_norm": True}, 1, 1)],
 )
 def test_a_parallel_block_reduces_its_results_once_and_a_gradient_for_each_norm(
     changes: dict[str, object], forward: int, backward: int

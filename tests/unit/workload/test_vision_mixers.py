@@ -8,17 +8,7 @@ import pytest
 from builders import DENSE_MODEL, GQA, context
 
 from costmodel.records import replace
-from costmodel.workload.architecture import (
-    Convolution,
-    DenseFfn,
-    Gate,
-    Layer,
-    MilPool,
-    Mixer,
-    MoeFfn,
-    NoFfn,
-    Spectral,
-)
+from costmodel.workload.architecture import Convolution, DenseFfn, Gate, Layer, MilPool, Mixer, MoeFfn, NoFfn, Spectral
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm
 from costmodel.workload.work import LayerWork

@@ -182,8 +182,7 @@ def test_an_engine_that_preempts_nobody_has_blocks_for_every_last_token(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("framework", "stated", "found"),
-    [("sglang", {}, "fp32"), ("sglang", {"router": "bf16"}, "bf16")],
+    ("framework", "stated", "found"), [("sglang", {}, "fp32"), ("sglang", {"router": "bf16"}, "bf16")]
 )
 def test_engines_score_experts_in_32_bits_unless_another_format_is_stated(
     tmp_path: Path, framework: str, stated: Any, found: str

@@ -7,14 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.analytic.serving.steady_state import (
-    Arrival,
-    Demand,
-    SteadyState,
-    budgeted,
-    chunked,
-    separate,
-)
+from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState, budgeted, chunked, separate
 from costmodel.records import fields
 
 COUNTS = st.integers(1, 3000).map(float)

@@ -95,9 +95,7 @@ def test_a_pass_is_its_units_of_which_each_waits_for_the_reduction_before(
     assert done + found.trail == pytest.approx(wire, rel=1e-12)
 
 
-@given(
-    units=st.lists(st.tuples(seconds, st.one_of(st.just(0.0), seconds)), min_size=1, max_size=8),
-)
+@given(units=st.lists(st.tuples(seconds, st.one_of(st.just(0.0), seconds)), min_size=1, max_size=8))
 def test_the_closed_form_is_the_makespan_of_the_order_that_the_event_engine_runs(
     units: list[tuple[float, float]],
 ) -> None:

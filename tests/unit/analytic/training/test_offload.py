@@ -81,10 +81,7 @@ def copied(of: Scenario) -> dict[str, float]:
 def test_states_on_the_host_take_gradients_out_and_bring_weights_back(dp: float) -> None:
     """ZeRO-Offload: 2 bytes of every gradient a micro-batch, 2 bytes of every weight a step, of a rank's share."""
     assert copied(training(Offload(optimizer=1.0), dp=dp)) == pytest.approx(
-        {
-            "gradients to the host": BATCHES * 2 * PARAMETERS / dp,
-            "updated weights from the host": 2 * PARAMETERS / dp,
-        }
+        {"gradients to the host": BATCHES * 2 * PARAMETERS / dp, "updated weights from the host": 2 * PARAMETERS / dp}
     )
 
 

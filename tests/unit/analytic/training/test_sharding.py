@@ -6,17 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from builders import (
-    CLUSTER,
-    DENSE_MODEL,
-    FP8,
-    MOE_MODEL,
-    STEP,
-    assert_adds_up,
-    scenario,
-    spreads,
-    with_device,
-)
+from builders import CLUSTER, DENSE_MODEL, FP8, MOE_MODEL, STEP, assert_adds_up, scenario, spreads, with_device
 
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single

@@ -141,9 +141,7 @@ def test_comparing_tells_how_far_it_is(world: Path) -> None:
     assert told == [0, 1]
 
 
-def test_no_shipped_figure_counts_as_unseen_that_a_fit_on_its_path_shares_a_source_with(
-    long: bool,
-) -> None:
+def test_no_shipped_figure_counts_as_unseen_that_a_fit_on_its_path_shares_a_source_with(long: bool) -> None:
     """From the files' text, without the code that decides: a case of every second publication and framework."""
     cases, _ = load_cases([])
     chosen: dict[tuple[str, str | None, str], Case] = {}
