@@ -19,6 +19,11 @@ PORT = 8000
 _FRONT_END = ("python3", "-m", "dynamo.frontend", "--router-mode", "kv", "--http-port", str(PORT))
 _CONFIG = "trt-llm.yaml"
 _FILE = {"trt-llm": "--extra_llm_api_options", "dynamo-trt-llm": "--extra-engine-args"}
+_ROUTERS = {  # engine -> what brings a request to one engine of either pool
+    "vllm": "toy_proxy_server.py of vLLM's tests/v1/kv_connector/nixl_integration, or its router",
+    "sglang": "python3 -m sglang_router.launch_router --pd-disaggregation --prefill URL --decode URL",
+    "trt-llm": "trtllm-serve disaggregated -c FILE",
+}
 _REQUESTS = 1000  # of a benchmark
 _CONTEXTS = 256  # tokens of which the longest context is a multiple: templates of chats add some
 _LOADS = {"isl": "input_tokens", "osl": "output_tokens", "rate": "rate", "users": "users", "tokens": "tokens"}
@@ -71,6 +76,8 @@ def comments(deployed: Deployment, made: Engine) -> Iterator[str]:
             share = min(pool.share_node, pool.engines)
             shared = f"{pool.nodes} nodes are one engine" if pool.nodes > 1 else f"{share} of {pool.engines} engines"
             yield f"# Each node of {pool.role}: {shared}"
+    if len(deployed.pools) > 1 and made.key in _ROUTERS:
+        yield f"# `bench` goes to a router in front of both pools, at port {PORT}: {_ROUTERS[made.key]}"
     yield f"# {HEADLINE}"
     for name, value in stated_by_none(made, deployed).items():
         yield f"#   {name} = {value}"
@@ -174,8 +181,8 @@ def config_lines(made: Engine, deployed: Deployment, pool: Pool) -> Iterator[str
 
 
 def _bench(made: Engine, deployed: Deployment) -> list[str]:
-    """Return the benchmark of one engine at its share of the load."""
-    engines = max(sum(pool.engines for pool in deployed.pools if pool.role in (BOTH, "decode")), 1)
+    """Return the benchmark of one engine at its share of the load, of all of it where a router deals requests out."""
+    share = 1 if _is_routed(made) or len(deployed.pools) > 1 else max(deployed.pools[0].engines, 1)
     load = deployed.load
     if made.key == "sglang":
         words = ["python3", "-m", "sglang.bench_serving", "--backend", "sglang", "--dataset-name", "random"]
@@ -187,9 +194,9 @@ def _bench(made: Engine, deployed: Deployment) -> list[str]:
     for name, option in (("isl", "--random-input-len"), ("osl", "--random-output-len")):
         words += [option, str(int(load[name]))] if name in load else []
     if "rate" in load:
-        words += ["--request-rate", f"{load['rate'] / engines:.4g}"]
+        words += ["--request-rate", f"{load['rate'] / share:.4g}"]
     if "users" in load:
-        words += ["--max-concurrency", str(max(round(load["users"] / engines), 1))]
+        words += ["--max-concurrency", str(max(round(load["users"] / share), 1))]
     return shell(words)
 
 

@@ -91,6 +91,16 @@ def test_every_option_is_one_that_the_program_knows(form: str, entry: str) -> No
     assert checked
 
 
+@pytest.mark.parametrize(
+    ("form", "entry", "rate"), [("vllm", "WIDE", "5"), ("vllm", "POOLS", "20"), ("dynamo", "WIDE", "20")]
+)
+def test_a_benchmark_has_the_load_of_what_it_goes_to(form: str, entry: str, rate: str) -> None:
+    """One of four engines, or what deals out requests to all."""
+    text = emitted(form, entry)
+    assert f"--request-rate {rate}\n" in text
+    assert ("goes to a router in front of both pools" in text) == (form == "vllm" and entry == "POOLS")
+
+
 @pytest.mark.parametrize("form", SHELL)
 def test_a_script_is_one_that_bash_reads(form: str) -> None:
     for entry in entries(form):
