@@ -105,13 +105,12 @@ class _Race(Record):
         """Return the deployments that are kept once the engines were played that may cost less, the best first."""
         for engine in candidates:
             played = sum(one.key < engine.key for one in self.tried)
-            best = kept[0] if kept and kept[0].holds is not False else None
+            best = kept[0] if kept and kept[0].holds else None
             cap = engine.most if best is None else engine.within(best.nodes - 1)
             hopeless = best is not None and engine.nodes(engine.likely) > _ROUGH * best.nodes
             if engine.least > cap or played >= MOST_PLAYED or hopeless:
                 self._note(engine, kept, played)
             elif self._without_fits(engine) is None:
-                self.tried.append(engine)
                 kept = self._play(engine, cap, kept)
             self.on_step()
         return kept
@@ -204,6 +203,7 @@ class _Race(Record):
         obstacle = playable(player)
         if obstacle is not None:
             return self._unplayed(player, obstacle, cap, kept)
+        self.tried.append(engine)
         slowdown = 1.0
         if self.request.confidence is not None:
             spread = _spread(_point(engine, self.request, engine.likely))
@@ -217,7 +217,10 @@ class _Race(Record):
         point = _point(engine, self.request, number)
         spread = _spread(point)
         probability = _probability(player, number, spread)
-        return [Deployment(player, player.play(number), number, fewer, point, spread, probability), *kept]
+        return [
+            Deployment(player, player.play(number), number, fewer, point, spread, probability),
+            *(one for one in kept if one.holds),
+        ]
 
     def _failed(self, player: Player, cap: int, slowdown: float, kept: list[Deployment]) -> list[Deployment]:
         """Note an engine that fails at as many replicas as would be cheaper. Keep it where nothing else holds."""
@@ -232,9 +235,9 @@ class _Race(Record):
         return [min([*kept, one], key=lambda each: _beyond(each)[0])]  # the first of equals promised most
 
     def _unplayed(self, player: Player, obstacle: str, cap: int, kept: list[Deployment]) -> list[Deployment]:
-        """Keep an engine that cannot be played, at what the closed form says, where nothing else is there."""
+        """Keep an engine of a kind that is not played, at what the closed form says, where nothing else is there."""
         engine = player.engine
-        if kept or engine.likely > cap:
+        if kept or engine.likely > cap or player.obstacle is None:
             self.plans.lost.append((engine, f"it is not played: {obstacle}"))
             return kept
         point = _point(engine, self.request, engine.likely)
