@@ -109,7 +109,7 @@ class Workers:
             raise Busy
         self._waiting += 1
         try:
-            return await asyncio.wrap_future(self._pool(ANSWERS).schedule(function, given, timeout=ANSWER_LIMIT))
+            return await asyncio.wrap_future(self._pool(ANSWERS).submit(function, ANSWER_LIMIT, *given))
         except TimeoutError:
             hint = "fix a layout, or ask on the command line"
             raise InputError.single(f"takes more than {ANSWER_LIMIT:g} s", hint=hint) from None
@@ -126,7 +126,7 @@ class Workers:
         slot = self._free.pop()
         self._progress[slot] = 0.0
         key = secrets.token_urlsafe(9)
-        future = self._pool(RUNS).schedule(function, (*given, slot), timeout=JOB_LIMIT)
+        future = self._pool(RUNS).submit(function, JOB_LIMIT, *given, slot)
         self.jobs[key] = job = Job(key, title, slot, future)
         return job
 
