@@ -92,7 +92,7 @@ def _check(assembly: Assembly, path: Path) -> None:
         if schema == "framework":
             assembly.problems.extend(unknown_names(library, tree))
             part.require()
-            assembly.warnings.extend(unlike_others(library, FrameworkFile, part.tree))
+            assembly.warnings.extend(unlike_others(FrameworkFile, part.tree))
 
 
 def list_names(kind: str, search_path: Sequence[str | Path] = ()) -> list[str]:

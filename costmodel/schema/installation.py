@@ -21,7 +21,6 @@ from costmodel.schema.inputs import note_folder
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.overrides import apply_overrides
 from costmodel.schema.plausible import implausible
-from costmodel.schema.references import Library
 from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import KEPT, Tree
 
@@ -81,7 +80,7 @@ def install(
     if inner is None:
         raise Stop
     part.require()
-    assembly.warnings.extend(unlike_others(assembly.library, ClusterFile, part.tree))
+    assembly.warnings.extend(unlike_others(ClusterFile, part.tree))
     cluster = build.cluster(part.file, inner.node)
     used = build.share_of_node(ranks, cluster.node.count, cluster.count)
     cluster = replace(cluster, node=replace(cluster.node, count=used))
@@ -133,7 +132,7 @@ def install_node(assembly: Assembly, document: Tree, scenario: str | None = None
             raise link.error(
                 f"{device.name} has no link {link.value!r}", suggest(link.value, list(device.links)), field
             )
-    assembly.warnings.extend(unlike_others(assembly.library, NodeFile, part.tree))
+    assembly.warnings.extend(unlike_others(NodeFile, part.tree))
     return NodeInstallation(device_part, part, build.node(part.file, device))
 
 
@@ -145,11 +144,13 @@ def _cluster_document(assembly: Assembly, reference: Tree, above: str) -> tuple[
     if text.startswith("./"):
         is_node = library.schema_of(library.find(text, "clusters", origin=reference.location, field=above)) == "node"
     else:
-        known = [f"{kind}/{name}" for kind in ("clusters", "nodes") for name in library.names(kind)]
-        full_name = next((name for name in (text, f"clusters/{text}", f"nodes/{text}") if name in known), None)
-        if full_name is None:
+        kinds = ("clusters", "nodes")
+        readings = (text.partition("/")[::2], *((kind, text) for kind in kinds))
+        kind = next((kind for kind, name in readings if kind in kinds and library.has(kind, name)), None)
+        if kind is None:
+            known = [f"{kind}/{name}" for kind in kinds for name in library.names(kind)]
             raise reference.error(f"unknown cluster or node {text!r}", suggest(text, known), above)
-        is_node = full_name.startswith("nodes/")
+        is_node = kind == "nodes"
     if is_node:
         return Tree({"node": reference}, reference.location), above, True
     return (*assembly.inline_or_named(reference, "cluster", above), False)
@@ -162,7 +163,7 @@ def install_device(
     part = assembly.part(DeviceFile, document, assembly.overrides_of("device", scenario))
     original = assembly.part(DeviceFile, document)
     part.require()
-    assembly.warnings.extend(unlike_others(assembly.library, DeviceFile, part.tree, document))
+    assembly.warnings.extend(unlike_others(DeviceFile, part.tree, document))
     assembly.problems.extend(unknown_names(assembly.library, part.tree))
     restated = frozenset(
         name for name in part.file.math
@@ -176,12 +177,7 @@ def install_device(
 
 
 @lru_cache(maxsize=KEPT)
-def unlike_others(
-    library: Library,  # noqa: ARG001  the same answer for as long as its files are not read again
-    model: type[Strict],
-    tree: Tree,
-    original: Tree | None = None,
-) -> tuple[Problem, ...]:
+def unlike_others(model: type[Strict], tree: Tree, original: Tree | None = None) -> tuple[Problem, ...]:
     """Return what is unlike all known hardware in a document; nothing of one that is not valid, which others say."""
     file = validate_tree(model, tree, [])
     return () if file is None else tuple(implausible(_KINDS[model], file, tree, original=original))

@@ -51,33 +51,46 @@ def unknown_names(library: Library, document: Tree) -> Iterator[Problem]:
             )  # fmt: skip
     for path in (("calibration", "default"), ("implementations",)):
         names = document.at(path)
-        if names is not None:
-            yield from _unknown_kernels(library, names, ".".join(path))
+        if names is not None and names.is_mapping:
+            field = ".".join(path)
+            yield from _unknown_families(names, field)
+            yield from _unknown_implementations(library, names, field)
 
 
 @lru_cache(maxsize=KEPT)
-def _unknown_kernels(library: Library, names: Tree, field: str) -> tuple[Problem, ...]:
-    """Return the problems of a mapping from families to implementations, once for all documents that share it."""
-    return tuple(_each_unknown_kernel(library, names, field))
-
-
-def _each_unknown_kernel(library: Library, names: Tree, field: str) -> Iterator[Problem]:
-    measured = library.implementations()
-    for key, named in names.value.items() if names.is_mapping else ():
+def _unknown_families(names: Tree, field: str) -> tuple[Problem, ...]:
+    """Return the keys of a mapping from families to implementations that nothing knows."""
+    problems: list[Problem] = []
+    for key, named in names.value.items():
         family, _, variant = key.partition("/")
         if family not in FAMILIES:
             hint = suggest(family, FAMILIES)
-            yield Problem(named.key, f"{field}.{key}", f"unknown operator family {family!r}", hint)
-        yield from _unknown_variant(named, family, variant, f"{field}.{key}")
-        for item in named.value if isinstance(named.value, list) else [named]:
-            name = str(item.value)
-            if name in measured or name.rpartition("/")[2] in measured or name in UNFUSED or _is_shipped(item):
-                continue
-            known = {*measured, *UNFUSED, *_of_frameworks(library)}
-            if name not in known:
-                yield Problem(
-                    item.location, f"{field}.{key}", f"unknown implementation {name!r}", suggest(name, sorted(known))
-                )
+            problems.append(Problem(named.key, f"{field}.{key}", f"unknown operator family {family!r}", hint))
+        problems.extend(_unknown_variant(named, family, variant, f"{field}.{key}"))
+    return tuple(problems)
+
+
+def _unknown_implementations(library: Library, names: Tree, field: str) -> Iterator[Problem]:
+    for key, item in _own_kernels(names):
+        name, measured = str(item.value), library.implementations()
+        if name in measured or name.rpartition("/")[2] in measured or name in UNFUSED:
+            continue
+        known = {*measured, *UNFUSED, *_of_frameworks(library)}
+        if name not in known:
+            yield Problem(
+                item.location, f"{field}.{key}", f"unknown implementation {name!r}", suggest(name, sorted(known))
+            )
+
+
+@lru_cache(maxsize=KEPT)
+def _own_kernels(names: Tree) -> tuple[tuple[str, Tree], ...]:
+    """Return each key with its kernels, less those that the package's own data name, which need no measured rows."""
+    return tuple(
+        (key, item)
+        for key, named in names.value.items()
+        for item in (named.value if isinstance(named.value, list) else [named])
+        if not _is_shipped(item)
+    )
 
 
 def _unknown_variant(named: Tree, family: str, variant: str, field: str) -> Iterator[Problem]:
@@ -89,7 +102,7 @@ def _unknown_variant(named: Tree, family: str, variant: str, field: str) -> Iter
 
 
 def _is_shipped(item: Tree) -> bool:
-    """Tell whether a value is written in the package's own data, which may name kernels that nobody has measured."""
+    """Tell whether a value is written in the package's own data."""
     written = item.location
     if written is None or written.line is None:
         return False

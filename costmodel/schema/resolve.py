@@ -262,7 +262,7 @@ def _of_plan(assembly: Assembly, name: str, tree: Tree, plan: PlanFile, of: _Mod
     framework_tree, framework_field = assembly.inline_or_named(reference, "framework", f"{field}.framework")
     framework = assembly.part(FrameworkFile, framework_tree, overrides, framework_field)
     assembly.problems.extend(unknown_names(assembly.library, framework.tree))
-    assembly.warnings.extend(unlike_others(assembly.library, FrameworkFile, framework.tree))
+    assembly.warnings.extend(unlike_others(FrameworkFile, framework.tree))
     device = hardware.cluster.device
     mxfp8_experts = hardware.device_part.file.die in framework.file.mxfp8_experts
     chosen, notes = _formats(tree, plan, model, device, mxfp8_experts=mxfp8_experts)
