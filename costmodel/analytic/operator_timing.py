@@ -85,6 +85,13 @@ class TimedWork(Record):
 _Times: TypeAlias = "dict[Hashable, tuple[Time, Sized]]"
 
 
+class Kept(MutableRecord):
+    """Times of single sizes on one machine, which evaluations on an equal one share, as its first evaluation has it."""
+
+    times: _Times = field(default_factory=dict)
+    machine: Machine | None = None
+
+
 class OperatorTimer(MutableRecord, dict=True):
     """Times the operators of one scenario. Operators of equal sizes are evaluated once, whatever their names.
 
@@ -98,8 +105,8 @@ class OperatorTimer(MutableRecord, dict=True):
     calibration: Calibration
     processors: Count
     is_training: bool = False
-    kernels: _Times = field(default_factory=dict)
-    messages: _Times = field(default_factory=dict)
+    kernels: Kept = field(default_factory=Kept)
+    messages: Kept = field(default_factory=Kept)
     _by_identity: dict[int, tuple[Operator, TimedOperator]] = field(default_factory=dict)
     _by_size: _Times = field(default_factory=dict)
 
@@ -138,7 +145,7 @@ class OperatorTimer(MutableRecord, dict=True):
         sizes, new = [], dict[Hashable, Operator]()
         for operator in operators:
             run = self.calibration.as_run(operator)
-            size, known = operator_key(run), self.kernels if isinstance(run, Kernel) else self.messages
+            size, known = operator_key(run), (self.kernels if isinstance(run, Kernel) else self.messages).times
             kept = known.get(size) or self._by_size.get(size)
             if kept is None:
                 new[size] = run
@@ -156,9 +163,11 @@ class OperatorTimer(MutableRecord, dict=True):
         for size, operator in sizes.items():
             groups.setdefault(form_key(operator), {})[size] = operator
         for group in groups.values():
-            cluster = None if isinstance(next(iter(group.values())), Kernel) else self.cluster
-            machine = Machine(self.cluster.device, self.framework, self.processors, cluster=cluster)
-            self._together(group, machine)
+            is_kernel = isinstance(next(iter(group.values())), Kernel)
+            kept, cluster = (self.kernels, None) if is_kernel else (self.messages, self.cluster)
+            if kept.machine is None:
+                kept.machine = Machine(self.cluster.device, self.framework, self.processors, cluster=cluster)
+            self._together(group, kept.machine)
 
     def _together(self, group: Mapping[Hashable, Operator], machine: Machine) -> None:
         """Evaluate operators of one `form_key`; those with one fit except for those with several."""
@@ -173,7 +182,7 @@ class OperatorTimer(MutableRecord, dict=True):
                     self._together(dict(item for item, is_joined in part if is_joined is which), machine)
                 return
             times = stack.times(self._one(stack.whole, machine))
-        known = self.kernels if machine.cluster is None else self.messages
+        known = (self.kernels if machine.cluster is None else self.messages).times
         for (size, operator), time in zip(group.items(), times, strict=True):
             kept = known if is_single(time.seconds) else self._by_size
             kept[size] = time, Sized(operator, machine, self.calibration)
@@ -200,13 +209,13 @@ class OperatorTimer(MutableRecord, dict=True):
 
 
 MACHINES = 32  # whose times are kept
-KEPT = 8192  # times of a machine that are kept
+MOST = 8192  # times of a machine that are kept
 
 
 @lru_cache(maxsize=MACHINES)
-def _known(*machine: Hashable) -> _Times:  # noqa: ARG001  what times depend on besides the operators
+def _known(*machine: Hashable) -> Kept:  # noqa: ARG001  what times depend on besides the operators
     """Return the times that are known on a machine."""
-    return {}
+    return Kept()
 
 
 @lru_cache(maxsize=64)
@@ -225,8 +234,8 @@ def operator_timer(scenario: Scenario, calibration: Calibration) -> OperatorTime
         machine = (content(scenario.framework), calibration, as_key(processors), is_training)
         timer.kernels, timer.messages = (_known(content(each), *machine) for each in (device, scenario.cluster))
         for known in (timer.kernels, timer.messages):
-            if len(known) > KEPT:
-                known.clear()
+            if len(known.times) > MOST:
+                known.times.clear()
     return timer
 
 
