@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from costmodel.analytic.evaluation import Evaluation, PassEvaluation, evaluate
 from costmodel.analytic.expert_load import routing_facts
-from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
+from costmodel.analytic.operator_timing import Kept, OperatorTimer, TimedOperator, operator_timer
 from costmodel.analytic.training_evaluation import TrainingEvaluation
 from costmodel.calibration.candidates import Candidate
 from costmodel.calibration.compiled_fits import CompiledFits
@@ -318,7 +318,7 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
     pool = _pool(scenario, operator.name)
     scenario = scenario if pool is None else pool
     calibration = workload.calibration(scenario)
-    timer = replace(operator_timer(scenario, calibration), kernels={}, messages={})
+    timer = replace(operator_timer(scenario, calibration), kernels=Kept(), messages=Kept())
     terms, blocks = _time_of(timed, replace(timer, cluster=timed.sized.machine.cluster or timer.cluster))
     section = KINDS[type(operator)].time_section if fit.form is None else fit.form.SECTION
     parts = {"compute": time.compute, "memory": time.memory, "network": time.network, "fixed": time.fixed}

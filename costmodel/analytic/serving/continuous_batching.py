@@ -90,7 +90,8 @@ class EngineSteps(Record):
         full = state.prompt_steps >= 1.0  # chunks that fill each step are cut to fit, and need be no whole prompts
         whole = where(full, state.prompts, floor(state.prompts * (1.0 + _ROUNDING)))
         more = maximum(state.prompts - whole, 0.0)
-        numbers = [(1.0 - more, whole), (more, whole + 1.0)] if anywhere(more) else [(1.0, whole)]
+        has_more = anywhere(more) or anywhere(state.crowd)  # a step of more prompts than the mean, or one's own
+        numbers = [(1.0 - more, whole), (more, whole + 1.0)] if has_more else [(1.0, whole)]
         both = [engine_passes(scenario, plan, replace(state, prompts=number)) for _, number in numbers]
         passes = [*(prompts for prompts, _ in both), both[0][1]]
         models = [pass_model_of(scenario, step, pass_work(step), timer) for step in passes]
@@ -120,8 +121,9 @@ class EngineSteps(Record):
         """Add so many steps with prompts, and so many that only decode, to a breakdown."""
         numbers = [*(float(share) * counts[0] for share in self.shares), counts[1]]
         for step, model, one, number in zip(self.passes, self.models, times, numbers, strict=True):
-            add_pass(lines, model, one, number)
-            add_pipeline_wait(lines, f"{step.label}: pipeline wait", one, sets, number)
+            if number > 0.0:
+                add_pass(lines, model, one, number)
+                add_pipeline_wait(lines, f"{step.label}: pipeline wait", one, sets, number)
 
 
 class ServingEvaluation(PhaseEvaluation[StepTimes]):
