@@ -302,11 +302,15 @@ def binds(one: Deployment) -> str:
 def metrics(one: Deployment) -> dict[str, float | None]:
     """Return what was played, and the closed form of the rest: times without a statistic are means.
 
-    concurrency: requests in flight in the whole deployment, rate * latency [Little, Operations Research 9(3), 1961].
+    concurrency: requests in flight in the whole deployment: users, else rate * latency, both played where they can be
+    [Little, Operations Research 9(3), 1961].
     """
     values = {name: one.point.metrics.get(name) for name in (*_TIMES, *_CLOSED)} | _played_times(one)
-    rate, latency = values["requests_per_second"], values["latency"]
-    return values | {"concurrency": None if rate is None or latency is None else rate * latency}
+    rate, latency, users = values["requests_per_second"], values["latency"], one.player.request.users
+    if one.played is not None and one.played.times:
+        rate = one.played.per_second
+    little = None if rate is None or latency is None else rate * latency
+    return values | {"concurrency": little if users is None else float(users)}
 
 
 def _played_times(one: Deployment) -> dict[str, float]:
@@ -320,7 +324,8 @@ def statistics(one: Deployment) -> dict[str, str]:
     """Return what each of the metrics is: of closed form, a mean of requests there, or a statistic of those played."""
     known = dict.fromkeys(_TIMES, "mean in closed form") | dict.fromkeys(_CLOSED, "closed form")
     known |= {name: f"{name.partition('_')[2] or 'mean'} of requests played" for name in _played_times(one)}
-    return known | {"concurrency": f"rate * latency, {known['latency']}"}
+    users = one.player.request.users
+    return known | {"concurrency": f"rate * latency, {known['latency']}" if users is None else "users"}
 
 
 def intervals(one: Deployment) -> dict[str, list[float]]:

@@ -30,7 +30,7 @@ class Played(Record):
 
     times: (name, statistic) -> seconds, of the limits, every mean and every 99th percentile.
     ratio: the largest of times over their limits, below 1 where all hold; binds: which.
-    rates: tokens of prompts, of those cached, and of answers a second in all replicas.
+    rates: tokens of prompts, of those cached, and of answers a second in all replicas; per_second: their requests.
     """
 
     replicas: int
@@ -41,6 +41,7 @@ class Played(Record):
     binds: str
     keeps_up: bool
     rates: dict[str, float]
+    per_second: float = 0.0
 
     @property
     def holds(self) -> bool:
@@ -131,7 +132,7 @@ class Player(Record):
             for name in ("input", "cached", "output")
         }
         binds = binds if keeps_up else "capacity"
-        return Played(replicas, self.seed, tally.served, times, ratio, binds, keeps_up, rates)
+        return Played(replicas, self.seed, tally.served, times, ratio, binds, keeps_up, rates, per_second)
 
 
 def _of_one(scenario: Scenario, plan: Serving, replicas: int) -> Serving:

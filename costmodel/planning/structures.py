@@ -95,11 +95,15 @@ def structures(request: PlanRequest, cluster: str, left_out: list[str]) -> Itera
     stated = {path.removeprefix(HEAD): text for path, text in request.changes}
     asked = (request.emit,) if request.emit in ENGINES else tuple(ENGINES)
     named = stated.get("precision")
-    first = loaded(request, cluster, "vllm", named)
-    for framework in (stated["framework"],) if "framework" in stated else asked:
+    tried = (stated["framework"],) if "framework" in stated else asked
+    refused = 0
+    for framework in tried:
         try:
-            own = first if framework == "vllm" else loaded(request, cluster, framework, named)
+            own = loaded(request, cluster, framework, named)
         except InputError as error:
+            refused += 1
+            if refused == len(tried):
+                raise
             left_out.append(f"{cluster}: {ENGINES[framework]}: {error.problems[0].message}")
             continue
         yield from _exchanges(cluster, framework, named, own)
@@ -261,11 +265,13 @@ def _lacking(request: PlanRequest) -> Iterator[tuple[str, str, str]]:
         below = path.removeprefix(HEAD)
         if below not in ("precision", "framework"):
             yield (
-                f"--set {path}", "a plan of servers chooses it, or has no such setting",
-                f"keep `--set {HEAD}precision=NAME` and `--set {HEAD}framework=NAME`; `costmodel simulate` takes all",
+                f"--set {path}", "`plan` takes no other setting of a server than precision and framework",
+                "state other hardware in a file and name it with --cluster; `costmodel simulate` takes all settings",
             )  # fmt: skip
         elif below == "framework" and text not in ENGINES:
             yield f"--set {path}", f"{text!r} is no engine that serves", f"write one of {', '.join(ENGINES)}"
+        elif below == "framework" and request.emit in ENGINES and request.emit != text:
+            yield f"--set {path}", f"{text} contradicts --emit {request.emit}", "keep one of them"
     lengths = {f"--{name}": getattr(request, name) is not None for name in ("isl", "osl")}
     if request.trace is not None and any(lengths.values()):
         yield (

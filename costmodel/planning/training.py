@@ -67,12 +67,17 @@ def best_goodput(mean: Seconds, write: Seconds, restart: Seconds) -> Goodput:
 
     mean: time between failures of the run; write: training time that a checkpoint takes; restart: from a failure until
     training goes on [s]. W: Lambert's. The share is Daly's [Future Generation Computer Systems 22, 2006, equation 13];
-    its derivative is zero where (1 - interval/mean) e^(interval/mean) = e^(-write/mean).
+    its derivative is zero where (1 - interval/mean) e^(interval/mean) = e^(-write/mean). Where a checkpoint takes no
+    time the interval is zero, and the share e^(-restart / mean).
     """
     from scipy.special import lambertw  # loads when it is used
 
     interval = float(mean * (1.0 + lambertw(-np.exp(-1.0 - write / mean)).real))
-    share = interval / (mean * np.exp(restart / mean) * np.expm1((interval + write) / mean))
+    share = np.exp(-restart / mean)
+    if interval > 0.0:
+        share *= interval / (mean * np.expm1((interval + write) / mean))
+    else:
+        interval = 0.0  # W(-1/e) is -1, or no number after rounding
     return Goodput(interval, float(share), float(mean), float(write))
 
 
@@ -238,17 +243,21 @@ class Ladder(Record):
     def fewest(self) -> list[TrainingRun]:
         """Return the run on the fewest devices that end in time, none where no number of them does.
 
-        The first number that is looked at is the one that would do with published MFU; from there it goes step by step.
+        The first number that is looked at is the one that would do with published MFU; from there it goes step by step,
+        down past those that were asked for and have no layout.
         """
-        at = self._guess()
-        while at + 1 < len(self.numbers) and not self.holds(self.numbers[at]):
-            at += 1
-        while at > 0 and self.holds(self.numbers[at]) and self.holds(self.numbers[at - 1]):
-            at -= 1
-        run = self.run(self.numbers[at])
-        if run is None or not self.holds(self.numbers[at]):
+        top, best = self._guess(), None
+        while top + 1 < len(self.numbers) and not self.holds(self.numbers[top]):
+            top += 1
+        for at in range(top, -1, -1):
+            if self.holds(self.numbers[at]):
+                best = at
+            elif self.run(self.numbers[at]) is not None or not self.request.devices:
+                break
+        run = None if best is None else self.run(self.numbers[best])
+        if run is None:
             return []
-        return [_with_fewer(run, self.numbers[at - 1], self.tried) if at else run]
+        return [_with_fewer(run, self.numbers[best - 1], self.tried) if best else run]
 
     def front(self) -> list[TrainingRun]:
         """Return runs of which none is both faster and cheaper than another: the fastest first."""
@@ -277,16 +286,19 @@ class Ladder(Record):
             yield f"{self.cluster}: {counted(devices)}: {why}"
 
     def nearest(self) -> Iterator[str]:
-        """Yield which numbers of devices do, on either side of those asked for, where none of these does.
+        """Yield which numbers of devices do, below the largest and above the least asked for, where none of these fits.
 
-        No more than `_NEIGHBOURS` are looked at on a side.
+        Where none of them ends in time those that fit. No more than `_NEIGHBOURS` are looked at on a side.
         """
         asked, own = self.request.devices, Ladder.of(replace(self.request, devices=()), self.cluster, self.on_step)
-        below, above = ([n for n in own.numbers if n < min(asked)][::-1], [n for n in own.numbers if n > max(asked)])
-        able = [next((n for n in side[:_NEIGHBOURS] if own.run(n) is not None), None) for side in (below, above)]
-        numbers = [f"{number:,}" for number in able if number is not None]
-        if numbers:
-            yield f"{self.cluster}: --devices {' or '.join(numbers)} would do"
+        below = [n for n in reversed(own.numbers) if n < max(asked) and n not in asked]
+        above = [n for n in own.numbers if n > min(asked) and n not in asked]
+        for does, said in ((own.holds, "would do"), (own.run, "would fit, too slow")):
+            able = (next(filter(does, side[:_NEIGHBOURS]), None) for side in (below, above))
+            numbers = [f"{number:,}" for number in sorted({number for number in able if number is not None})]
+            if numbers:
+                yield f"{self.cluster}: --devices {' or '.join(numbers)} {said}"
+                return
 
     @property
     def _own(self) -> Scenario:

@@ -148,15 +148,16 @@ def _statistics(request: PlanRequest) -> dict[str, str]:
 def plans_table(plans: Plans) -> Table:
     """Return the deployments as a table."""
     statistics = _statistics(plans.request)
+    means = [name for name in _MEANS if statistics[name] != "mean"]
     rows = table(
         "cluster", "devices", "replicas", "engine", "layout", "$/h", "$/M output",
-        *(f">{statistic} {name}" for name, statistic in statistics.items()), *(f"?>mean {name}" for name in _MEANS),
+        *(f">{statistic} {name}" for name, statistic in statistics.items()), *(f"?>mean {name}" for name in means),
         "holds", "note",
     )  # fmt: skip
     for one in plans.best:
         output = costs(one)["output"]
         known = metrics(one)
-        keys = *(f"{name.lower()}_{statistic}" for name, statistic in statistics.items()), *map(str.lower, _MEANS)
+        keys = *(f"{name.lower()}_{statistic}" for name, statistic in statistics.items()), *map(str.lower, means)
         parts = [] if one.prefill is None else [(one.prefill.engine, one.prefill.replicas)]
         parts += [(one.engine, one.replicas)]
         clusters = dict.fromkeys(engine.structure.cluster.rpartition("/")[2] for engine, _ in parts)

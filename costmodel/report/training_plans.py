@@ -26,9 +26,11 @@ def show_training(plans: TrainingPlans) -> None:
             chance = best.probability(plans.limit)
             in_time = "" if chance is None else f"; in time with a probability of {percent(chance, 0)}"
             show(f"80 % interval {_span(interval[0])} .. {_span(interval[1])}{in_time}")
+        good = best.goodput
+        every = f"a checkpoint every {_span(good.interval)}, each {_span(good.write)}"
+        every = every if good.interval else "checkpoints as if they took no time"
         show(
-            f"goodput {percent(best.goodput.share)}: a failure every {_span(best.goodput.between)}, a checkpoint every "
-            f"{_span(best.goodput.interval)}, each {_span(best.goodput.write)} ({best.goodput.writes}); "
+            f"goodput {percent(good.share)}: a failure every {_span(good.between)}, {every} ({good.writes}); "
             f"{count(hours)} device-hours"
         )
         for note in best.notes:

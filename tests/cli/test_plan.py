@@ -21,7 +21,7 @@ from costmodel.planning import playing, structures
         (["--confidence", "150%"], "--confidence: '150%' is no probability; write one such as 90%"),
         (
             ["--set", "scenarios.serving.parallel.tp=2"],
-            "--set scenarios.serving.parallel.tp: a plan of servers chooses",
+            "--set scenarios.serving.parallel.tp: `plan` takes no other setting of a server than precision and",
         ),
         (["--budget", "0 $/h"], "--budget: '0 $/h' is not above zero"),
     ],
@@ -82,8 +82,10 @@ def test_a_plan_holds_and_one_replica_fewer_fails(run):
 def test_where_nothing_holds_it_says_what_is_reachable(run):
     done = run(
         "plan", "llama-3-8b", "--cluster", "nodes/rtx-4090-x1", "--rate", "2/s", "--isl", "1000", "--osl", "100",
-        "--tpot", "1ms",
+        "--tpot", "1ms", "--ttft", "9s@mean",
     )  # fmt: skip
+    header = next(line for line in done.out.splitlines() if line.startswith("cluster"))
+    assert header.count("mean TTFT") == header.count("mean TPOT") == 1
     assert done.code == 3
     assert done.out.startswith("nothing holds")
     assert "reachable: p99 TPOT " in done.out
@@ -96,6 +98,14 @@ def test_all_that_a_plan_lacks_is_said_at_once_before_any_work(run):
     assert bare.code == 2
     assert [line.partition(": ")[0] for line in bare.err.splitlines()] == ["--isl and --osl", "--rate", "--cluster"]
     assert "nodes/rtx-4090-x1" in bare.err
+
+
+def test_an_engine_that_is_set_and_another_that_is_emitted_contradict_each_other(run, monkeypatch):
+    monkeypatch.setattr(structures, "ENGINES", {"vllm": "vLLM", "sglang": "SGLang"})
+    size = ("--isl", "500", "--osl", "20", "--users", "1", "--cluster", "nodes/rtx-4090-x1")
+    refused = run("plan", "llama-3-8b", *size, "--set", "scenarios.serving.framework=vllm", "--emit", "sglang")
+    assert refused.code == 2
+    assert refused.err == ("--set scenarios.serving.framework: vllm contradicts --emit sglang; keep one of them\n")
 
 
 def test_the_exit_code_says_that_no_model_runs(run):
@@ -137,6 +147,7 @@ def test_requests_a_day_are_those_of_a_second_and_users_never_queue_without_end(
     assert second[0]["cost_per_million"]["output"] == pytest.approx(per_million, rel=1e-6)
     loop = json.loads(run("plan", "llama-3-8b", *size, "--users", "600").out)["plans"][0]
     assert (loop["replicas"], loop["holds"]) == (1, True)
+    assert (loop["metrics"]["concurrency"], loop["statistics"]["concurrency"]) == (600.0, "users")
 
 
 def test_a_plan_of_training_is_started_by_a_script(run):

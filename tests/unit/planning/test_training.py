@@ -110,6 +110,10 @@ def test_goodput_is_largest_at_its_interval_and_that_of_young_where_failures_are
     assert best_goodput(1e9, 1.0, 0.0).interval == pytest.approx(math.sqrt(2.0 * 1e9), rel=1e-3)
     simulated = simulate_goodput(1.0, 1, Checkpoints(best.interval, write, restart, mean), seed=0)
     assert simulated.goodput == pytest.approx(best.share, abs=0.01)
+    for none in (0.0, 1e-20):
+        free = best_goodput(mean, none, restart)
+        assert (free.interval, free.share) == (0.0, pytest.approx(math.exp(-restart / mean)))
+    assert best_goodput(mean, 1e-6, restart).share == pytest.approx(free.share, rel=1e-4)
 
 
 def test_a_request_without_tokens_or_a_cluster_is_refused() -> None:
@@ -129,6 +133,10 @@ def test_the_best_of_several_batches_is_that_of_one_of_them_and_numbers_without_
     (why, able) = planned(devices=(13,), changes=(*FIXED, SHORT, (batch, "64"))).left_out
     assert why.startswith(f"{EIGHT}: 13 devices: no layout fits")
     assert able == f"{EIGHT}: --devices 8 would do"
+    late = planned(devices=(13,), days=1e-6, changes=(*FIXED, SHORT, (batch, "64")))
+    assert late.left_out[-1] == f"{EIGHT}: --devices 8 would fit, too slow"
+    down = planned(devices=(4, 13), days=1e-6, changes=(*FIXED, SHORT, (batch, "64")))
+    assert [run.devices for run in down.runs] == [4]
     odd = planned(devices=(13, 8), changes=(*FIXED, SHORT, (batch, "64")))
     assert [run.devices for run in odd.runs] == [8]
     assert len(odd.left_out) == 1
