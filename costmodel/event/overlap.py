@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.stream_times import seconds_of
@@ -21,13 +21,13 @@ _STREAM = {
 _NO_WORK, _HANDOVER = (TaskGroup(name, COMPUTE, 0.0) for name in ("nothing", "gradients handed over"))
 
 
-def overlapped_group(comm: OverlappedComm, part: str, timed: TimedOperator, count: int = 1) -> TaskGroup:
-    """Return `count` runs of an operator of overlapped communication as one group, on its stream."""
+def overlapped_groups(comm: OverlappedComm, part: str, timed: TimedOperator, count: int = 1) -> Iterator[TaskGroup]:
+    """Yield `count` runs of an operator of overlapped communication on its stream, and what they take from kernels."""
     seconds = count * float(seconds_of(timed, None))
-    name, stream = timed.operator.name, _STREAM[comm.stream(part)]
-    if not isinstance(timed.operator, Collective):
-        return TaskGroup(name, stream, seconds)
-    return TaskGroup(name, stream, seconds, wire=wire_seconds(timed, seconds), message=timed)
+    group = TaskGroup(timed.operator.name, _STREAM[comm.stream(part)], seconds)
+    is_message = isinstance(timed.operator, Collective)
+    yield group._replace(wire=wire_seconds(timed, seconds), message=timed) if is_message else group
+    yield TaskGroup("processors of collectives", COMPUTE, float(comm.taken_by(part)) * seconds)
 
 
 def overlapped_pass(
@@ -66,9 +66,8 @@ def _parts(
     """Return the groups of each part of a layer. Communication that blocks runs with its computation."""
     parts: dict[str, list[TaskGroup]] = {"compute": []}
     for name, timed in operators:
-        group = overlapped_group(comm, name, timed)
-        if group.seconds:
-            parts.setdefault("compute" if group.stream == COMPUTE else name, []).append(group)
-    taken = comm.taken * sum(group.seconds for part in ("gather", "reduce") for group in parts.get(part, []))
-    parts["compute"] += [*own, *([TaskGroup("processors of collectives", COMPUTE, float(taken))] if taken else [])]
+        for group in overlapped_groups(comm, name, timed):
+            if group.seconds:
+                parts.setdefault("compute" if group.stream == COMPUTE else name, []).append(group)
+    parts["compute"] += own
     return parts

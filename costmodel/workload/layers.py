@@ -433,7 +433,7 @@ def _mtp(context: Context, logits: Count) -> LayerWork:
     logits: tokens that the head is applied to. Source: DeepSeek-V3 report, arXiv 2412.19437, section 2.2.
     """
     last, hidden = context.architecture.layers[-1], context.architecture.hidden
-    builder = WorkBuilder("mtp", context.recompute, context.is_frozen)
+    builder = WorkBuilder("mtp", context.recompute, context.is_frozen, context.framework.training.stops_early)
     add_norm(builder, context, "mtp hidden norm", last.norm, context.residual_tokens, hidden)
     add_norm(builder, context, "mtp embedding norm", last.norm, context.residual_tokens, hidden)
     projection = Linear(

@@ -93,7 +93,7 @@ OTHERS = {
     "tensor and pipeline parallel": scenario(STEP, DENSE_MODEL, Parallelism(pp=4.0, tp=4.0)),
     "unequal stages": scenario(replace(STEP, stages=(3, 3, 1, 1)), DENSE_MODEL, Parallelism(pp=4.0)),
     "zero 3": scenario(replace(STEP, zero=3), MOE_MODEL, LAYOUT, framework=TAKING),
-    "zero 3, dualpipe": scenario(replace(STEP, zero=3, schedule="dualpipe"), MOE_MODEL, LAYOUT),
+    "zero 3, dualpipe": scenario(replace(STEP, zero=3, schedule="dualpipe"), MOE_MODEL, LAYOUT, framework=TAKING),
     "overlap once a step": scenario(
         replace(STEP, sharding=Sharding(overlap=True)), MOE_MODEL, LAYOUT, framework=TAKING
     ),

@@ -159,6 +159,19 @@ def test_recomputation_that_stops_early_repeats_all_up_to_the_last_input_of_a_gr
     assert kept(early) == kept(full)
 
 
+def test_a_module_that_predicts_more_tokens_stops_early_as_a_layer_does() -> None:
+    """Its head needs its input, the final norm's result: all but the vocabulary projection is repeated."""
+    program = replace(UNFUSED, training=replace(UNFUSED.training, stops_early=True))
+    seen = context(MOE_MODEL)
+    mtp, plain = (model_work(each).mtp for each in (replace(seen, recompute=SETS["full"], framework=program), seen))
+    assert mtp is not None
+    assert plain is not None
+    names = [item.name for item in mtp.forward]
+    end = max(at for at, name in enumerate(names) if name.startswith("vocabulary"))
+    assert [item.name for item in mtp.input_gradient[:end]] == names[:end]
+    assert len(mtp.input_gradient) < len(names) + len(plain.input_gradient)
+
+
 def test_full_recomputation_repeats_layers_and_not_the_embedding() -> None:
     seen = replace(context(), recompute=SETS["full"])
     plain, full = model_work(context()).embedding, model_work(seen).embedding

@@ -248,6 +248,20 @@ def test_overlap_lies_between_the_longer_of_both_and_their_sum(zero: int, bandwi
     assert together <= alone * (1 + 1e-3)  # a message a layer in place of one has more latencies
 
 
+def with_channels(channels: float, *, engines: bool = False) -> Scenario:
+    device = replace(CLUSTER.device, collective_engines=engines)
+    of = step(3, cluster=with_device(CLUSTER, device))
+    return replace(of, framework=replace(of.framework, training=replace(of.framework.training, channels=channels)))
+
+
+def test_channels_take_no_processors_where_collectives_have_engines_and_never_all_of_them() -> None:
+    alone, beside = seconds(with_channels(0.0)), seconds(with_channels(16.0))
+    assert alone < beside < alone * (1 + 16 / CLUSTER.device.processors)
+    assert seconds(with_channels(16.0, engines=True)) == alone
+    broken = [each.field for each in rules(with_channels(CLUSTER.device.processors)) if not each.holds]
+    assert broken == ["framework.training.channels"]
+
+
 @pytest.mark.parametrize("taken", [0.0, 0.25])
 def test_a_pass_of_stage_3_is_that_of_its_layers_on_two_streams(taken: float) -> None:
     """The forward slot against embedding, eight layers and head with their gathers, put together by hand.
