@@ -22,7 +22,7 @@ from costmodel.planning.sizing import (
     Engine,
     at_budgets,
     engines,
-    lacking_memory,
+    lacking,
     limits,
     one_per_layout,
     sizes_of,
@@ -63,12 +63,13 @@ def plan_servers(request: PlanRequest, on_progress: OnProgress) -> Plans:
         plans.best += [] if two is None else [two]
     plans.best.sort(key=in_order(plans.best))
     if all(one.holds is False for one in plans.best if one.prefill is None):
-        plans.reachable = reachable(plans, on_progress)
+        plans.reachable = reachable(plans, lambda done: on_progress(1.0 - share * (1.0 - done)))
+    on_progress(1.0)
     return plans
 
 
 class _Race(Record):
-    """Plays the engines of one cluster."""
+    """Plays the engines of one cluster. sizes: devices of an engine that were looked at."""
 
     request: PlanRequest
     cluster: str
@@ -77,21 +78,21 @@ class _Race(Record):
     drafting: dict[int, Structure | None] = field(default_factory=dict)
     unfitted: dict[int, str | None] = field(default_factory=dict)
     tried: list[Engine] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
 
     def run(self) -> None:
         """Add the best deployments of the cluster to the plans."""
         every = list(structures(self.request, self.cluster, self.plans.left_out))
         kept: list[Deployment] = []
         candidates: list[Engine] = []
-        for sizes in sizes_of(every[0].scenario) if every else ():
+        for sizes in sizes_of(every[0]) if every else ():
             if kept and kept[0].holds and kept[0].nodes * kept[0].engine.node < min(sizes):
                 break  # no engine of so many nodes costs less
             new = self._candidates(every, sizes)
             candidates += new
             kept = self._raced(new, kept)
         if every and not candidates:
-            whole = [size for sizes in sizes_of(every[0].scenario) for size in sizes]
-            candidates = self._candidates(every, whole, pipelines=True)
+            candidates = self._candidates(every, list(self.sizes), pipelines=True)
             kept = self._raced(candidates, kept)
         self._say_what_is_not_there(every)
         if not kept and candidates:
@@ -127,6 +128,7 @@ class _Race(Record):
             self.on_step()
             return engines(structure, self.request, sizes, pipelines=pipelines)
 
+        self.sizes.extend(sizes)
         some = [evaluated(each) for each in (*every, *filter(None, self.drafting.values()))]
         promising = sorted((own for own in some[: len(every)] if own), key=lambda own: min(one.key for one in own))
         for structure in (own[0].structure for own in promising[:_DRAFTED]):
@@ -146,22 +148,29 @@ class _Race(Record):
         for structure in (*every, *filter(None, self.drafting.values())):
             own = [one for one in self.plans.engines if one.structure is structure]
             if not any(one.least <= one.most for one in own):
-                why = "no layout keeps to the limits" if own else lacking_memory(structure)
-                self.plans.left_out.append(f"{self.cluster}: {structure}: {why}")
+                why = lacking(structure, self.request, max(self.sizes), fits=bool(own))
+                twice = sum(str(each) == str(structure) for each in every) > 1
+                name = f"{structure} ({structure.format})" if twice else str(structure)
+                self.plans.left_out.append(f"{self.cluster}: {name}: {why}")
 
     def _preferred(self, candidates: Sequence[Engine], kept: list[Deployment]) -> list[Deployment]:
         """Return what is kept, before it the engine that on as many nodes is of the format that the model has.
 
-        Else, or of the same format, the one farthest below its limits. Of one node the fastest are played first.
+        Else, or of the same format, the one farthest below its limits. Of each format the most promising is played, but
+        for those that were before the best: they take more nodes. Of one node the fastest are played first.
         """
         if not kept or not kept[0].holds:
             return kept
         best, nodes = kept[0], kept[0].nodes
         rank = {one: (one.is_other, one.margin if nodes > 1 else 0.0) for one in (best.engine, *candidates)}
+        more = self.tried[: self.tried.index(best.engine)]
         same = [one for one in candidates if one.nodes(one.likely) <= nodes and rank[one] < rank[best.engine]]
-        for engine in sorted(same, key=lambda one: (one.is_other, one.margin))[:1]:
-            player = Player(engine, self.request)
-            if self._without_fits(engine) is None and playable(player) is None:
+        formats: set[str] = set()
+        for engine in sorted(same, key=lambda one: (one.is_other, one.margin)):
+            if engine in more or engine.structure.format in formats or self._without_fits(engine) is not None:
+                continue
+            if playable(Player(engine, self.request)) is None:
+                formats.add(engine.structure.format)
                 (one,) = self._play(engine, engine.within(nodes), [])
                 if one.holds and (engine.is_other < best.engine.is_other or _beyond(one) < _beyond(best)):
                     return [one, *kept]
@@ -208,7 +217,12 @@ class _Race(Record):
         if self.request.confidence is not None:
             spread = _spread(_point(engine, self.request, engine.likely))
             slowdown = float(np.exp(spread * NormalDist().inv_cdf(self.request.confidence)))
-        least = fewest(lambda replicas: player.holds(replicas, slowdown), engine.likely, cap)
+
+        def holds(replicas: int) -> bool:
+            self.on_step()
+            return player.holds(replicas, slowdown)
+
+        least = fewest(holds, engine.likely, cap)
         if least is None:
             return self._failed(player, cap, slowdown, kept)
         full = engine.within(engine.nodes(least))
@@ -346,7 +360,16 @@ def _best_of(plans: Plans, name: str, limit: Limit) -> dict[str, Any]:
         return answer
     replicas = best.nearest[name][1]
     player = Player(best, plans.request)
-    played = None if playable(player) is not None else player.play(replicas)
+    played = None
+
+    def keeps(number: int) -> bool:
+        each = player.play(number)
+        return each.keeps_up and each.times[name, limit.statistic] <= limit.seconds
+
+    if playable(player) is None:
+        if not keeps(replicas) and keeps(best.most):
+            replicas = fewest(keeps, replicas, best.most) or replicas
+        played = player.play(replicas)
     one = Deployment(player, played, replicas, None, _point(best, plans.request, replicas), 0.0, None)
     known = [
         (each.played.times[name, limit.statistic], number, each) for number, each in enumerate((one, *plans.best))

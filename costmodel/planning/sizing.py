@@ -158,14 +158,26 @@ def _weights(structure: Structure) -> tuple[float, float]:
     return weights, float(np.max(scenario.cluster.device.device_memory.capacity))
 
 
-def lacking_memory(structure: Structure) -> str:
-    """Return what a model of which no layout fits in memory needs, and what there is."""
-    (weights, capacity), most = _weights(structure), sizes_of(structure.scenario)[-1][-1]
-    return (
-        f"no layout fits in memory: weights alone take {gib(weights)}, an engine has at most {gib(most * capacity)} on "
-        f"{most} x {gib(capacity)}; name a --cluster of larger devices, or one whose engines have over "
-        f"{int(weights / capacity)}"
-    )
+def lacking(structure: Structure, request: PlanRequest, largest: int, *, fits: bool) -> str:
+    """Return why a structure has no engine that may hold. largest: devices of the engines that were looked at.
+
+    fits: whether it has one in memory.
+    """
+    (weights, capacity), most = _weights(structure), sizes_of(structure)[-1][-1]
+    if fits:
+        return f"no layout{'' if largest == most else f' of up to {largest} devices'} keeps to the limits"
+    has = f"{gib(weights)}, an engine has at most {gib(most * capacity)} on {most} x {gib(capacity)}"
+    if weights > most * capacity:
+        return (
+            f"no layout fits in memory: weights alone take {has}; name a --cluster of larger devices, or one whose "
+            f"engines have over {int(weights / capacity)} devices"
+        )
+    if largest < most:
+        return f"an engine takes over {largest} devices, which cannot cost less than what holds"
+    tokens = (request.isl or 0.0) + (request.osl or 0.0)
+    of_tokens = f" of {tokens:,.0f} tokens" if tokens else ""
+    within = " within the budget" if request.budget is not None else ""
+    return f"no layout has room for a request{of_tokens}{within}: weights take {has}"
 
 
 def _budgets(structure: Structure) -> tuple[float, ...]:
@@ -174,14 +186,21 @@ def _budgets(structure: Structure) -> tuple[float, ...]:
     return tuple(dict.fromkeys((*(() if own is None else (float(np.max(own)),)), *BUDGETS)))
 
 
-def sizes_of(scenario: Scenario) -> list[list[int]]:
+def sizes_of(structure: Structure) -> list[list[int]]:
     """Return the numbers of devices of an engine in the order in which they are tried: divisors of a node, whole nodes.
 
     No engine of more nodes than a deployment that holds costs less.
     """
-    node, cluster = int(scenario.cluster.node.count), scenario.cluster
-    has_network = cluster.network is not None or cluster.node.nic is not None
-    return [divisors(node), *([node * nodes] for nodes in _NODES if has_network)]
+    cluster = structure.scenario.cluster
+    node, has_network = int(cluster.node.count), cluster.network is not None or cluster.node.nic is not None
+    able = [node * nodes for nodes in _NODES if has_network and node * nodes <= _available(structure)]
+    return [divisors(node), *([size] for size in able)]
+
+
+def _available(structure: Structure) -> int:
+    """Return the devices that there are for all replicas."""
+    named = structure.cluster.startswith("nodes/")
+    return _MOST_DEVICES if named else int(np.max(structure.scenario.cluster.devices))
 
 
 def _of(structure: Structure, request: PlanRequest, layouts: Space, budgets: Sequence[float]) -> list[Engine]:
@@ -284,12 +303,11 @@ def _collected(
     cluster = structure.scenario.cluster
     rent = cluster.device.price.rental if request.prices is None else request.prices.rental(cluster.device)
     rental = None if rent is None else float(np.max(rent))
-    has = _MOST_DEVICES if structure.cluster.startswith("nodes/") else int(np.max(cluster.devices))
     node, limited = int(np.max(cluster.node.count)), [name for name, _ in limits(request)]
     fitting, rough = [], judged.rough
     for row in np.flatnonzero(judged.fits.any(axis=1)).tolist():
         size = int(devices[row])
-        most = has // size
+        most = _available(structure) // size
         if request.budget is not None and rental is not None:
             most = min(most, int(request.budget / (node * rental)) * node // size)
         if most < 1:

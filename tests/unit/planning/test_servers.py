@@ -81,7 +81,10 @@ def test_a_budget_is_a_ceiling_and_says_which_rate_it_reaches() -> None:
 
 
 def test_the_best_that_is_reachable_is_no_worse_than_what_was_played() -> None:
-    plans = planned(replace(REQUEST, tpot=Limit(1e-5, "p99")))
+    parts: list[float] = []
+    plans = plan_servers(replace(REQUEST, tpot=Limit(1e-5, "p99")), parts.append)
+    assert parts == sorted(parts)
+    assert parts[-1] == 1.0
     assert plans.reachable is not None
     best = {each["limit"]: each["best"] for each in plans.reachable["limits"]}
     played = [one.played.times["tpot", "p99"] for one in plans.best if one.played and one.played.keeps_up]
@@ -119,3 +122,24 @@ def test_of_what_is_not_played_no_least_number_is_claimed() -> None:
     closed = replace(best, player=Player(pipeline, REQUEST), played=None, fewer=None, replicas=3)
     assert plan_document(closed)["holds"] is None
     assert why_not_less(closed) == "sized in closed form: the request engine does not simulate pipeline stages"
+
+
+def test_a_limit_that_only_more_replicas_keep_is_not_one_that_no_number_keeps() -> None:
+    """Where more of them hardly help, a token still takes a little longer than with one request at a time."""
+    plans = Plans(replace(REQUEST, tpot=Limit(1e-5)), engines=planned(REQUEST).engines)
+    few = servers._best_of(plans, "tpot", Limit(1e-5))
+    engine = min(plans.engines, key=lambda one: one.nearest["tpot"][0])
+    alone = Player(engine, REQUEST).play(engine.most).times["tpot", "p99"]
+    assert alone < few["best"]
+    more = servers._best_of(plans, "tpot", Limit(0.5 * (alone + few["best"])))
+    assert more["best"] <= more["asked"]
+    assert more["replicas"] > few["replicas"]
+
+
+def test_sizes_that_were_not_looked_at_are_not_said_to_lack_memory() -> None:
+    structure = planned(REQUEST).best[0].engine.structure
+    assert sizing.lacking(structure, REQUEST, 4, fits=False).startswith("an engine takes over 4 devices, which cannot")
+    assert sizing.lacking(structure, REQUEST, 4, fits=True) == "no layout of up to 4 devices keeps to the limits"
+    assert sizing.lacking(structure, REQUEST, 8, fits=False).startswith(
+        "no layout has room for a request of 860 tokens"
+    )
