@@ -87,6 +87,7 @@ def test_ranks_that_are_alike_are_simulated_once_with_the_same_result(schedule: 
 
 
 TAKING = replace(FRAMEWORK, training=TrainingProgram(channels=16.0))  # collectives take processors
+FAST = replace(CLUSTER.device.links["nvlink"], bandwidth=4e11)  # a pair's kernels are longer than its messages
 OTHERS = {
     "tensor parallel": scenario(STEP, DENSE_MODEL, Parallelism(tp=4.0, sequence_parallel=True)),
     "context parallel": scenario(STEP, DENSE_MODEL, Parallelism(cp=4.0)),
@@ -94,6 +95,13 @@ OTHERS = {
     "unequal stages": scenario(replace(STEP, stages=(3, 3, 1, 1)), DENSE_MODEL, Parallelism(pp=4.0)),
     "zero 3": scenario(replace(STEP, zero=3), MOE_MODEL, LAYOUT, framework=TAKING),
     "zero 3, dualpipe": scenario(replace(STEP, zero=3, schedule="dualpipe"), MOE_MODEL, LAYOUT, framework=TAKING),
+    "zero 3, dualpipe, fast links": scenario(
+        replace(STEP, zero=3, schedule="dualpipe", global_batch=128.0),
+        DENSE_MODEL,
+        Parallelism(pp=4.0, dp=8.0),
+        framework=TAKING,
+        cluster=with_device(CLUSTER, replace(CLUSTER.device, links={"nvlink": FAST})),
+    ),
     "overlap once a step": scenario(
         replace(STEP, sharding=Sharding(overlap=True)), MOE_MODEL, LAYOUT, framework=TAKING
     ),
