@@ -33,7 +33,7 @@ RUNS = {
               "--vary", NIC, "--output", "{out}/sweep"],
     "requests": REQUESTS,
     "checkpoint": [*REQUESTS, "--checkpoint", "{out}/state.part"],
-    "search": ["search", "llama3_8b_rtx4090", "--scenario", "decode", "--json"],
+    "search": ["search", "deepseek_v3", "--scenario", "decode", "--json"],
     "plan": ["plan", "llama-3-8b", "--cluster", "nodes/h100-x1", "--rate", "2", "--isl", "512", "--osl", "128",
              "--json"],
     "report": ["report", "{in}/result.json", "--output", "{out}/report"],
