@@ -163,6 +163,7 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         until_first = state.until_first(with_prompts, decode_only)
         rounds = [step.round(parallel.pp) for step in self.times(perturbations)]
         crowd = beside_prompts(1.0, state.crowd, rounds[-2] - rounds[0])  # what one more prompt adds to a step
+        crowd = minimum(crowd, state.later_prompt_steps * maximum(with_prompts - decode_only, 0.0))
         first = until_first + unadmitted + idle + crowd
         later = state.after_first(with_prompts, decode_only) - crowd  # which leaves the mean of all steps as it is
         engines = parallel.pp * parallel.dp * plan.replicas.serving(parallel.all_devices)
@@ -191,7 +192,7 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
     def _idle(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
         """Return how much longer than the step that has begun client and front end let a request wait [s].
 
-        client_and_front_end = others * meanwhile * step + (1 - others) * work
+        client_and_front_end = idle
         idle = others * meanwhile * step + (1 - others) * work
         work = max(request - waiting, 0)
         others = min(state.arrival_steps, 1)            none of a single request
