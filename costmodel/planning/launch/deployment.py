@@ -119,6 +119,7 @@ def settings_of(entry: Mapping[str, Any]) -> Settings:
     for part in _SETTINGS:
         settings |= {f"{part}.{name}": value for name, value in (entry.get(part) or {}).items()}
     settings |= {name: entry.get(name) for name in _TRAINING}
+    settings.setdefault("optimizer.zero", entry.get("zero"))
     return {path: _whole(value) for path, value in settings.items() if value is not None}
 
 

@@ -42,7 +42,7 @@ TRAINED = {"model": "llama-3-70b", "train": True, "tokens": 15e12}
 RUN = {
     "cluster": "nodes/dgx-h100", "devices": 512, "framework": "megatron", "precision": "bf16", "micro_batch": 1,
     "parallel": {"tp": 8, "pp": 4, "dp": 16}, "global_batch": 1024, "sequence": 8192, "recompute": "full",
-    "optimizer": {"zero": 1, "overlap": True},
+    "zero": 1, "optimizer": {"overlap": True},
 }  # fmt: skip
 SERVED = [form for form in FORMATS if form not in TRAINERS]
 SHELL = [form for form in FORMATS if form not in ("k8s", "compose")]
@@ -127,7 +127,9 @@ def test_reading_a_script_gives_the_plan_back(form: str, entry: str, tmp_path: P
         for name in ("parallel", "scheduler", "speculative", "memory", "optimizer"):
             for key, value in (part.get(name) or {}).items():
                 assert found[f"{name}.{key}"] == value
-        if entry != "RUN":
+        if entry == "RUN":
+            assert found["optimizer.zero"] == plan["zero"]
+        else:
             assert (found["input_tokens"], found["output_tokens"], found["rate"]) == (2000, 500, "20 /s")
             assert found["replicas.count"] == part["replicas"]
     assert set(read.settings) == (
