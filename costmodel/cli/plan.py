@@ -114,7 +114,7 @@ def command(*, as_json: bool, **options: Any) -> int:
         show()
     holds = [plan["holds"] is not False for plan in document.get("plans", ())]  # null: not played
     holds += [each["fits"] for each in document.get("models", ())]
-    return 0 if any(holds) or document.get("text") else InfeasibleError.exit_code
+    return 0 if any(holds) else InfeasibleError.exit_code
 
 
 Planned = tuple[Mapping[str, Any], Callable[[], None]]  # the document, and what prints it for people
@@ -202,8 +202,15 @@ def _launch(request: PlanRequest, on_progress: OnProgress) -> Planned:
     if not planned["plans"]:
         reasons = "; ".join(planned["left_out"][:_REASONS])
         return planned, lambda: click.echo(f"nothing holds: there is nothing to start: {reasons}", err=True)
-    text = emit(request.emit or "", planned["request"], planned["plans"][0], request.search_path)
-    return {**planned, "text": text}, lambda: click.echo(text, nl=False)
+    best = planned["plans"][0]
+    text = emit(request.emit or "", planned["request"], best, request.search_path)
+
+    def show() -> None:
+        click.echo(text, nl=False)
+        if best["holds"] is False:
+            click.echo("note: the limits do not hold: without --emit the plan says what is reachable", err=True)
+
+    return {**planned, "text": text}, show
 
 
 def _from_script(request: PlanRequest, source: str) -> Planned:

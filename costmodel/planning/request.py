@@ -18,6 +18,10 @@ USUAL = "p99"  # the statistic of a limit that names none
 _COUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMBGT]?)")
 _COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 _DAY = 86_400.0  # seconds
+_OF_TRAINING = ("tokens", "days")  # options of one kind of plan alone
+_OF_SERVERS = (
+    "rate", "requests_per_day", "users", "isl", "osl", "trace", "ttft", "tpot", "budget", "confidence", "anchors",
+)  # fmt: skip
 _LARGEST = 1e18  # tokens or requests that a plan may be asked for
 
 
@@ -99,6 +103,12 @@ def read_request(given: Mapping[str, Any]) -> PlanRequest:
     loads = [f"--{each.replace('_', '-')}" for each in ("rate", "requests_per_day", "users") if each in given]
     if len(loads) > 1:
         problems.append(Problem(None, loads[1], f"{' and '.join(loads)} contradict each other", "keep one of them"))
+    train = bool(given.get("train"))
+    for name in _OF_SERVERS if train else _OF_TRAINING:
+        if given.get(name):
+            what, other = ("a training run", "it") if train else ("servers", "it, or add --train")
+            field = f"--{name.replace('_', '-').replace('anchors', 'anchor')}"
+            problems.append(Problem(None, field, f"a plan of {what} has no such option", f"remove {other}"))
     values: dict[str, Any] = {}
     for name, read in _READ.items():
         try:
@@ -113,7 +123,7 @@ def read_request(given: Mapping[str, Any]) -> PlanRequest:
         values["users"] = int(values["users"])
     return PlanRequest(
         model=given.get("model"), clusters=tuple(given.get("clusters", ())), trace=given.get("trace"),
-        anchors=tuple(given.get("anchors", ())), train=bool(given.get("train")), emit=given.get("emit"),
+        anchors=tuple(given.get("anchors", ())), train=train, emit=given.get("emit"),
         source=given.get("source"), search_path=tuple(map(str, given.get("search_path", ()))), **values,
     )  # fmt: skip
 

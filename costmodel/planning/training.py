@@ -380,6 +380,9 @@ def load_one(request: PlanRequest, cluster: str, changes: Mapping[str, object], 
     assert request.model is not None, "`plan_training` has checked it"
     phases = ("training",) if is_model(request.model, request.search_path) else ()
     scenarios = None if phases or name is None else [name]
+    device = load_cluster(cluster, request.search_path).node.device
+    if request.prices is not None and device.name in request.prices.rent:
+        changes = {"hardware.device.price.rental": f"{request.prices.rent[device.name] * HOUR:.12g} $/h", **changes}
     return load(
         request.model, changes, cluster=cluster, search_path=request.search_path, phases=phases, scenarios=scenarios
     )

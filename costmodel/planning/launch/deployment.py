@@ -11,11 +11,13 @@ from costmodel.planning.launch.layouts import devices
 from costmodel.planning.launch.options import MTP, Settings
 from costmodel.records import Record
 from costmodel.schema.files import load_cluster, load_document, read_model
+from costmodel.units import render
 
 BOTH = "serve"  # role of engines that compute prompts and decode
 POOLS = ("prefill", "decode")
 _SETTINGS = ("scheduler", "memory", "speculative", "optimizer")  # parts of an entry whose keys are settings
 _LOAD = ("isl", "osl", "rate", "users", "tokens")
+_SHOWN = ("ttft_p99", "tpot_p99", "ttft_mean", "tpot_mean", "step_time")  # metrics, in the order of a script's comment
 _TRAINING = ("micro_batch", "global_batch", "sequence", "recompute", "schedule")
 
 
@@ -63,6 +65,7 @@ class Deployment(Record):
     """What starts. model: its name; checkpoint: what engines load; framework: name and release, as a plan states it.
 
     drafts: kind that the model has itself; load: `isl`, `osl`, `rate`, `users`, `tokens`, where stated.
+    predicted: what the plan says of it; holds: whether it keeps the limits, null where that was not played.
     """
 
     model: str
@@ -72,6 +75,8 @@ class Deployment(Record):
     drafts: str | None
     load: Mapping[str, float]
     trains: bool = False
+    predicted: str = ""
+    holds: bool | None = None
 
     @property
     def devices(self) -> int:
@@ -98,7 +103,17 @@ def deployment(request: Mapping[str, Any], entry: Mapping[str, Any], search_path
         checkpoint=checkpoint_of(model, document.document.get("aliases", ())), framework=framework_of(entry),
         pools=tuple(pools),
         drafts=MTP if document.architecture.mtp is not None else None, load=named, trains=trains,
+        predicted=_predicted(entry), holds=entry.get("holds"),
     )  # fmt: skip
+
+
+def _predicted(entry: Mapping[str, Any]) -> str:
+    """Return the times of a plan's entry, and its rent."""
+    metrics = entry.get("metrics") or {}
+    shown = [name for name in _SHOWN if metrics.get(name) is not None]
+    parts = [f"{name} {render(float(f'{metrics[name]:.3g}'), 'time')}" for name in shown]
+    rent = entry.get("cost_rate")
+    return ", ".join([*parts, *([] if rent is None else [f"{rent:.4g} $/h"])])
 
 
 def _with_cache(settings: Settings, search_path: tuple[str, ...]) -> Settings:

@@ -68,6 +68,8 @@ def script(key: str, deployed: Deployment, *, routed: bool = False) -> str:
 def comments(deployed: Deployment, made: Engine) -> Iterator[str]:
     """Yield the comments: what starts, of which release, and the settings that no option states, as `--from` reads."""
     yield f"# {deployed.model}: {'; '.join(described(deployed))}"
+    if deployed.predicted:
+        yield f"# Predicted: {deployed.predicted}{'; the limits do NOT hold' if deployed.holds is False else ''}"
     yield f"# {made.name} {made.release}, options of {made.source}"
     if deployed.framework != made.key.removeprefix("dynamo-"):
         yield f"# The plan assumed {deployed.framework}."

@@ -101,6 +101,14 @@ def test_a_benchmark_has_the_load_of_what_it_goes_to(form: str, entry: str, rate
     assert ("goes to a router in front of both pools" in text) == (form == "vllm" and entry == "POOLS")
 
 
+def test_a_script_says_what_is_predicted_and_whether_the_limits_hold() -> None:
+    predicted = {"metrics": {"ttft_p99": 0.21, "tpot_p99": 0.0331}, "cost_rate": 27.92}
+    line = "# Predicted: ttft_p99 210 ms, tpot_p99 33.1 ms, 27.92 $/h"
+    for holds, end in ((True, ""), (None, ""), (False, "; the limits do NOT hold")):
+        assert f"{line}{end}\n" in emit("sglang", REQUEST, {**WIDE, **predicted, "holds": holds})
+    assert "Predicted" not in emit("sglang", REQUEST, WIDE)
+
+
 @pytest.mark.parametrize("form", SHELL)
 def test_a_script_is_one_that_bash_reads(form: str) -> None:
     for entry in entries(form):

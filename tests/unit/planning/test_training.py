@@ -11,7 +11,8 @@ import pytest
 import costmodel
 from costmodel.errors import InputError
 from costmodel.event.goodput import simulate_goodput
-from costmodel.planning.request import PlanRequest
+from costmodel.planning.money import Prices
+from costmodel.planning.request import PlanRequest, read_request
 from costmodel.planning.training import DAY, TrainingPlans, TrainingRun, best_goodput, document, plan_training
 from costmodel.study.search import Space, searched
 from costmodel.study.sweep import Wanted
@@ -120,6 +121,26 @@ def test_a_request_without_tokens_or_a_cluster_is_refused() -> None:
     with pytest.raises(InputError) as refused:
         plan_training(PlanRequest(None, ()))
     assert [each.field for each in refused.value.problems] == ["MODEL", "--tokens", "--cluster"]
+
+
+@pytest.mark.parametrize(
+    ("given", "fields"),
+    [
+        ({"train": True, "tokens": "1T", "budget": "9 $/h", "confidence": "90%"}, ["--budget", "--confidence"]),
+        ({"rate": "3/s", "tokens": "1T", "days": "3"}, ["--tokens", "--days"]),
+    ],
+)
+def test_options_of_another_kind_of_plan_are_refused(given: dict[str, object], fields: list[str]) -> None:
+    with pytest.raises(InputError) as refused:
+        read_request(given)
+    assert [problem.field for problem in refused.value.problems] == fields
+
+
+def test_a_price_file_s_rent_is_that_of_the_run(front: TrainingPlans) -> None:
+    usual = of_eight(front)
+    own = planned(devices=(8,), prices=Prices(rent={"rtx-4090": 1.0 / 3600.0})).runs[0]
+    assert own.seconds == usual.seconds
+    assert own.dollars == pytest.approx(8 * own.seconds / 3600.0)
 
 
 def test_the_best_of_several_batches_is_that_of_one_of_them_and_numbers_without_a_run_have_a_reason() -> None:
