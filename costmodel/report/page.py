@@ -272,11 +272,11 @@ def _csv_columns(heading: str, cells: Sequence[Cell]) -> Iterator[list[str]]:
 
 
 def _raw(cell: Cell, end: str) -> str:
-    """Return a cell as a program reads it: the number in SI, 12 digits, a count without separators, no `-`."""
+    """Return a cell as a program reads it: the number in SI, a count without separators, no `-`."""
     text = cell_text(cell)
     if isinstance(cell, Number):
         value = cell.high if end == "high" and cell.high is not None else cell.low
-        return f"{value:.0f}" if text == f"{value:,.0f}" and value.is_integer() else repr(float(f"{value:.12g}"))
+        return f"{value:.0f}" if text == f"{value:,.0f}" and value.is_integer() else repr(float(value))
     if text == "-":
         return ""
     return text.replace(",", "") if _GROUPED.fullmatch(text) else text

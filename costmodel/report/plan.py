@@ -164,7 +164,7 @@ def plans_table(plans: Plans) -> Table:
         rows.add(
             " + ".join(clusters), f"{one.devices:,}", " + ".join(f"{number:,}" for _, number in parts),
             str(one.engine.structure), " + ".join(str(engine) for engine, _ in parts),
-            NONE if one.rent is None else count(one.rent * _HOUR),
+            NONE if one.rent is None else count(round(one.rent * _HOUR, 9)),
             NONE if output is None else count(output, 3), *(quantity(known.get(key), "duration", 3) for key in keys),
             HOLDS[one.holds], one.why,
         )  # fmt: skip

@@ -65,14 +65,14 @@ def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
         rows.add(
             str(row), " + ".join(dict.fromkeys(pool["cluster"] for pool in pools)), str(entry["devices"]),
             " + ".join(numbers), str(entry["framework"]), str(entry["precision"]),
-            " + ".join(layout or "one device" for layout in layouts), *times, _number(entry["cost_rate"], "$/h"),
-            *(_number(costs.get(name), "$") for name in _COSTS), HOLDS[entry["holds"]], str(entry["binds"]),
+            " + ".join(layout or "one device" for layout in layouts), *times, _dollars(entry["cost_rate"]),
+            *(_dollars(costs.get(name)) for name in _COSTS), HOLDS[entry["holds"]], str(entry["binds"]),
         )  # fmt: skip
     return rows
 
 
-def _number(value: float | None, unit: str) -> str:
-    return NONE if value is None else Number(count(value), value, unit)
+def _dollars(value: float | None) -> str:
+    return NONE if value is None else Number(count(value), float(f"{value:.12g}"), "")
 
 
 def _time(value: float | None) -> str:

@@ -192,7 +192,7 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
     def _idle(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
         """Return how much longer than the step that has begun client and front end let a request wait [s].
 
-        client_and_front_end = idle
+        client_and_front_end = others * meanwhile * step + (1 - others) * work
         idle = others * meanwhile * step + (1 - others) * work
         work = max(request - waiting, 0)
         others = min(state.arrival_steps, 1)            none of a single request
