@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import numpy as np
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.equations import equation
 from costmodel.planning.launch.deployment import checkpoint
-from costmodel.planning.playing import Played, Player, playable
+from costmodel.planning.playing import Played, Player, drawn, playable
 from costmodel.planning.request import UNITS, PlanRequest
 from costmodel.planning.sizing import Engine, limits, with_replicas
 from costmodel.planning.structures import DRAFTS, ENGINES, HEAD, Structure, load_settings, workload_lines
@@ -56,7 +58,7 @@ class Deployment(Record):
     """Replicas of an engine that hold, or the nearest that were played where none do.
 
     prefill: engines that compute the prompts, null where the replicas do.
-    spread: standard deviation of the logarithm of its times.
+    spread: standard deviation of the logarithm of times of its steps.
     fewer: what one replica fewer than the least that hold does, null where one is the least or none was played.
     """
 
@@ -163,6 +165,11 @@ def failing(played: Played, request: PlanRequest) -> str:
     return "a request never starts" if played.binds == "memory" else "within its limits"
 
 
+def slowed(request: PlanRequest, spread: float) -> float:
+    """Return the factor on times of steps for which is sized: those that take longer are as rare as `--confidence`."""
+    return 1.0 if request.confidence is None else math.exp(spread * NormalDist().inv_cdf(request.confidence))
+
+
 def shown(seconds: float) -> str:
     """Return a time with three digits."""
     return render(float(f"{seconds:.3g}"), "duration")
@@ -180,12 +187,14 @@ def why_not_less(one: Deployment) -> str:
     spare = f"{least} would do: nodes are rented whole, and {one.replicas} fit on as many"
     if one.fewer is None:
         return spare if one.replicas > least else "one replica is the least"
-    why = f"{least - 1} {replicas_word(least - 1)}: {failing(one.fewer, one.player.request)}"
+    why, slower = failing(one.fewer, one.player.request), slowed(one.player.request, one.spread) - 1.0
+    why += f" with steps {slower:.0%} slower, as --confidence asks" if slower else ""
+    why = f"{least - 1} {replicas_word(least - 1)}: {why}"
     return f"{why}; {spare}" if one.replicas > least else why
 
 
 def command_of(one: Deployment) -> str:
-    """Return the command that evaluates a deployment again, in closed form."""
+    """Return the command that evaluates a deployment again: it plays the same requests, where they can be played."""
     request, structure = one.player.request, one.engine.structure
     if one.prefill is not None:
         return _simulate_pools(one)
@@ -197,11 +206,14 @@ def command_of(one: Deployment) -> str:
     plan = with_replicas(one.engine, request, one.replicas).plan
     users = getattr(plan, "concurrency", None)
     settings |= {} if users is None else {"concurrency": f"{users:g}"}
+    if one.played is not None and request.trace is None:
+        settings |= {"requests.count": str(drawn(one.engine, request))}
+        settings |= {} if users is None else {"requests.arrivals": "closed_loop"}
     words = ["costmodel", "simulate", str(request.model), "--cluster", structure.cluster, "--phase", "serving"]
     paths = {HEAD + key: text for key, text in settings.items()} | dict(structure.choices)
     for path, text in paths.items():
         words += ["--set", f"{path}={text}"]
-    return shlex.join(words)
+    return shlex.join([*words, *([] if one.played is None else ["--engine", "event"])])
 
 
 def load_of_pools(structure: Structure, request: PlanRequest) -> dict[str, str]:
@@ -313,9 +325,12 @@ def metrics(one: Deployment) -> dict[str, float | None]:
     return values | {"concurrency": little if users is None else float(users)}
 
 
-def _played_times(one: Deployment) -> dict[str, float]:
-    """Return the times of the requests that were played, means by the name of the time alone as well."""
-    times = {} if one.played is None else one.played.times
+def _played_times(one: Deployment, slower: float = 0.0) -> dict[str, float]:
+    """Return the times of the requests that were played, means by the name of the time alone as well.
+
+    slower: logarithm of the factor on times of steps.
+    """
+    times = {} if one.played is None else one.player.play(one.replicas, float(np.exp(slower))).times
     means = {name: value for (name, statistic), value in times.items() if statistic == "mean"}
     return means | {f"{name}_{statistic}": value for (name, statistic), value in times.items()}
 
@@ -329,13 +344,14 @@ def statistics(one: Deployment) -> dict[str, str]:
 
 
 def intervals(one: Deployment) -> dict[str, list[float]]:
-    """Return 80 % intervals, of what was played as wide as those of the engine's steps: value * exp(+-1.28 sigma)."""
+    """Return 80 % intervals, of what was played with steps that take exp(+-1.28 sigma) as long."""
     known = {
         name: list(ends) for name, ends in one.point.intervals.items() if ends is not None and name != "concurrency"
     }
-    wide = float(np.exp(NORMAL_90 * one.spread))
+    ends = [_played_times(one, sign * NORMAL_90 * one.spread) for sign in (-1.0, 1.0)]
     return {name: known[name] for name in metrics(one) if name in known} | {
-        name: [value / wide, value * wide] for name, value in _played_times(one).items()
+        name: [min(value, ends[0].get(name, value)), max(value, ends[1].get(name, value))]
+        for name, value in _played_times(one).items()
     }
 
 

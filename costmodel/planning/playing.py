@@ -12,16 +12,16 @@ from costmodel.planning.request import PlanRequest
 from costmodel.planning.sizing import Engine, limits, with_replicas
 from costmodel.records import Record, field, replace
 from costmodel.serving.compiled import has_numba
-from costmodel.serving.replay import without_ramp
+from costmodel.serving.draw import COUNT
 from costmodel.serving.simulation import Simulation, stream_of, unsupported
 from costmodel.serving.summary import Tally, verdict
 from costmodel.workload.plans import Serving
-from costmodel.workload.requests import Replicas
 from costmodel.workload.scenario import Scenario
 
-OUTPUT_TOKENS = {True: 1_500_000.0, False: 200_000.0}  # of the drawn requests of a run, compiled or not
-FEWEST, MOST = 250.0, 4000.0  # such requests
-_OF_USERS, _MOST_OF_USERS = 4.0, 1e6  # answers of each user in flight that are drawn, at most
+LEAST = {True: COUNT, False: 1000}  # requests that are drawn: as many as `simulate` does where they are compiled
+_LIVES = {True: 30.0, False: 4.0}  # of a request in which others come
+_OF_USERS = {True: 200.0, False: 4.0}  # answers of each user: those with which all begin are below the slowest 1 %
+_MOST_OF_ALL = 1e6  # requests
 STATISTICS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
@@ -50,7 +50,7 @@ class Played(Record):
 
 
 class Player(Record):
-    """Plays one engine at numbers of replicas. Drawn requests are those of one replica: the router deals them out.
+    """Plays one engine at numbers of replicas, each run as `costmodel simulate --engine event` does it.
 
     seed: of what is drawn. known: what was played, by replicas and factor on step times.
     """
@@ -84,19 +84,18 @@ class Player(Record):
         scenario = with_replicas(self.engine, self.request, replicas)
         plan = scenario.plan
         assert isinstance(plan, Serving)
-        own, share = (plan, 1) if self.request.trace is not None else (_of_one(scenario, plan, replicas), replicas)
-        seeded = replace(scenario, plan=own, simulation=replace(scenario.simulation, seed=self.seed))
+        if self.request.trace is None:
+            plan = replace(plan, requests=replace(stream_of(scenario, plan), count=drawn(self.engine, self.request)))
+        seeded = replace(scenario, plan=plan, simulation=replace(scenario.simulation, seed=self.seed))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Notice)  # how a run is done is no news of the plan
             try:
-                served = self._simulation(seeded, own).run(slowdown).done
+                served = self._simulation(seeded, plan).run(slowdown).done
             except InfeasibleError:
                 return Played(replicas, self.seed, 0, {}, float("inf"), "memory", keeps_up=False, rates={})
-        arrival = served.requests["arrival"]
-        span = float(np.max(arrival) - np.min(arrival)) if np.isfinite(arrival).all() else 0.0
-        offered = self.request.rate or ((len(arrival) - 1) / span if span > 0.0 else None)
-        tally = Tally.of(without_ramp(served), own.slo)
-        return self._judged(replicas, tally, share, None if self.request.users else offered)
+        tally = Tally.of(served, plan.slo)
+        offered = self.request.rate or tally.arrival_rate
+        return self._judged(replicas, tally, None if self.request.users else offered)
 
     def _simulation(self, scenario: Scenario, plan: Serving) -> Simulation:
         """Return the simulation of some requests, whose steps are timed once for all of them."""
@@ -106,11 +105,11 @@ class Player(Record):
         self.simulations.append(Simulation(scenario, plan, calibration))
         return self.simulations[0]
 
-    def _judged(self, replicas: int, tally: Tally, share: int, offered: float | None) -> Played:
+    def _judged(self, replicas: int, tally: Tally, offered: float | None) -> Played:
         """Return what a run says.
 
-        share: replicas for each one that was played. offered: requests that come [1/s], null in a closed loop: those
-        that keep up are served at this rate, whatever the ends of a run of few take besides.
+        offered: requests that come [1/s], null in a closed loop: those that keep up are served at this rate, whatever
+        the ends of a run of few take besides.
         """
         limited, pace = dict(limits(self.request)), float(np.max(self.engine.scenario.pace.first))
         times: dict[tuple[str, str], float] = {}
@@ -125,7 +124,7 @@ class Player(Record):
                 ratio, binds = beyond, name.upper()
         state = "stable" if offered is None else verdict(tally)  # users wait for their answers: no queue grows
         keeps_up = state == "stable" or (state == "backlogged" and self.request.ttft is not None)
-        per_second = share * tally.served / max(tally.duration, 1e-9)
+        per_second = tally.served / max(tally.duration, 1e-9)
         per_second = per_second if offered is None or not keeps_up else offered
         rates = {
             name: per_second * tally.sums[f"{name}_tokens"] / max(tally.served, 1)
@@ -135,20 +134,17 @@ class Player(Record):
         return Played(replicas, self.seed, tally.served, times, ratio, binds, keeps_up, rates, per_second)
 
 
-def _of_one(scenario: Scenario, plan: Serving, replicas: int) -> Serving:
-    """Return the load of one of some replicas, to which a router deals drawn requests in turn.
+def drawn(engine: Engine, request: PlanRequest) -> int:
+    """Return how many requests are drawn for an engine, the same for each number of its replicas.
 
-    Gaps between every n-th of random arrivals are sums of n exponential ones, with a coefficient of variation of
-    n^(-1/2).
+    n = max(least, lives * rate * latency)      or 200 for each user
+
+    rate * latency: requests in flight [Little, Operations Research 9(3), 1961], in closed form at the likely replicas.
     """
-    stream = stream_of(scenario, plan)
-    number = min(max(OUTPUT_TOKENS[has_numba()] // plan.output_tokens, FEWEST), MOST)
-    if plan.rate is None:
-        users = float(np.max(plan.concurrency or 1.0))
-        count = min(max(number, _OF_USERS * users), _MOST_OF_USERS)
-        return replace(plan, requests=replace(stream, count=count), replicas=Replicas())
-    own = replace(stream, arrivals="gamma", cv=replicas**-0.5, count=number, rate=None)
-    return replace(plan, rate=plan.rate / replicas, requests=own, replicas=Replicas())
+    compiles = has_numba()
+    latency = engine.in_full(request, engine.likely).metrics.get("latency") or 0.0
+    open_loop = _LIVES[compiles] * (request.rate or 0.0) * (latency if np.isfinite(latency) else 0.0)
+    return int(min(max(LEAST[compiles], open_loop, _OF_USERS[compiles] * (request.users or 0)), _MOST_OF_ALL))
 
 
 def fewest(holds: Callable[[int], bool], first: int, most: int) -> int | None:

@@ -12,7 +12,7 @@ import numpy as np
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.intervals import NORMAL_90
-from costmodel.planning.deployments import Deployment, Plans, failing, in_order, replicas_word
+from costmodel.planning.deployments import Deployment, Plans, costs, failing, in_order, replicas_word, slowed
 from costmodel.planning.playing import Played, Player, fewest, playable
 from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
@@ -26,18 +26,17 @@ from costmodel.planning.sizing import (
     limits,
     one_per_layout,
     sizes_of,
-    with_replicas,
 )
 from costmodel.planning.structures import Structure, check_load, drafted, load_settings, structures, unplayed
 from costmodel.records import Record, field, replace
-from costmodel.result import Point
 from costmodel.study.goals import OnProgress, open_ended
+from costmodel.workload.plans import Serving
 
 MOST_PLAYED = 6  # engines of a cluster that are played
 _ROUGH = 1.5  # times the best cost, from which on an engine is not played by what the rough closed form says of it
 SHOWN = 3  # plans of a cluster, the best and its runners-up
 _DRAFTED = 2  # engines and formats of a cluster, those that promise most, that are tried with drafts
-_DEVIATIONS = (0.0, 0.75, 1.5, 3.0)  # standard deviations of step times at which requests are played
+_DEVIATIONS = (0.0, NORMAL_90, 3.0)  # standard deviations of step times at which requests are played
 _HALVINGS = 6  # of the rate that is asked for, until the highest one that holds is known
 _LEAST = 1e-9  # ratio of a time to its limit
 _HOUR = 3600.0
@@ -98,7 +97,7 @@ class _Race(Record):
         if not kept and candidates:
             kept = self._nearest(candidates)
         kept = self._preferred(candidates, kept)
-        holding = [one for one in kept if one.holds is not False]
+        holding = sorted((one for one in kept if one.holds is not False), key=_by_rent)
         chosen = (holding or sorted(kept, key=_beyond)[:1])[:SHOWN]
         self.plans.best += [*chosen[:1], *(replace(one, why=_dearer(one, chosen[0])) for one in chosen[1:])]
 
@@ -181,7 +180,7 @@ class _Race(Record):
         for engine in sorted(candidates, key=lambda one: (one.beyond, one.devices)):
             player = Player(engine, self.request)
             if self._without_fits(engine) is None and playable(player) is None:
-                return self._failed(player, engine.likely, 1.0, [])
+                return self._failed(player, engine.likely, 0.0, [])
         return []
 
     def _note(self, engine: Engine, kept: Sequence[Deployment], played: int) -> None:
@@ -196,7 +195,7 @@ class _Race(Record):
         """Return that an engine's kernels were not measured in a format, null where they were. It is then left out."""
         key = id(engine.structure)
         if key not in self.unfitted:
-            point = _point(engine, self.request, engine.likely)
+            point = engine.in_full(self.request, engine.likely)
             known = sum(entry.time for entry in point.breakdown)
             roofline = sum(entry.by_basis.get("roofline", 0.0) for entry in point.breakdown)
             self.unfitted[key] = None
@@ -213,10 +212,8 @@ class _Race(Record):
         if obstacle is not None:
             return self._unplayed(player, obstacle, cap, kept)
         self.tried.append(engine)
-        slowdown = 1.0
-        if self.request.confidence is not None:
-            spread = _spread(_point(engine, self.request, engine.likely))
-            slowdown = float(np.exp(spread * NormalDist().inv_cdf(self.request.confidence)))
+        spread = _spread(engine, self.request, engine.likely)
+        slowdown = slowed(self.request, spread)
 
         def holds(replicas: int) -> bool:
             self.on_step()
@@ -224,28 +221,28 @@ class _Race(Record):
 
         least = fewest(holds, engine.likely, cap)
         if least is None:
-            return self._failed(player, cap, slowdown, kept)
+            return self._failed(player, cap, spread, kept)
         full = engine.within(engine.nodes(least))
         number = full if player.holds(full, slowdown) else least
         fewer = player.play(least - 1, slowdown) if least > 1 else None
-        point = _point(engine, self.request, number)
-        spread = _spread(point)
+        point = engine.in_full(self.request, number)
         probability = _probability(player, number, spread)
         return [
             Deployment(player, player.play(number), number, fewer, point, spread, probability),
             *(one for one in kept if one.holds),
         ]
 
-    def _failed(self, player: Player, cap: int, slowdown: float, kept: list[Deployment]) -> list[Deployment]:
+    def _failed(self, player: Player, cap: int, spread: float, kept: list[Deployment]) -> list[Deployment]:
         """Note an engine that fails at as many replicas as would be cheaper. Keep it where nothing else holds."""
+        slowdown = slowed(self.request, spread)
         player.play(cap, slowdown)
         nearest = _nearest_of([each for (_, slow), each in player.known.items() if slow == slowdown])
         if kept and kept[0].holds is not False:
             fails = "1 replica fails" if cap == 1 else f"{cap} replicas fail"
             self.plans.lost.append((player.engine, f"{fails}: {failing(player.play(cap, slowdown), self.request)}"))
             return kept
-        point = _point(player.engine, self.request, nearest.replicas)
-        one = Deployment(player, nearest, nearest.replicas, None, point, _spread(point), None)
+        point = player.engine.in_full(self.request, nearest.replicas)
+        one = Deployment(player, nearest, nearest.replicas, None, point, spread, None)
         return [min([*kept, one], key=lambda each: _beyond(each)[0])]  # the first of equals promised most
 
     def _unplayed(self, player: Player, obstacle: str, cap: int, kept: list[Deployment]) -> list[Deployment]:
@@ -254,32 +251,28 @@ class _Race(Record):
         if kept or engine.likely > cap or player.obstacle is None:
             self.plans.lost.append((engine, f"it is not played: {obstacle}"))
             return kept
-        point = _point(engine, self.request, engine.likely)
+        point = engine.in_full(self.request, engine.likely)
         line = f"{self.cluster}: {engine.structure} {engine} is closed form only: {obstacle}"
         self.plans.left_out.append(line)
-        return [Deployment(player, None, engine.likely, None, point, _spread(point), None)]
+        return [Deployment(player, None, engine.likely, None, point, 0.0, None)]
 
 
-def _point(engine: Engine, request: PlanRequest, replicas: int) -> Point:
-    """Return the closed form of so many replicas in full, computed once."""
-    if replicas not in engine.points:
-        scenario = with_replicas(engine, request, replicas)
-        engine.points[replicas] = evaluate_point(scenario, engine.structure.workload.calibration(scenario), evaluate)
-    return engine.points[replicas]
-
-
-def _spread(point: Point) -> float:
-    """Return the standard deviation of the logarithm of an engine's times, from the upper end of its 80 % interval.
+def _spread(engine: Engine, request: PlanRequest, replicas: int) -> float:
+    """Return the standard deviation of the logarithm of times of steps, from the upper end of its 80 % interval.
 
         sigma = ln(high / value) / 1.28
 
-    Times of tokens after the first one, else of requests. Zero where no interval is known.
+    Times of tokens after the first one where as many requests run as on average: a queue that slower steps make longer
+    shows when they are played. Zero where no interval is known.
     """
-    for name in ("tpot", "latency"):
-        value, ends = point.metrics.get(name), point.intervals.get(name)
-        if value and ends is not None and ends[1] > value:
-            return float(np.log(ends[1] / value)) / NORMAL_90
-    return 0.0
+    running, scenario = engine.in_full(request, replicas).metrics.get("concurrency"), engine.scenario
+    if not running or not isinstance(scenario.plan, Serving):
+        return 0.0
+    plan = replace(scenario.plan, concurrency=max(float(np.rint(running)), 1.0), rate=None, requests=None)
+    alike = replace(scenario, plan=plan)
+    point = evaluate_point(alike, engine.structure.workload.calibration(alike), evaluate)
+    value, ends = point.metrics.get("tpot"), point.intervals.get("tpot")
+    return float(np.log(ends[1] / value)) / NORMAL_90 if value and ends is not None else 0.0
 
 
 def _probability(player: Player, replicas: int, spread: float) -> float:
@@ -314,10 +307,18 @@ def _beyond(one: Deployment) -> tuple[float, float]:
     return (np.inf if one.played is None else one.played.ratio), one.devices
 
 
+def _by_rent(one: Deployment) -> tuple[float, ...]:
+    """Return the order of deployments: by cost, the checkpoint's own format first, then the farthest from limits."""
+    return one.cost, one.engine.is_other, _beyond(one)[0], costs(one)["output"] or 0.0
+
+
 def _dearer(one: Deployment, best: Deployment) -> str:
     """Return why a deployment lost to the best one."""
-    more = one.cost / best.cost - 1.0
-    return f"costs {more:.0%} more" if more > 0.0 else "as many nodes, nearer to its limits"
+    if one.cost > best.cost:
+        return f"costs {one.cost / best.cost - 1.0:.0%} more"
+    if one.engine.is_other > best.engine.is_other:
+        return "costs as much, in another format than the checkpoint's"
+    return "costs as much, nearer to its limits" if _beyond(one) > _beyond(best) else "costs as much, more for a token"
 
 
 def reachable(plans: Plans, on_progress: OnProgress) -> dict[str, Any] | None:
@@ -370,7 +371,7 @@ def _best_of(plans: Plans, name: str, limit: Limit) -> dict[str, Any]:
         if not keeps(replicas) and keeps(best.most):
             replicas = fewest(keeps, replicas, best.most) or replicas
         played = player.play(replicas)
-    one = Deployment(player, played, replicas, None, _point(best, plans.request, replicas), 0.0, None)
+    one = Deployment(player, played, replicas, None, best.in_full(plans.request, replicas), 0.0, None)
     known = [
         (each.played.times[name, limit.statistic], number, each) for number, each in enumerate((one, *plans.best))
         if each.played is not None and each.played.keeps_up

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.analytic.evaluation import Evaluation, evaluate
+from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.out_of_memory import gib
 from costmodel.analytic.paces import Engines as Paces
 from costmodel.analytic.paces import paced
@@ -106,6 +107,13 @@ class Engine(Record, dict=True):
         """Return the scenario of one replica of this layout."""
         scenario = self.structure.workload.changed(self.changes, [SCENARIO]).scenario(SCENARIO)
         return _at_measured_pace(scenario, self.structure.workload.calibration(scenario))
+
+    def in_full(self, request: PlanRequest, replicas: int) -> Point:
+        """Return the closed form of so many replicas in full, computed once."""
+        if replicas not in self.points:
+            scenario = with_replicas(self, request, replicas)
+            self.points[replicas] = evaluate_point(scenario, self.structure.workload.calibration(scenario), evaluate)
+        return self.points[replicas]
 
     def __str__(self) -> str:
         parts = [f"{name.upper()} {value}" for name, value in self.degrees.items() if value > 1]

@@ -44,7 +44,8 @@ LOAD = ("--rate", "24/s", "--isl", "1000", "--osl", "100", "--ttft", "1s@p99", "
 def one_framework(monkeypatch):
     """Others are more of the same."""
     monkeypatch.setattr(structures, "ENGINES", {"vllm": "vLLM"})
-    monkeypatch.setattr(playing, "MOST", 400.0)
+    monkeypatch.setattr(playing, "has_numba", lambda: False)
+    monkeypatch.setattr(playing, "LEAST", {False: 400})
     monkeypatch.setattr(structures, "_narrower", lambda *_: iter(["fp8-tensor"]))
 
 

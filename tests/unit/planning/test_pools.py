@@ -25,7 +25,8 @@ REQUEST = PlanRequest(
 @pytest.fixture(autouse=True)
 def small(one_framework: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001  a fixture's effect
     monkeypatch.setattr(sizing, "BUDGETS", ())
-    monkeypatch.setattr(playing, "MOST", 300.0)
+    monkeypatch.setattr(playing, "has_numba", lambda: False)
+    monkeypatch.setattr(playing, "LEAST", {False: 300})
     monkeypatch.setattr(structures, "_narrower", lambda *_: iter(["fp8-tensor"]))
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
+import shlex
 from functools import cache
 
 import pytest
+from click.testing import CliRunner
 
+from costmodel.analytic.intervals import NORMAL_90
+from costmodel.cli.main import root
 from costmodel.planning import playing, servers, sizing, structures
-from costmodel.planning.deployments import Plans, benchmark_line, plan_document, why_not_less
+from costmodel.planning.deployments import Plans, benchmark_line, command_of, intervals, plan_document, why_not_less
 from costmodel.planning.playing import Player
 from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
@@ -28,7 +34,8 @@ def planned(request: PlanRequest) -> Plans:
 @pytest.fixture(autouse=True)
 def small(one_framework: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001  a fixture's effect
     monkeypatch.setattr(sizing, "BUDGETS", ())
-    monkeypatch.setattr(playing, "MOST", 300.0)
+    monkeypatch.setattr(playing, "LEAST", {False: 300})
+    monkeypatch.setattr(playing, "has_numba", lambda: False)
     monkeypatch.setattr(structures, "_narrower", lambda *_: iter(["fp8-tensor"]))
 
 
@@ -126,12 +133,12 @@ def test_of_what_is_not_played_no_least_number_is_claimed() -> None:
 
 def test_a_limit_that_only_more_replicas_keep_is_not_one_that_no_number_keeps() -> None:
     """Where more of them hardly help, a token still takes a little longer than with one request at a time."""
-    plans = Plans(replace(REQUEST, tpot=Limit(1e-5)), engines=planned(REQUEST).engines)
-    few = servers._best_of(plans, "tpot", Limit(1e-5))
+    plans = Plans(replace(REQUEST, tpot=Limit(1e-5, "mean")), engines=planned(REQUEST).engines)
+    few = servers._best_of(plans, "tpot", Limit(1e-5, "mean"))
     engine = min(plans.engines, key=lambda one: one.nearest["tpot"][0])
-    alone = Player(engine, REQUEST).play(engine.most).times["tpot", "p99"]
+    alone = Player(engine, REQUEST).play(engine.most).times["tpot", "mean"]
     assert alone < few["best"]
-    more = servers._best_of(plans, "tpot", Limit(0.5 * (alone + few["best"])))
+    more = servers._best_of(plans, "tpot", Limit(0.5 * (alone + few["best"]), "mean"))
     assert more["best"] <= more["asked"]
     assert more["replicas"] > few["replicas"]
 
@@ -143,3 +150,36 @@ def test_sizes_that_were_not_looked_at_are_not_said_to_lack_memory() -> None:
     assert sizing.lacking(structure, REQUEST, 8, fits=False).startswith(
         "no layout has room for a request of 860 tokens"
     )
+
+
+@pytest.mark.parametrize("load", [{"rate": 12.0}, {"rate": None, "users": 12}])
+def test_the_command_that_comes_next_plays_the_same_requests(load: dict[str, float]) -> None:
+    """Near saturation a shorter run would not show the queue."""
+    best = planned(replace(REQUEST, **load)).best[0]
+    assert best.played is not None
+    result = CliRunner().invoke(root, [*shlex.split(command_of(best))[1:], "--json"], catch_exceptions=False)
+    (again,) = json.loads(result.stdout)["scenarios"].values()
+    for name in ("ttft", "tpot"):
+        assert again["percentiles"][name]["p99"] == pytest.approx(best.played.times[name, "p99"], rel=1e-9)
+
+
+def test_an_interval_within_the_limits_is_at_least_nine_to_one_and_confidence_asks_for_no_more() -> None:
+    usual, sure = planned(REQUEST).best[0], planned(replace(REQUEST, confidence=0.9)).best[0]
+    for one in (usual, sure):
+        assert one.spread > 0.0
+        high = {name: intervals(one)[f"{name}_p99"][1] for name in ("ttft", "tpot")}
+        within = high["ttft"] <= REQUEST.ttft.seconds and high["tpot"] <= REQUEST.tpot.seconds
+        assert (one.probability >= 0.9) == within
+    assert sure.probability >= 0.9
+    assert sure.fewer is None or not sure.player.holds(sure.fewer.replicas, math.exp(NORMAL_90 * sure.spread))
+    assert sure.fewer is None or "slower, as --confidence asks" in why_not_less(sure)
+
+
+def test_what_costs_as_much_is_in_order_of_how_far_it_is_from_its_limits() -> None:
+    """Of one format: a limit that was not asked for says nothing."""
+    one = planned(REQUEST).best[0]
+    near = replace(one, played=replace(one.played, ratio=0.99))
+    far = replace(one, played=replace(one.played, ratio=0.5))
+    assert sorted([near, far], key=servers._by_rent) == [far, near]
+    assert servers._dearer(near, far) == "costs as much, nearer to its limits"
+    assert "nearer" not in servers._dearer(far, near)
