@@ -25,6 +25,7 @@ from costmodel.planning.sizing import (
     lacking,
     limits,
     one_per_layout,
+    rental_of,
     sizes_of,
 )
 from costmodel.planning.structures import Structure, check_load, drafted, load_settings, structures, unplayed
@@ -60,7 +61,8 @@ def plan_servers(request: PlanRequest, on_progress: OnProgress) -> Plans:
         first = min((one for one in plans.best if one.played is not None), key=order, default=plans.best[0])
         two = pooled(request, plans.engines, first, plans.left_out)
         plans.best += [] if two is None else [two]
-    plans.best.sort(key=in_order(plans.best))
+    order = in_order(plans.best)
+    plans.best.sort(key=lambda one: order(one)[:2])  # equals of a cluster are in order of their limits
     if all(one.holds is False for one in plans.best if one.prefill is None):
         plans.reachable = reachable(plans, lambda done: on_progress(1.0 - share * (1.0 - done)))
     on_progress(1.0)
@@ -84,6 +86,11 @@ class _Race(Record):
         every = list(structures(self.request, self.cluster, self.plans.left_out))
         kept: list[Deployment] = []
         candidates: list[Engine] = []
+        node = (rental_of(every[0], self.request) or 0.0) * int(every[0].scenario.cluster.node.count) if every else 0.0
+        if self.request.budget is not None and node > self.request.budget:
+            rents = f"{node * _HOUR:.4g} $/h, over the budget of {self.request.budget * _HOUR:.4g} $/h"
+            self.plans.left_out.append(f"{self.cluster}: one node is {rents}")
+            return
         for sizes in sizes_of(every[0]) if every else ():
             if kept and kept[0].holds and kept[0].nodes * kept[0].engine.node < min(sizes):
                 break  # no engine of so many nodes costs less

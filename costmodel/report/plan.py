@@ -31,7 +31,7 @@ SURE = 0.9  # a probability that the hint to ask for more names
 def show_plans(plans: Plans) -> None:
     """Print the best deployment in one line, a table of the best of each cluster, and why no other one is better."""
     if not plans.best:
-        show(f"nothing fits in memory{' and the budget' if plans.request.budget else ''}", "yellow")
+        show(f"nothing fits{' the budget, or' if plans.request.budget else ''} in memory", "yellow")
         _show_some("left out", plans.left_out)
         return
     best = plans.best[0]

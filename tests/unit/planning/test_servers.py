@@ -183,3 +183,11 @@ def test_what_costs_as_much_is_in_order_of_how_far_it_is_from_its_limits() -> No
     assert sorted([near, far], key=servers._by_rent) == [far, near]
     assert servers._dearer(near, far) == "costs as much, nearer to its limits"
     assert "nearer" not in servers._dearer(far, near)
+
+
+def test_a_budget_below_the_rent_of_a_node_is_said_at_once() -> None:
+    plans = planned(replace(REQUEST, budget=0.1 / 3600.0))
+    assert not plans.best
+    assert not plans.engines
+    (line,) = (each for each in plans.left_out if "over the budget of 0.1 $/h" in each)
+    assert line.startswith("nodes/rtx-4090-x8: one node is ")
