@@ -29,7 +29,7 @@ class SI(Record):
     value: float | npt.NDArray[Any]
 
     def __str__(self) -> str:
-        return f"SI({'array' if isinstance(self.value, np.ndarray) else self.value})"
+        return "SI(array)" if isinstance(self.value, np.ndarray) else f"{self.value:g}"
 
 
 class Wrong(ValueError):

@@ -14,7 +14,7 @@ from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree
 from costmodel.units import base_unit
 
-_RELATIVE = re.compile(r"\s*(?:(?P<times>\d+(?:\.\d+)?)\s*x|(?P<percent>[+-]\s*\d+(?:\.\d+)?)\s*%)\s*")
+_RELATIVE = re.compile(r"\s*(?:(?P<times>-?\d+(?:\.\d+)?)\s*x|(?P<percent>[+-]\s*\d+(?:\.\d+)?)\s*%)\s*")
 
 
 def factor_of(text: object) -> float | None:

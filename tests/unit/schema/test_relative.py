@@ -14,7 +14,17 @@ BATCH = "scenarios.decode.batch_per_device"
 
 @pytest.mark.parametrize(
     ("text", "factor"),
-    [("2x", 2.0), ("0.5 x", 0.5), ("+10%", 1.1), ("-25 %", 0.75), ("10%", None), ("2", None), ("x", None), (2.0, None)],
+    [
+        ("2x", 2.0),
+        ("0.5 x", 0.5),
+        ("+10%", 1.1),
+        ("-25 %", 0.75),
+        ("-2x", -2.0),
+        ("10%", None),
+        ("2", None),
+        ("x", None),
+        (2.0, None),
+    ],
 )
 def test_a_factor_is_told_from_a_value(text: object, factor: float | None) -> None:
     assert factor_of(text) == (None if factor is None else pytest.approx(factor))
