@@ -34,7 +34,7 @@ RUNS = {
     "requests": REQUESTS,
     "checkpoint": [*REQUESTS, "--checkpoint", "{out}/state.part"],
     "search": ["search", "deepseek_v3", "--scenario", "decode", "--json"],
-    "plan": ["plan", "llama-3-8b", "--cluster", "nodes/h100-x1", "--rate", "2", "--isl", "512", "--osl", "128",
+    "plan": ["plan", "llama-3-8b", "--cluster", "nodes/h100-x1", "--rate", "2/s", "--isl", "512", "--osl", "128",
              "--json"],
     "report": ["report", "{in}/result.json", "--output", "{out}/report"],
     "predictions": ["predict", "{in}/table.csv", "--output", "{out}/predicted.csv"],
