@@ -263,10 +263,8 @@ class Ladder(Record):
         """Return runs of which none is both faster and cheaper than another: the fastest first."""
         start = next((n for n, each in enumerate(self.numbers) if each >= int(self._own.devices)), 0)
         chosen = self.numbers if self.request.devices else self.numbers[start::SIDE]
-        runs = [run for run in map(self.run, chosen) if run is not None]
-        runs.sort(key=lambda run: run.seconds)
         kept: list[TrainingRun] = []
-        for run in runs:
+        for run in sorted(filter(None, map(self.run, chosen)), key=lambda run: run.seconds):
             if not kept or _order(run) < min(map(_order, kept)):
                 kept.append(run)
         return kept
@@ -281,8 +279,7 @@ class Ladder(Record):
                 more = next((each for each in sorted(self.tried) if each > devices), None)
                 why = f"not looked at: {better if more is None else f'{more:,} do not end in time'}"
             elif run is not None:
-                span = f"{run.seconds / DAY:,.1f} days"
-                why = f"{span}: {better}" if self.holds(devices) else f"{span}, too slow"
+                why = f"{run.seconds / DAY:,.1f} days{f': {better}' if self.holds(devices) else ', too slow'}"
             yield f"{self.cluster}: {counted(devices)}: {why}"
 
     def nearest(self) -> Iterator[str]:
