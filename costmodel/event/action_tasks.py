@@ -9,7 +9,7 @@ from costmodel.analytic.recurrence import Slot
 from costmodel.analytic.training.step_model import StepModel
 from costmodel.analytic.training.step_times import StepStreams, lone_stage
 from costmodel.event.list_scheduling import FILLER, ActionTask, chain, list_schedule
-from costmodel.event.overlap import overlapped_groups, overlapped_pass
+from costmodel.event.overlap import overlapped_group, overlapped_pass
 from costmodel.event.task_groups import HOST, TaskGroup, merged, task_groups
 from costmodel.workload.operators import base_name
 from costmodel.workload.scenario import Scenario
@@ -104,8 +104,7 @@ class ActionTasks:
         comm = self._step.overlapped_comm
         if comm is not None:
             operators = comm.of_pair(self._step.works_of(slot.forward), self._step.works_of(slot.backward))
-            for part, count, timed in operators:
-                tasks += [ActionTask(group) for group in overlapped_groups(comm, part, timed, count)]
+            tasks += [ActionTask(overlapped_group(comm, part, timed, count)) for part, count, timed in operators]
         return list_schedule([task for task in tasks if task.group.seconds > 0])
 
 

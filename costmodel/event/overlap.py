@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.stream_times import seconds_of
@@ -21,13 +21,12 @@ _STREAM = {
 _NO_WORK, _HANDOVER = (TaskGroup(name, COMPUTE, 0.0) for name in ("nothing", "gradients handed over"))
 
 
-def overlapped_groups(comm: OverlappedComm, part: str, timed: TimedOperator, count: int = 1) -> Iterator[TaskGroup]:
-    """Yield `count` runs of an operator of overlapped communication on its stream, and what they take from kernels."""
+def overlapped_group(comm: OverlappedComm, part: str, timed: TimedOperator, count: int = 1) -> TaskGroup:
+    """Return `count` runs of an operator of overlapped communication as one group, on its stream."""
     seconds = count * float(seconds_of(timed, None))
     group = TaskGroup(timed.operator.name, _STREAM[comm.stream(part)], seconds)
     is_message = isinstance(timed.operator, Collective)
-    yield group._replace(wire=wire_seconds(timed, seconds), message=timed) if is_message else group
-    yield TaskGroup("processors of collectives", COMPUTE, float(comm.taken_by(part)) * seconds)
+    return group._replace(wire=wire_seconds(timed, seconds), message=timed) if is_message else group
 
 
 def overlapped_pass(
@@ -66,8 +65,8 @@ def _parts(
     """Return the groups of each part of a layer. Communication that blocks runs with its computation."""
     parts: dict[str, list[TaskGroup]] = {"compute": []}
     for name, timed in operators:
-        for group in overlapped_groups(comm, name, timed):
-            if group.seconds:
-                parts.setdefault("compute" if group.stream == COMPUTE else name, []).append(group)
+        group = overlapped_group(comm, name, timed)
+        if group.seconds:
+            parts.setdefault("compute" if group.stream == COMPUTE else name, []).append(group)
     parts["compute"] += own
     return parts

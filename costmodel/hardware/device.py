@@ -154,7 +154,6 @@ class Device(Record):
     links: Mapping[str, Link]
     power: Annotated[Power, "electrical power"] = Power()
     price: Annotated[Price, "prices"] = Price()
-    collective_engines: Annotated[bool, "collectives run on engines of their own and take no processors"] = False
     path: str | None = None
 
     def peak(self, dtype: str, processors: Count | None = None) -> FlopPerSecond:

@@ -112,7 +112,7 @@ def draft_work(context: Context) -> LayerWork:
 
 def _layer(context: Context, layer: arch.Layer, name: str) -> LayerWork:
     """Return one layer: mixer and feed-forward part, each behind its norm."""
-    builder = WorkBuilder(name, context.recompute, context.is_frozen, context.framework.training.stops_early)
+    builder = WorkBuilder(name, context.recompute, context.is_frozen)
     context = layer_context(context, layer)
     add_host_time(builder, context, layer)
     add_layer(builder, context, layer)
@@ -433,7 +433,7 @@ def _mtp(context: Context, logits: Count) -> LayerWork:
     logits: tokens that the head is applied to. Source: DeepSeek-V3 report, arXiv 2412.19437, section 2.2.
     """
     last, hidden = context.architecture.layers[-1], context.architecture.hidden
-    builder = WorkBuilder("mtp", context.recompute, context.is_frozen, context.framework.training.stops_early)
+    builder = WorkBuilder("mtp", context.recompute, context.is_frozen)
     add_norm(builder, context, "mtp hidden norm", last.norm, context.residual_tokens, hidden)
     add_norm(builder, context, "mtp embedding norm", last.norm, context.residual_tokens, hidden)
     projection = Linear(

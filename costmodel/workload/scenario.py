@@ -466,12 +466,6 @@ class Scenario(Record):
         return replace(eager, layer=share * eager.layer, operator=share * eager.operator)
 
     @property
-    def processors_taken(self) -> Quantity:
-        """Return the share of processors under a collective's kernel: channels / processors, 0 where engines run it."""
-        device = self.cluster.device
-        return 0.0 if device.collective_engines else self.framework.training.channels / device.processors
-
-    @property
     def result_kind(self) -> str:
         """Return the name of the scenario's set of metrics: its phase, or the kind of a plan of several parts."""
         return self.plan.kind if isinstance(self.plan, PlanOfParts) else self.plan.phase

@@ -188,13 +188,6 @@ def sharding_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
         "Muon updates whole matrices on a device: stages 2 and 3 cut them, and hosts have no kernels for it",
         "write `zero: 1` or `name: adamw`, without `offload.optimizer`",
     )
-    channels, device = scenario.framework.training.channels, scenario.cluster.device
-    yield Rule(
-        "framework.training.channels",
-        scenario.processors_taken < 1,
-        f"collectives take {shown(channels)} of {shown(device.processors)} processors of {device.name}",
-        f"write less than {shown(device.processors)}, or `collective_engines: true` in the device's file",
-    )
     if sharding.group is None:
         return
     ranks = parallel.cp * parallel.dp

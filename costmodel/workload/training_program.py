@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from costmodel.declared import LinearType, NumberOrZero, Whole
+from costmodel.declared import LinearType, Whole
 from costmodel.records import Record, field
 
 
@@ -53,12 +53,6 @@ class TrainingProgram(Record, kw_only=True):
         "formats of linear layers in which gated experts are grouped kernels that also cast, clamp, add biases and "
         "compute the activation",
     ] = ()
-    channels: Annotated[
-        NumberOrZero, "processors on which a collective's kernel runs while others compute: channels of the library"
-    ] = 0.0
-    stops_early: Annotated[
-        bool, "a layer that is recomputed as a whole ends with the last tensor that its backward pass needs"
-    ] = False
     options: Mapping[str, str] = field(default_factory=dict)
 
     @property

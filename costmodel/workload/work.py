@@ -86,15 +86,11 @@ class WorkBuilder(MutableRecord):
 
     recompute: operator names whose forward pass the backward pass repeats; `layer` repeats everything.
     is_frozen: parameters have no gradients, except for those that are added as trained.
-    stops_early: a repeated layer ends with the last step whose result is kept for the backward pass.
     """
 
     name: str
     recompute: frozenset[str] = frozenset()
     is_frozen: bool = False
-    stops_early: bool = False
-    _ends: dict[str, int] = field(default_factory=dict)  # producer -> forward operators up to its last
-    _kept: set[str] = field(default_factory=set)  # producers whose results the backward pass needs
     _forward: list[Operator] = field(default_factory=list)
     _backward: _Steps = field(default_factory=list)
     _weight: list[Operator] = field(default_factory=list)
@@ -126,7 +122,6 @@ class WorkBuilder(MutableRecord):
         """
         forward = tuple(forward)
         self._forward.extend(forward)
-        self._ends[producer] = len(self._forward)
         repeats = producer in self.recompute and "layer" not in self.recompute
         repeated = forward if recomputed is None else tuple(recomputed)
         self._backward.append((*(repeated if repeats else ()), *backward))
@@ -139,8 +134,6 @@ class WorkBuilder(MutableRecord):
         self._entries += [(f + first[0], b + first[1], w + first[2]) for f, b, w in stream._entries]
         self._exits += [(f + first[0], b + first[1]) for f, b in stream._exits]
         self._forward += _named(stream._forward, name)
-        self._ends[name] = len(self._forward)
-        self._kept.add(name)
         self._backward += [_named(step, name) for step in stream._backward]
         self._weight += _named(stream._weight, name)
         self._saved += [replace(each, name=f"{name}: {each.name}") for each in stream._saved]
@@ -181,7 +174,6 @@ class WorkBuilder(MutableRecord):
 
     def save(self, name: str, producer: str, size: Bytes) -> None:
         """Save a tensor of `size` bytes for the backward pass, unless the step that produces it is recomputed."""
-        self._kept.add(producer)
         if producer not in self.recompute and "layer" not in self.recompute:
             self._saved.append(SavedTensor(name, producer, size))
         else:
@@ -233,8 +225,7 @@ class WorkBuilder(MutableRecord):
         backward = [operator for step in reversed(self._backward) for operator in step]
         saved = self._saved
         if "layer" in self.recompute:
-            end = max((self._ends.get(step, 0) for step in self._kept), default=0) if self.stops_early else None
-            backward = [*self._forward[:end], *backward]
+            backward = [*self._forward, *backward]
             saved = [SavedTensor("layer input", "input", layer_input)]
         return LayerWork(
             name=self.name,

@@ -38,14 +38,12 @@ class OverlappedComm(Record):
     """Communication that passes overlap.
 
     one_link: ranks communicate over the link to the host
-    taken: share of the processors that run a collective's kernel, while others compute
     layers: by kind of layer, its timed operators by field of `LayerTransfers`
     """
 
     plan: Training
     offload: Offload
     one_link: bool
-    taken: Quantity
     layers: Mapping[str, Mapping[str, tuple[TimedOperator, ...]]]
 
     @property
@@ -68,10 +66,6 @@ class OverlappedComm(Record):
     def stream(self, part: str) -> str:
         """Return the stream that a part occupies."""
         return COMPUTE if self.is_blocking(part) else stream_of(part, one_link=self.one_link)
-
-    def taken_by(self, part: str) -> Quantity:
-        """Return the share of the processors that a part's operators take from what computes meanwhile."""
-        return self.taken if part in ("gather", "reduce") and not self.is_blocking(part) else 0.0
 
     def of_layer(self, label: str, kind: Kind, *, once_per_step: bool = False) -> Iterator[PartOperator]:
         """Yield the communication of one layer's pass. once_per_step: with that of the step's first or last pass.
@@ -138,8 +132,6 @@ class OverlappedComm(Record):
     ) -> list[LayerSegment]:
         """Return the layers of some stages in the order of a pass, each with its communication [s].
 
-        Collectives take processors: compute = own + taken * (gather + reduce).
-
         compute: of one layer's own pass, by name [s].
         """
         chain = []
@@ -147,9 +139,8 @@ class OverlappedComm(Record):
             for count, work, operators in self.by_layer(works, kind, once_per_step=once_per_step):
                 parts: dict[str, Quantity] = {"compute": compute[work.name]}
                 for name, timed in operators:
-                    part, sent = "compute" if self.is_blocking(name) else name, seconds_of(timed, perturbations)
-                    parts[part] = parts.get(part, 0.0) + sent
-                    parts["compute"] = parts["compute"] + self.taken_by(name) * sent
+                    part = "compute" if self.is_blocking(name) else name
+                    parts[part] = parts.get(part, 0.0) + seconds_of(timed, perturbations)
                 chain.append(LayerSegment(count, **parts))
         return chain
 
@@ -177,12 +168,11 @@ class OverlappedComm(Record):
     def _stream_totals(
         self, pair: tuple[Works, Works], compute: Seconds, all_to_alls: Seconds, perturbations: Perturbations
     ) -> dict[str, Quantity]:
-        """Return the busy time of each stream of an overlapped pair [s]. Collectives take processors, as in `chain`."""
+        """Return the busy time of each stream of an overlapped pair [s]."""
         totals: dict[str, Quantity] = {COMPUTE: compute, "all-to-all": all_to_alls}
         for part, count, timed in self.of_pair(*pair):
-            stream, sent = self.stream(part), count * seconds_of(timed, perturbations)
-            totals[stream] = totals.get(stream, 0.0) + sent
-            totals[COMPUTE] = totals[COMPUTE] + self.taken_by(part) * sent
+            stream = self.stream(part)
+            totals[stream] = totals.get(stream, 0.0) + count * seconds_of(timed, perturbations)
         return totals
 
 
@@ -201,4 +191,4 @@ def overlapped_comm(
         traffic = layer_transfers(context, plan, copies, parameters, saved=kept)
         layers[name] = {part: timer.time_all(getattr(traffic, part)) for part in fields(LayerTransfers)}
     node = scenario.cluster.node
-    return OverlappedComm(plan, offload, node.host.link == node.intra.name, scenario.processors_taken, layers)
+    return OverlappedComm(plan, offload, node.host.link == node.intra.name, layers)

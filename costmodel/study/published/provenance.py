@@ -31,8 +31,7 @@ _OF_EXPERTS = ("expert_streams", "casts_rows", "fused_experts", "slices_experts"
 OF_TRAINING = frozenset({
     "sustained_slowdown", "host.operator",
     *(f"training.{name}" for name in (
-        "eager", "tensor_overlap", "accumulation", "reduction", "weight_exchange", "context", "channels", "stops_early",
-        *_OF_EXPERTS,
+        "eager", "tensor_overlap", "accumulation", "reduction", "weight_exchange", "context", *_OF_EXPERTS,
     )),
 })  # fmt: skip
 """Fields of a framework that a training step alone takes notice of."""

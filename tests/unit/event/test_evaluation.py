@@ -10,7 +10,6 @@ from builders import (
     DECODE,
     DENSE_MODEL,
     FP8,
-    FRAMEWORK,
     LATENT,
     MOE,
     MOE_MODEL,
@@ -35,7 +34,6 @@ from costmodel.result import Entry, Point
 from costmodel.workload.architecture import Architecture, Layer
 from costmodel.workload.plans import Sharding
 from costmodel.workload.scenario import Communication, Parallelism, Scenario
-from costmodel.workload.training_program import TrainingProgram
 
 EQUAL = Architecture("equal", 2048.0, 1000.0, (Layer(32, LATENT, MOE),))  # a head and an embedding that hardly count
 SCHEDULES = {
@@ -86,25 +84,14 @@ def test_ranks_that_are_alike_are_simulated_once_with_the_same_result(schedule: 
     assert headline(simulated(of, full=True)) == pytest.approx(headline(simulated(of)), rel=1e-9)
 
 
-TAKING = replace(FRAMEWORK, training=TrainingProgram(channels=16.0))  # collectives take processors
-FAST = replace(CLUSTER.device.links["nvlink"], bandwidth=4e11)  # a pair's kernels are longer than its messages
 OTHERS = {
     "tensor parallel": scenario(STEP, DENSE_MODEL, Parallelism(tp=4.0, sequence_parallel=True)),
     "context parallel": scenario(STEP, DENSE_MODEL, Parallelism(cp=4.0)),
     "tensor and pipeline parallel": scenario(STEP, DENSE_MODEL, Parallelism(pp=4.0, tp=4.0)),
     "unequal stages": scenario(replace(STEP, stages=(3, 3, 1, 1)), DENSE_MODEL, Parallelism(pp=4.0)),
-    "zero 3": scenario(replace(STEP, zero=3), MOE_MODEL, LAYOUT, framework=TAKING),
-    "zero 3, dualpipe": scenario(replace(STEP, zero=3, schedule="dualpipe"), MOE_MODEL, LAYOUT, framework=TAKING),
-    "zero 3, dualpipe, fast links": scenario(
-        replace(STEP, zero=3, schedule="dualpipe", global_batch=128.0),
-        DENSE_MODEL,
-        Parallelism(pp=4.0, dp=8.0),
-        framework=TAKING,
-        cluster=with_device(CLUSTER, replace(CLUSTER.device, links={"nvlink": FAST})),
-    ),
-    "overlap once a step": scenario(
-        replace(STEP, sharding=Sharding(overlap=True)), MOE_MODEL, LAYOUT, framework=TAKING
-    ),
+    "zero 3": scenario(replace(STEP, zero=3), MOE_MODEL, LAYOUT),
+    "zero 3, dualpipe": scenario(replace(STEP, zero=3, schedule="dualpipe"), MOE_MODEL, LAYOUT),
+    "overlap once a step": scenario(replace(STEP, sharding=Sharding(overlap=True)), MOE_MODEL, LAYOUT),
     "prefill": scenario(PREFILL, MOE_MODEL, replace(LAYOUT, pp=2.0)),
     "decode without experts": scenario(DECODE, DENSE_MODEL, Parallelism(dp=8.0, pp=4.0)),
 }

@@ -14,7 +14,7 @@ from costmodel.network.collectives import ring
 from costmodel.network.group_links import group_links
 from costmodel.records import replace
 from costmodel.schema.device import NO_SOURCE
-from costmodel.schema.files import list_names, load_cluster, load_device, load_document, load_node
+from costmodel.schema.files import list_names, load_cluster, load_document, load_node
 from costmodel.workload.operators import Group
 
 KINDS = ("devices", "nodes", "clusters", "topologies")
@@ -112,17 +112,6 @@ def test_a_host_s_link_is_one_of_its_devices(name: str) -> None:
 )  # fmt: skip
 def test_clusters_have_as_many_devices_as_published(name: str, devices: int) -> None:
     assert load_cluster(name).devices == devices
-
-
-def test_collectives_leave_most_processors_of_every_device_to_kernels() -> None:
-    """A third are 16 of the 48 of GB10; none where engines run collectives."""
-    training = costmodel.load("deepseek_v3").scenario("training")
-    channels = training.framework.training.channels
-    for name in list_names("devices"):
-        device = load_device(name)
-        of = replace(training, cluster=replace(training.cluster, node=replace(training.cluster.node, device=device)))
-        assert of.processors_taken == (0 if device.collective_engines else channels / device.processors), name
-        assert of.processors_taken <= 1 / 3, name
 
 
 def test_mi300x_is_used_like_any_other_device(tmp_path: Path) -> None:

@@ -144,34 +144,6 @@ def test_full_recomputation_repeats_exactly_the_forward_pass() -> None:
     assert flop(full.input_gradient) - flop(plain.input_gradient) == flop(plain.forward)
 
 
-def test_recomputation_that_stops_early_repeats_all_up_to_the_last_input_of_a_gradient() -> None:
-    """The down projection's input is the last tensor that is kept: the projection itself and what follows are not."""
-    program = replace(UNFUSED.training, stops_early=True)
-    seen = replace(context(DENSE_MODEL, Parallelism(tp=8.0)), recompute=SETS["full"])
-    full, early = (
-        model_work(replace(seen, framework=replace(UNFUSED, training=each))).layers[0]
-        for each in (UNFUSED.training, program)
-    )
-    names = [item.name for item in full.forward]
-    last = names.index("ffn down")
-    assert [item.name for item in early.input_gradient[: last + 1]] == [*names[:last], early.input_gradient[last].name]
-    assert len(full.input_gradient) - len(early.input_gradient) == len(names) - last
-    assert kept(early) == kept(full)
-
-
-def test_a_module_that_predicts_more_tokens_stops_early_as_a_layer_does() -> None:
-    """Its head needs its input, the final norm's result: all but the vocabulary projection is repeated."""
-    program = replace(UNFUSED, training=replace(UNFUSED.training, stops_early=True))
-    seen = context(MOE_MODEL)
-    mtp, plain = (model_work(each).mtp for each in (replace(seen, recompute=SETS["full"], framework=program), seen))
-    assert mtp is not None
-    assert plain is not None
-    names = [item.name for item in mtp.forward]
-    end = max(at for at, name in enumerate(names) if name.startswith("vocabulary"))
-    assert [item.name for item in mtp.input_gradient[:end]] == names[:end]
-    assert len(mtp.input_gradient) < len(names) + len(plain.input_gradient)
-
-
 def test_full_recomputation_repeats_layers_and_not_the_embedding() -> None:
     seen = replace(context(), recompute=SETS["full"])
     plain, full = model_work(context()).embedding, model_work(seen).embedding
