@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import yaml
+
 from costmodel.analytic.intervals import RATES, TIMES
 from costmodel.api import load
 from costmodel.errors import InputError
@@ -22,6 +24,7 @@ from costmodel.study.published.reproduce import ASSUMED, IDENTITY, PASS, SKIP, C
 from reports.page import rendered, write_folder
 from reports.systems.curves import FOLDER, Figure, figures
 
+PAPERS = Path(__file__).with_name("papers.yaml")
 CASES = ("systems", "systems_series")
 DIGITS = 4
 DEVICES = {"H800": "nodes/hgx-h800", "A100": "nodes/dgx-a100", "RTX 4090": "nodes/rtx-4090-x8"}
@@ -47,7 +50,7 @@ def _page(comparisons: Sequence[Comparison], drawn: Mapping[str, Figure]) -> str
         "systems/page", claims=_share(claims), times=_share(times), identity=stated.count(IDENTITY),
         assumed=stated.count(ASSUMED), checks=sum(_is_check(one.id) for one in compared), compared=compared,
         left_out=[one for one in comparisons if one.verdict == SKIP], shown=_shown, devices=list(DEVICES),
-        systems=_systems(), figures=drawn,
+        systems=_systems(), figures=drawn, papers=yaml.safe_load(PAPERS.read_text()),
     )  # fmt: skip
 
 
