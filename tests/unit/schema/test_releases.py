@@ -81,3 +81,17 @@ def test_what_is_no_version_is_refused(folder: Path, release: str) -> None:
 
 def test_a_number_with_all_its_digits_is_a_version(folder: Path) -> None:
     assert taken(folder, "{name: own, release: 1.04}") == "own-1"
+
+
+def test_experts_of_gpt_oss_on_hopper_have_the_kernel_of_their_release() -> None:
+    """vLLM took Marlin where `triton_kernels` was not installed, with which prompts take longer than with Triton."""
+
+    def experts(framework: str, cluster: str) -> float:
+        run = {"phase": "prefill", "cluster": cluster, "framework": framework, "input_tokens": 4096}
+        scenarios = {"run": {**run, "tokens_per_device": 4096}}
+        content = {"schema": "costmodel/workload@1", "model": "models/gpt-oss-20b", "scenarios": scenarios}
+        lines = costmodel.load(content).simulate()["scenarios"]["run"]["breakdown"]
+        return sum(line["time"] for line in lines if line["name"] == "expert up")
+
+    assert experts("vllm-0.11", "nodes/hgx-h200") > 1.2 * experts("vllm", "nodes/hgx-h200") > 0.0
+    assert experts("vllm-0.11", "nodes/hgx-b200") == experts("vllm", "nodes/hgx-b200") > 0.0
