@@ -365,7 +365,7 @@ def load(
 
     Takes, raises and warns as `costmodel.load` does (`costmodel/facade.py`).
     """
-    changes, search_path = _in_si(set or {}), tuple(search_path)
+    changes, search_path = _in_si(_expanded(set or {})), tuple(search_path)
     clusters = (cluster,) if isinstance(cluster, str) else tuple(cluster or ())
     scenarios = None if scenarios is None else tuple(scenarios)
     asked = clusters if len(clusters) > 1 else next(iter(clusters), None)
@@ -432,6 +432,19 @@ def _check_phases(scenarios: Iterable[str], phases: Sequence[str]) -> None:
                 f"{phase} is a phase of the model that was not asked for", field="--scenario",
                 hint=f"add --phase {phase}",
             )  # fmt: skip
+
+
+def _expanded(changes: Mapping[str, object]) -> dict[str, object]:
+    """Return changes with a mapping of a whole scenario as one change of each of its keys."""
+    leaves: dict[str, object] = {}
+    for path, value in changes.items():
+        if path.startswith("scenarios.") and path.count(".") == 1:
+            from costmodel.schema.overrides import expanded  # YAML loads where files are read
+
+            leaves |= expanded(path, value)
+        else:
+            leaves[path] = value
+    return leaves
 
 
 def _in_si(changes: Mapping[str, object]) -> dict[str, object]:

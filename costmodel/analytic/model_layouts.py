@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,10 @@ from costmodel.workload.scenario import Parallelism, Scenario
 
 TRAINING = "training"
 REQUESTS = (32, 16, 8, 4, 2, 1)  # in flight: as many as fit
+ADAPTERS: Mapping[str, Any] = {  # sequences of a step
+    "model": "Guanaco (QLoRA)", "global_batch": 16,
+    "cite": "artidoro/qlora (GitHub), scripts/finetune_guanaco_7b.sh and finetune_guanaco_65b.sh: 4 x 4 sequences",
+}  # fmt: skip
 _INPUT, _OUTPUT = 1024, 1024
 _MOST_DEVICES = 1024  # of a node instead of a cluster: as many nodes as the layout needs
 _LEAST_BYTES = 0.5  # of a stored weight: layouts that cannot hold even these are not tried
@@ -77,8 +82,12 @@ class Question(Record):
 
     @property
     def recipe(self) -> TrainingRecipe | None:
-        """Return the published recipe of training, null for inference."""
-        return nearest_recipe(self.document.architecture) if TRAINING in self.phases.values() else None
+        """Return the published recipe of training, null for inference. Adapters have a batch of their own."""
+        if TRAINING not in self.phases.values():
+            return None
+        recipe = nearest_recipe(self.document.architecture)
+        trains_adapters = any(re.match(r"scenarios\.[^.]+\.adapters\b", path) for path in self.changes)
+        return replace(recipe, **ADAPTERS) if trains_adapters else recipe
 
     def states(self, name: str, field: str) -> bool:
         """Tell whether a change sets a field of a scenario."""

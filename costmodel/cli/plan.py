@@ -35,7 +35,11 @@ _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("--ttft", "TIME@STAT", "Limit on the first token, e.g. 1s@p99; mean, p50, p90, p95 or p99 (default)."),
     ("--tpot", "TIME@STAT", "Limit on each further token, e.g. 50ms@p99."),
     ("--budget", "RATE", 'Ceiling of the cost rate, e.g. "300 $/h".'),
-    ("--confidence", "SHARE", "Probability that the limits hold, e.g. 90%, for which it is sized."),
+    (
+        "--confidence",
+        "SHARE",
+        "Probability that the limits hold, or of the end in time, e.g. 90%, for which it is sized.",
+    ),
     ("--tokens", "N", "Tokens to train on, e.g. 15T."),
     ("--days", "DAYS", "Days in which training has to end; default: the fastest and the cheapest runs."),
     ("--devices", "N,N,...", "Numbers of devices that may train; default: powers of two of nodes, and thrice these."),
@@ -178,7 +182,8 @@ def _machine(request: PlanRequest, on_progress: OnProgress) -> Planned:
 
 def _training(request: PlanRequest, on_progress: OnProgress) -> Planned:
     """Plan a training run: `costmodel.planning.training`."""
-    from costmodel.planning.training import document, plan_training
+    from costmodel.planning.training import plan_training
+    from costmodel.planning.training_document import document
 
     plans = plan_training(request, on_progress)
 

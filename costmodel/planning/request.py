@@ -13,14 +13,14 @@ from costmodel.units import parse, render
 
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 UNITS = {"cost_rate": "$/h", "cost_per_million": "$", "energy_per_million": "J"}
-"""Keys of a plan's entry -> their units. Those of `metrics` are SI."""
+"""Keys of a plan's entry -> their units. Those of `metrics` are SI, but for its `cost_rate`, in $/h as the entry's."""
 USUAL = "p99"  # the statistic of a limit that names none
 _COUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMBGT]?)")
 _COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 _DAY = 86_400.0  # seconds
 _OF_TRAINING = ("tokens", "days")  # options of one kind of plan alone
 _OF_SERVERS = (
-    "rate", "requests_per_day", "users", "isl", "osl", "trace", "ttft", "tpot", "budget", "confidence", "anchors",
+    "rate", "requests_per_day", "users", "isl", "osl", "trace", "ttft", "tpot", "budget", "anchors",
 )  # fmt: skip
 _LARGEST = 1e18  # tokens or requests that a plan may be asked for
 

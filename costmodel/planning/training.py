@@ -7,7 +7,7 @@ what failures and checkpoints add to the days of its steps.
 from __future__ import annotations
 
 import math
-import shlex
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -16,9 +16,10 @@ import numpy as np
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.api import Workload, load
 from costmodel.equations import equation
-from costmodel.errors import InfeasibleError, InputError, Problem
+from costmodel.errors import ImplausibleInput, InfeasibleError, InputError, Problem
 from costmodel.network.host import host_link
-from costmodel.planning.request import UNITS, PlanRequest
+from costmodel.planning import commands
+from costmodel.planning.request import PlanRequest
 from costmodel.quantities import Seconds
 from costmodel.records import Record, ValueRecord, replace
 from costmodel.result import Point
@@ -41,6 +42,9 @@ DAY, HOUR = 86_400.0, 3_600.0
 SIDE = 8  # steps of the ladder between two numbers of devices of a run without a limit of days
 _PART = 8  # of the batch: at most so much smaller is one that more numbers of devices divide
 _NEIGHBOURS = 4  # numbers of devices on each side of those asked for that are tried where these do not do
+_FULL = 0.9  # of memory, from which on a run that leaves a tenth is shown beside: allocators take more than is counted
+_EVEN = 0.5  # the least probability to end in time of a run that is recommended, where no confidence is asked for
+_USUAL = {("micro_batch", "1"), ("recompute", "none"), ("optimizer.zero", "1"), ("schedule", "1f1b")}
 _THIRD = 1.0 / 3.0  # of a published run's MFU, below which a plan says why
 
 
@@ -87,7 +91,8 @@ class TrainingRun(Record):
     point: its step in full.
     cluster: as it was asked for.
     at: its layout, path below the scenario -> value.
-    command: that simulates its step.
+    changes: path -> value that gives it; command: that simulates its step.
+    roomier: the fastest that leaves a tenth of memory, null where this one does, or none.
     fewer: what the next smaller number of devices does, null where it was not looked at.
     """
 
@@ -97,9 +102,11 @@ class TrainingRun(Record):
     at: Mapping[str, Any]
     tokens: float
     goodput: Goodput
-    command: str
+    changes: Mapping[str, str]
     notes: tuple[str, ...]
+    command: str = ""
     fewer: str | None = None
+    roomier: TrainingRun | None = None
 
     @property
     def devices(self) -> int:
@@ -173,15 +180,15 @@ def plan_training(request: PlanRequest, on_progress: OnProgress = lambda _: None
     for number, cluster in enumerate(request.clusters):
         ladder = Ladder.of(request, cluster, open_ended(on_progress, number * share, share))
         runs = ladder.fewest() if request.days is not None else ladder.front()
-        holding += runs
+        holding += map(ladder.finished, runs)
         if not runs:
             known = [run for run in ladder.tried.values() if run is not None]
-            nearest += [min(known, key=lambda run: run.seconds)] if known else []
+            nearest += [ladder.finished(min(known, key=lambda run: run.seconds))] if known else []
             left_out += [f"{cluster}: {_why_none(known, request)}"] if known or not request.devices else []
         left_out += ladder.unlisted({run.devices for run in runs})
         left_out += ladder.nearest() if request.devices and not any(ladder.tried.values()) else []
     best = sorted(holding or nearest, key=_order)
-    return TrainingPlans(request, tuple(best), tuple(left_out), bool(holding))
+    return TrainingPlans(request, tuple(best), tuple(dict.fromkeys(left_out)), bool(holding))
 
 
 def _check(request: PlanRequest) -> None:
@@ -200,7 +207,7 @@ def _why_none(runs: Sequence[TrainingRun], request: PlanRequest) -> str:
     if not runs:
         return "no layout fits in memory on the numbers of devices that were looked at"
     fastest = min(runs, key=lambda run: run.seconds)
-    return f"{counted(fastest.devices)}: {fastest.seconds / DAY:,.1f} days, more than {request.days:g}"
+    return f"{counted(fastest.devices)}: {late(fastest, request)}"
 
 
 def _order(run: TrainingRun) -> tuple[float, float]:
@@ -236,9 +243,12 @@ class Ladder(Record):
         return self.tried[devices]
 
     def holds(self, devices: int) -> bool:
-        """Tell whether the fastest run on some devices ends in time."""
+        """Tell whether the fastest run on some devices ends in time, as probably as is asked, else more so than not."""
         run, days = self.run(devices), self.request.days
-        return run is not None and (days is None or run.seconds <= days * DAY)
+        if run is None or days is None:
+            return run is not None
+        chance = run.probability(days * DAY)
+        return run.seconds <= days * DAY and (chance is None or chance >= (self.request.confidence or _EVEN))
 
     def fewest(self) -> list[TrainingRun]:
         """Return the run on the fewest devices that end in time, none where no number of them does.
@@ -257,7 +267,7 @@ class Ladder(Record):
         run = None if best is None else self.run(self.numbers[best])
         if run is None:
             return []
-        return [_with_fewer(run, self.numbers[best - 1], self.tried) if best else run]
+        return [_with_fewer(run, self.numbers[best - 1], self.tried, self.request) if best else run]
 
     def front(self) -> list[TrainingRun]:
         """Return runs of which none is both faster and cheaper than another: the fastest first."""
@@ -279,7 +289,7 @@ class Ladder(Record):
                 more = next((each for each in sorted(self.tried) if each > devices), None)
                 why = f"not looked at: {better if more is None else f'{more:,} do not end in time'}"
             elif run is not None:
-                why = f"{run.seconds / DAY:,.1f} days{f': {better}' if self.holds(devices) else ', too slow'}"
+                why = f"{run.seconds / DAY:,.1f} days: {better}" if self.holds(devices) else late(run, self.request)
             yield f"{self.cluster}: {counted(devices)}: {why}"
 
     def nearest(self) -> Iterator[str]:
@@ -349,22 +359,51 @@ class Ladder(Record):
         chosen = load_one(self.request, self.cluster, changes, self.name)
         scenario, point = chosen.scenario(self.name), chosen.points([self.name])[self.name]
         assert self.request.tokens is not None, "`plan_training` has checked it"
-        phase = " --phase training" if self.workload.start is not None else ""
-        sets = " ".join(f"--set {shlex.quote(f'{path}={value}')}" for path, value in changes.items())
-        command = (
-            f"costmodel simulate {self.request.model} --cluster {self.cluster}{phase} --scenario {self.name} {sets}"
-        )
         return TrainingRun(
             cluster=self.cluster, scenario=scenario, point=point, at=best.at, tokens=self.request.tokens,
-            goodput=_goodput(scenario, point), command=command.strip(), notes=tuple(_notes(scenario, point, best)),
+            goodput=_goodput(scenario, point), changes=changes, notes=tuple(_notes(scenario, point, best)),
         )  # fmt: skip
 
+    def finished(self, run: TrainingRun) -> TrainingRun:
+        """Return a run with its command, without what a model's training step has anyway, and one with more memory."""
+        head, starts = f"scenarios.{self.name}.", self.workload.start is not None
+        fewer = {path: value for path, value in run.changes.items() if (path.removeprefix(head), value) not in _USUAL}
+        if starts:
+            point = load_one(self.request, self.cluster, fewer, self.name).points()[self.name]
+            fewer = fewer if (point.metrics, point.memory) == (run.point.metrics, run.point.memory) else run.changes
+        options = ["--phase", "training"] if starts else ["--scenario", self.name]
+        command = commands.simulate(
+            str(self.request.model), self.cluster, self.name, fewer if starts else run.changes, options, whole=starts
+        )
+        return replace(run, command=command, roomier=self._roomier(run))
 
-def _with_fewer(run: TrainingRun, devices: int, tried: Mapping[int, TrainingRun | None]) -> TrainingRun:
+    def _roomier(self, run: TrainingRun) -> TrainingRun | None:
+        """Return the fastest run on as many devices that leaves a tenth of memory, null where the run does or none."""
+        if run.memory <= _FULL * run.point.capacity:
+            return None
+        paths = (("hardware.memory.hbm.capacity", f"{_FULL * run.point.capacity:.0f} B"),)
+        smaller = replace(self.request, changes=(*self.request.changes, *paths), devices=(run.devices,))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImplausibleInput)  # a tenth less than a device has
+            return Ladder.of(smaller, self.cluster, self.on_step).run(run.devices)
+
+
+def _with_fewer(
+    run: TrainingRun, devices: int, tried: Mapping[int, TrainingRun | None], request: PlanRequest
+) -> TrainingRun:  # fmt: skip
     """Return a run with what fewer devices do."""
     fewer = tried.get(devices)
-    said = "in no layout that fits" if fewer is None else f"{fewer.seconds / DAY:,.1f} days"
+    said = "in no layout that fits" if fewer is None else late(fewer, request)
     return replace(run, fewer=f"{counted(devices)}: {said}") if devices in tried else run
+
+
+def late(run: TrainingRun, request: PlanRequest) -> str:
+    """Return how long a run takes that does not end in time, or with which probability it does."""
+    days, limit = f"{float(f'{run.seconds / DAY:.3g}'):,g} days", request.days or 0.0
+    chance = run.probability(limit * DAY)
+    if run.seconds > limit * DAY or chance is None:
+        return f"{days}, more than {limit:g}"
+    return f"{days}, in time with a probability of {chance:.0%}"
 
 
 def counted(devices: int) -> str:
@@ -454,47 +493,3 @@ def _notes(scenario: Scenario, point: Point, best: Candidate) -> Iterator[str]:
                 f"most of it {largest}"
             )
             yield from (note for note in best.notes if note.startswith("mfu is"))
-
-
-# ---- document -------------------------------------------------------------------------------------------------------
-
-
-def document(plans: TrainingPlans) -> dict[str, Any]:
-    """Return the answer by the keys of `costmodel plan --json`."""
-    reachable = None
-    if plans.runs and not plans.holds:
-        fastest = min(plans.runs, key=lambda run: run.seconds)
-        reachable = {"cluster": fastest.cluster, "devices": fastest.devices, "days": fastest.seconds / DAY}
-    return {
-        "request": plans.request.document(),
-        "plans": [_run_document(run, plans) for run in plans.runs],
-        "left_out": list(plans.left_out),
-        "reachable": reachable,
-    }
-
-
-def _run_document(run: TrainingRun, plans: TrainingPlans) -> dict[str, Any]:
-    """Return a run by its keys: days, dollars, joules, bytes; rent in $/h."""
-    million, tokens, rent = 1e6, run.tokens, run.point.metrics["cost_rate"]
-    costs = None if run.dollars is None else {"all": run.dollars / tokens * million}
-    days = None if run.interval is None else tuple(end / DAY for end in run.interval)
-    plan = run.scenario.plan
-    assert isinstance(plan, Training)
-    return {
-        "cluster": run.cluster, "devices": run.devices, "replicas": 1, "engine": run.scenario.framework.name,
-        "framework": run.scenario.framework.name, "precision": run.scenario.precision.linear,
-        "parallel": {key.removeprefix("parallel."): at for key, at in run.at.items() if key.startswith("parallel.")},
-        "micro_batch": run.at.get("micro_batch"), "global_batch": int(np.max(plan.global_batch)),
-        "sequence": int(np.max(plan.sequence)), "recompute": run.at.get("recompute"),
-        "schedule": run.at.get("schedule"), "zero": run.at.get("optimizer.zero"),
-        "prefill": None, "decode": None, "scheduler": None,
-        "metrics": {**run.point.metrics, "days": run.seconds / DAY, "dollars": run.dollars, "energy": run.joules,
-                    "goodput": run.goodput.share, "checkpoint_interval": run.goodput.interval,
-                    "checkpoint_write": run.goodput.write, "memory": run.memory,
-                    "capacity": run.point.capacity},
-        "intervals": {**run.point.intervals, "days": days},
-        "played": None, "holds": plans.holds, "probability": run.probability(plans.limit), "binds": run.point.bound,
-        "cost_rate": None if rent is None else rent * HOUR, "cost_per_million": costs,
-        "energy_per_million": None if run.joules is None else run.joules / tokens * million,
-        "units": UNITS, "why_not_less": run.fewer, "notes": list(run.notes), "command": run.command,
-    }  # fmt: skip

@@ -73,6 +73,8 @@ def quantity(value: float | None, dimension: str, digits: int = SHOWN_DIGITS) ->
         return NONE
     if dimension == "money_rate":  # a round price per hour is not round per second
         return Number(f"{count(value / parse('1 $/h', dimension), digits)} $/h", value, _base(dimension))
+    if dimension == "energy" and value >= _MWH:
+        return Number(render(float(f"{value / _MWH:.{digits}g}") * 1e6, "power") + "h", value, _base(dimension))
     return Number(render(float(f"{value:.{digits}g}"), dimension), value, _base(dimension))
 
 
@@ -82,6 +84,9 @@ def setting(value: float, dimension: str, digits: int = SHOWN_DIGITS) -> str:
         return count(value, digits)
     exact = render(value, dimension)
     return Number(exact, value, _base(dimension)) if len(exact) <= SHORT else quantity(value, dimension, digits)
+
+
+_MWH = 3.6e9  # J, from which on energies are those that power stations sell
 
 
 @cache

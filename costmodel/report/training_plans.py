@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from costmodel.planning.training import DAY, HOUR, TrainingPlans, TrainingRun
 from costmodel.report.page import Table, show, table
+from costmodel.report.plan import SURE
 from costmodel.report.text import NONE, count, gib, percent, quantity, whole
 from costmodel.study.goals import shares_of_step
 
@@ -17,8 +18,11 @@ def show_training(plans: TrainingPlans) -> None:
         show("nothing fits in memory", "yellow")
     else:
         best = plans.runs[0]
-        show(headline(best) if plans.holds else f"nothing ends in time; the nearest is {headline(best)}", "bold")
+        said = f"{headline(best)}{_chance(best, plans)}"
+        show(said if plans.holds else f"nothing ends in time; the nearest is {said}", "bold")
         show(_table(plans))
+        if best.roomier is not None:
+            show(_beside(best, best.roomier))
         if best.fewer is not None:
             show(f"why not fewer: {best.fewer}")
         interval, hours = best.interval, best.devices * best.seconds / HOUR
@@ -46,6 +50,25 @@ def _span(seconds: float) -> str:
     units = {"days": DAY, "h": HOUR, "min": 60.0, "s": 0.0}
     name = next(name for name, unit in units.items() if seconds >= unit)
     return f"{count(seconds / (units[name] or 1.0), 3)} {name}"
+
+
+def _chance(run: TrainingRun, plans: TrainingPlans) -> str:
+    """Return that a run may end late, where that is not unlikely, and what would make it less so."""
+    chance, sized = run.probability(plans.limit), plans.request.confidence
+    if chance is None or (chance >= SURE and sized is None):
+        return ""
+    more = " (--confidence 90% sizes for more)" if sized is None else f" (sized for {percent(sized, 0)})"
+    return f"; in time with a probability of {percent(chance, 0)}{more}"
+
+
+def _beside(run: TrainingRun, other: TrainingRun) -> str:
+    """Return the run with more memory beside the fastest, which leaves little."""
+    left = 1.0 - run.memory / run.point.capacity
+    slower = percent(other.seconds / run.seconds - 1.0, 0)
+    return (
+        f"{percent(left)} of memory is left; with a tenth: {layout(other)}: {gib(other.memory, 0)} GiB, "
+        f"{_span(other.seconds)}, {slower} slower"
+    )
 
 
 def headline(run: TrainingRun) -> str:

@@ -6,6 +6,7 @@ a new value obeys the same rules, and its problems are reported at `--set path=v
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -17,7 +18,7 @@ from costmodel.errors import InputError, Location, Problem, did_you_mean, kind_o
 from costmodel.records import Record, replace
 from costmodel.schema.aliases import path_without_aliases, without_aliases
 from costmodel.schema.loader import parse_tree
-from costmodel.schema.tree import Tree, replace_at
+from costmodel.schema.tree import Tree, replace_at, to_python
 
 DocumentName: TypeAlias = str  # "workload", "model", "scenario", "cluster", "node", "device" or "framework"
 
@@ -71,6 +72,19 @@ def runs(scenarios: Sequence[str], clusters: Sequence[str]) -> dict[str, tuple[s
 def is_of(named: str, scenario: str) -> bool:
     """Tell whether a name is that of a scenario. One without a cluster is that of the runs on all clusters."""
     return named in (scenario, scenario.partition(ON)[0])
+
+
+def expanded(path: str, value: object) -> dict[str, object]:
+    """Return a change of a whole scenario, `scenarios.NAME={…}`, as one of each of its keys.
+
+    Raises InputError where the value is no mapping.
+    """
+    label = Location(f"--set {path}={_display(value)}")
+    tree = parse_tree(value, label.source, label=label) if isinstance(value, str) else _from_python(value, label)
+    if not tree.is_mapping:
+        locate(path, (), label)
+    texts = {key: to_python(each) for key, each in tree.value.items()}
+    return {f"{path}.{key}": each if isinstance(each, str) else json.dumps(each) for key, each in texts.items()}
 
 
 def read_overrides(values: Mapping[str, object], scenarios: Sequence[str]) -> list[Override]:

@@ -18,7 +18,7 @@ from costmodel.schema import SI
 from costmodel.study.axes import Axis
 from costmodel.study.exchanges import exchange_axis
 from costmodel.study.goals import SEARCHED, Goal, OnProgress, SearchRequest, SearchResult, default_objective, read_goal
-from costmodel.study.layouts import DEGREES, OWN, VARIED
+from costmodel.study.layouts import DEGREES, OWN, SLICES, VARIED
 from costmodel.study.placement import stage_sizes
 from costmodel.study.search_passes import search_passes
 from costmodel.study.search_reinforcement import search_reinforcement
@@ -109,7 +109,7 @@ def settings(workload: Workload, result: SearchResult) -> dict[str, str]:
     }
     scenario = workload.scenario(result.scenario)
     if workload.start is not None:  # of a model, whose layout and work would be chosen anew
-        own = {name: getattr(scenario.plan, name, None) for name in WORK}
+        own = {name: getattr(scenario.plan, name, None) for name in WORK} | {SLICES: scenario.parallel.expert_tensor}
         settings_of = {**{head + name: f"{value:g}" for name, value in own.items() if value is not None}, **settings_of}
     if isinstance(scenario.plan, Training) and scenario.plan.stages is not None:
         number = best["parallel.pp"] * best["parallel.virtual"]

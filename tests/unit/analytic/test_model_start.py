@@ -93,6 +93,13 @@ def test_training_fills_whole_nodes_with_the_batch_of_a_published_run():
         "llama-3-8b", {"scenarios.training.global_batch": 64}, cluster="nodes/dgx-h100", phases=["training"]
     )
     assert "training on 64 sequences of 4,096 tokens a step (0.262 million tokens) under megatron" in changed.notes[0]
+    lora = costmodel.load(
+        "llama-3-8b", {"scenarios.training.adapters.rank": 16}, cluster="nodes/h100-x1", phases=["training"]
+    )
+    assert lora.scenario("training").plan.global_batch == 16
+    assert (
+        "16 sequences of 4,096 tokens a step (0.0655 million tokens, as Guanaco (QLoRA) was trained)" in lora.notes[0]
+    )
 
 
 def test_training_spreads_experts_inside_a_node_rather_than_slicing_them():

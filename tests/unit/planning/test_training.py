@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import shlex
+import warnings
 from itertools import pairwise
 
 import pytest
 
 import costmodel
-from costmodel.errors import InputError
+from costmodel.errors import ImplausibleInput, InputError
 from costmodel.event.goodput import simulate_goodput
 from costmodel.planning.money import Prices
 from costmodel.planning.request import PlanRequest, read_request
-from costmodel.planning.training import DAY, TrainingPlans, TrainingRun, best_goodput, document, plan_training
+from costmodel.planning.training import DAY, TrainingPlans, TrainingRun, best_goodput, plan_training
+from costmodel.planning.training_document import document
 from costmodel.study.search import Space, searched
 from costmodel.study.sweep import Wanted
 from costmodel.workload.simulation import Checkpoints
@@ -93,6 +95,36 @@ def test_where_nothing_ends_in_time_the_nearest_is_said(front: TrainingPlans) ->
     assert "days, more than" in late.left_out[0]
 
 
+def test_a_run_is_sized_for_the_probability_that_is_asked_for_and_at_least_an_even_one(front: TrainingPlans) -> None:
+    run = of_eight(front)
+    middle = math.sqrt(math.prod(run.interval))
+    late = planned(devices=(8,), days=0.5 * (run.seconds + middle) / DAY)
+    assert middle > run.seconds
+    assert not late.holds
+    assert len(late.left_out) == 1
+    assert late.left_out[0].endswith("days, in time with a probability of 50%")
+    sized = [planned(devices=(8,), days=1.01 * end / DAY, confidence=0.9).holds for end in (middle, run.interval[1])]
+    assert sized == [False, True]
+
+
+def test_beside_a_run_that_fills_memory_stands_the_fastest_that_leaves_a_tenth(front: TrainingPlans) -> None:
+    run = of_eight(front)
+    assert run.roomier is None
+    warnings.simplefilter("ignore", ImplausibleInput)
+    full = ("hardware.memory.hbm.capacity", f"{1.02 * run.memory:.0f} B")
+    plans = planned(devices=(8,), changes=(*FIXED, full))
+    (tight,) = plans.runs
+    assert tight.memory == run.memory
+    assert tight.roomier.memory <= 0.9 * tight.point.capacity
+    assert tight.roomier.seconds >= tight.seconds
+    assert document(plans)["plans"][0]["roomier"]["memory"] == tight.roomier.memory
+
+
+def test_costs_of_training_plans_are_of_an_hour_as_those_of_servers(front: TrainingPlans) -> None:
+    entry, run = next(each for each in document(front)["plans"] if each["devices"] == 8), of_eight(front)
+    assert entry["cost_rate"] == entry["metrics"]["cost_rate"] == pytest.approx(run.dollars / run.seconds * 3600.0)
+
+
 def test_a_low_mfu_is_said_with_its_cause() -> None:
     low = planned(devices=(8,), changes=(*FIXED, ("scenarios.training.global_batch", "8"), SHORT)).runs[0]
     assert low.point.metrics["mfu"] < 0.415 / 3
@@ -126,7 +158,7 @@ def test_a_request_without_tokens_or_a_cluster_is_refused() -> None:
 @pytest.mark.parametrize(
     ("given", "fields"),
     [
-        ({"train": True, "tokens": "1T", "budget": "9 $/h", "confidence": "90%"}, ["--budget", "--confidence"]),
+        ({"train": True, "tokens": "1T", "budget": "9 $/h", "ttft": "1s"}, ["--ttft", "--budget"]),
         ({"rate": "3/s", "tokens": "1T", "days": "3"}, ["--tokens", "--days"]),
     ],
 )
@@ -172,7 +204,7 @@ def test_lists_that_are_no_axes_of_layouts_stay_in_the_run() -> None:
     assert run.scenario.parallel.pp == 4
     assert run.scenario.plan.stages == (4, 3, 3, 2)
     assert run.scenario.plan.adapters.targets == ("q",)
-    assert "'scenarios.training.adapters.targets=[q]'" in run.command
+    assert "adapters.targets: [q], stages: [4, 3, 3, 2]" in run.command
 
 
 def test_numbers_that_are_not_listed_under_a_limit_of_days_have_the_reason_of_their_side(front: TrainingPlans) -> None:
@@ -181,5 +213,5 @@ def test_numbers_that_are_not_listed_under_a_limit_of_days_have_the_reason_of_th
     assert [run.devices for run in plan.runs] == [4]
     smallest, smaller, larger = (line.split(": ", 2)[2] for line in plan.left_out)
     assert smallest == "not looked at: 2 do not end in time"
-    assert smaller.endswith("days, too slow")
+    assert "days, more than" in smaller
     assert larger.endswith("fewer end in time")

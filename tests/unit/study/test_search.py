@@ -17,7 +17,7 @@ from costmodel.quantities import Array
 from costmodel.records import replace
 from costmodel.study.axes import Axis
 from costmodel.study.bounds import Bounder
-from costmodel.study.goals import Goal, SearchResult, read_goal
+from costmodel.study.goals import Candidate, Goal, SearchResult, read_goal
 from costmodel.study.layouts import Variant, divisors, training_space, variants
 from costmodel.study.placement import stage_sizes
 from costmodel.study.search import Space, search, searched, settings
@@ -429,3 +429,12 @@ def test_an_objective_that_needs_a_price_says_which() -> None:
     workload = costmodel.load("gpt3_175b_a100", set={"hardware.price.rental": "null"}, scenarios=["selective"])
     with pytest.raises(InputError, match=r"a100-sxm-80gb has no rental price: set hardware.price.rental"):
         searched(workload, "selective", "minimise cost_per_trillion_tokens", NOTHING)
+
+
+def test_settings_of_a_model_state_how_its_experts_are_sliced() -> None:
+    """A layout of other degrees would choose that anew, and may not fit."""
+    workload = costmodel.load("deepseek-v3", cluster="nodes/hgx-h800", phases=["training"])
+    assert workload.scenario("training").parallel.expert_tensor == 1
+    result = SearchResult("training", "minimise", "step_time", ())
+    result.best = [Candidate({"parallel.tp": 2, "parallel.ep": 32}, 2048, 1.0, {}, None)]
+    assert settings(workload, result)["scenarios.training.parallel.expert_tensor"] == "1"
