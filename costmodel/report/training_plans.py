@@ -31,7 +31,8 @@ def show_training(plans: TrainingPlans) -> None:
             in_time = "" if chance is None else f"; in time with a probability of {percent(chance, 0)}"
             show(f"80 % interval {_span(interval[0])} .. {_span(interval[1])}{in_time}")
         good = best.goodput
-        every = f"a checkpoint every {_span(good.interval)}, each {_span(good.write)}"
+        where = "" if good.writes == "stated" else " to host memory"
+        every = f"a checkpoint{where} every {_span(good.interval)}, each {_span(good.write)}"
         every = every if good.interval else "checkpoints as if they took no time"
         show(
             f"goodput {percent(good.share)}: a failure every {_span(good.between)}, {every} ({good.writes}); "
