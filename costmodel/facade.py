@@ -191,14 +191,14 @@ class Workload(api.Workload):
         `rate="20/s", isl=2000, osl=500, ttft="1s@p99"`; with `train=True, tokens="15T"` a training run.
         Raises InputError on bad text, on options that contradict and on a model that the catalogue does not have.
         """
-        from costmodel.planning import deployments, servers, training
+        from costmodel.planning import deployments, servers, training, training_document
         from costmodel.planning.request import read_request
 
         model = self.scenario(self.scenarios[0]).architecture.name
         known = {"model": model, "clusters": clusters, "search_path": self._library.search_path}
         request = read_request({**asked, **known})
         if request.train:
-            return training.document(training.plan_training(request, lambda _: None))
+            return training_document.document(training.plan_training(request, lambda _: None))
         return deployments.document(servers.plan_servers(request, lambda _: None))
 
     def explain(self, scenario: str, name: str) -> list[Explanation]:

@@ -367,14 +367,13 @@ class Ladder(Record):
     def finished(self, run: TrainingRun) -> TrainingRun:
         """Return a run with its command, without what a model's training step has anyway, and one with more memory."""
         head, starts = f"scenarios.{self.name}.", self.workload.start is not None
-        fewer = {path: value for path, value in run.changes.items() if (path.removeprefix(head), value) not in _USUAL}
+        fewer: Mapping[str, str] = run.changes
         if starts:
+            fewer = {path: value for path, value in fewer.items() if (path.removeprefix(head), value) not in _USUAL}
             point = load_one(self.request, self.cluster, fewer, self.name).points()[self.name]
             fewer = fewer if (point.metrics, point.memory) == (run.point.metrics, run.point.memory) else run.changes
         options = ["--phase", "training"] if starts else ["--scenario", self.name]
-        command = commands.simulate(
-            str(self.request.model), self.cluster, self.name, fewer if starts else run.changes, options, whole=starts
-        )
+        command = commands.simulate(str(self.request.model), self.cluster, self.name, fewer, options, whole=starts)
         return replace(run, command=command, roomier=self._roomier(run))
 
     def _roomier(self, run: TrainingRun) -> TrainingRun | None:
