@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,13 +20,19 @@ from costmodel.cli.options import json_option, print_json
 )  # fmt: skip
 @json_option
 def command(*, result: Path, other: Path, scenario: str | None, trace: Path | None, as_json: bool) -> int:
-    """Compare RESULT (from `simulate --json`) with another result, metric by metric and operator by operator.
+    """Compare RESULT (from `simulate --json`) with another result, metric by metric and operator by operator. Two plans
+    (`plan --output FILE.json`) are compared by their best deployments.
 
     The second file may also be a serving benchmark: JSON from `vllm bench serve --save-result`, SGLang's
     `bench_serving`, genai-perf or AIPerf, or the text of a server's /metrics. `simulate --anchor` takes it too.
     """
     if trace is not None:
         return _compare_traces(result, other, trace, as_json=as_json)
+    from costmodel.report.plan_file import read_plan
+
+    plans = [plan for plan in map(read_plan, (result, other)) if plan is not None]
+    if len(plans) == 2:
+        return _compare_plans(plans, as_json=as_json)
     from costmodel.study.comparing import compare
 
     comparison = compare(result, other, scenario)
@@ -35,6 +42,19 @@ def command(*, result: Path, other: Path, scenario: str | None, trace: Path | No
         from costmodel.report.compare import show_comparison
 
         show_comparison(comparison)
+    return 0
+
+
+def _compare_plans(plans: list[dict[str, Any]], *, as_json: bool) -> int:
+    """Print the facts of the best deployments of two plans side by side."""
+    from costmodel.report.page import show
+    from costmodel.report.plan_file import compared, comparison_table
+
+    rows = compared(*plans)
+    if as_json:
+        print_json({"plans": [dict(zip(("name", "first", "second", "ratio"), row, strict=True)) for row in rows]})
+    else:
+        show(comparison_table(rows))
     return 0
 
 

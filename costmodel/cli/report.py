@@ -15,8 +15,8 @@ import click
 )  # fmt: skip
 @click.option("--metric", metavar="NAME", help="Metric of sweeps to draw (default: each scenario's headline).")
 def command(sources: tuple[Path, ...], output: Path | None, metric: str | None) -> int:
-    """Draw figures from RESULT (the --json output of simulate, search, sensitivity, reproduce or topology), TRACE (from
-    `simulate --trace`, of requests also as CSV) or DIR (from `sweep`).
+    """Draw figures from RESULT (the --json output of simulate, plan, search, sensitivity, reproduce or topology), TRACE
+    (from `simulate --trace`, of requests also as CSV) or DIR (from `sweep`).
 
     Writes SVG, PNG and CSV files and a single page, report.html. Several inputs share one page.
     """

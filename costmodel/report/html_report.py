@@ -8,6 +8,7 @@ from typing import Any
 
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.records import Record
+from costmodel.report.plan_file import asked, read_plan, sections_of
 from costmodel.report.plots.sweep import count_not_drawn
 from costmodel.report.plotting import draw, file_names
 from costmodel.report.text import title_of
@@ -58,7 +59,7 @@ def write_report(sources: Sequence[Path], folder: Path, metric: str | None = Non
     prefixes = [f"{name}-" for name in _names(sources)] if len(sources) > 1 else [""]
     parts = [_part(source, folder, prefix, metric) for source, prefix in zip(sources, prefixes, strict=True)]
     written = [path for part in parts for path in part.files]
-    if not written:
+    if not written and not any(part.title.startswith("Plan ") for part in parts):
         raise InfeasibleError("nothing to draw: no scenario can run")
     plots = read_plots(written)
     sections: list[Section] = []
@@ -71,6 +72,7 @@ def write_report(sources: Sequence[Path], folder: Path, metric: str | None = Non
     )
     data = [part.data for part in parts]
     content = page(", ".join(titles), " ".join(abouts), sections, data if len(parts) > 1 else data[0])
+    folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / PAGE, [content])
     return [*written, folder / PAGE], sum(part.not_drawn for part in parts)
 
@@ -103,6 +105,9 @@ def _part(source: Path, folder: Path, prefix: str, metric: str | None) -> Report
         files = draw(read_slices(source), folder, prefix=prefix)
         names = {"figures": [path.stem for path in files if path.suffix == ".svg"]}
         return ReportPart(f"Timeline {source.name.partition('.')[0]}", ABOUT_TIMELINE, files, timeline_sections, names)
+    plan = read_plan(source)
+    if plan is not None:
+        return ReportPart(f"Plan {source.stem}", asked(plan), [], lambda _: sections_of(plan), plan)
     answer = read_answer(source)
     files = draw(answer, folder, prefix=prefix)
     title, about, sections = _described(answer, prefix)

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from costmodel.errors import InputError
+from costmodel.errors import InputError, Location
+from costmodel.measurements.importing.compressed import read_bytes
 from costmodel.planning.deployments import HOLDS
 from costmodel.report.page import Number, Table, printing, show, table
 from costmodel.report.text import NONE, count, quantity
@@ -20,6 +21,11 @@ from costmodel.report.web.scatter import Mark, front, scatter
 SUFFIXES = {".json": "json", ".csv": "csv", ".md": "md", ".html": "html"}
 _HOUR, _MILLION = 3600.0, 1e6
 _COSTS = ("input", "cached", "output", "all")
+_TIMES = ("ttft_p99", "tpot_p99", "ttft", "tpot")
+_SHOWN = {
+    "ttft_p99": "TTFT p99", "tpot_p99": "TPOT p99", "ttft": "TTFT mean", "tpot": "TPOT mean", "days": "days",
+    "dollars": "$", "mfu": "MFU", "goodput": "goodput",
+}  # fmt: skip
 
 
 def form_of(path: Path) -> str:
@@ -46,27 +52,87 @@ def write_plan(path: Path, document: Mapping[str, Any]) -> None:
         path.write_text(printed.getvalue(), "utf-8")
 
 
+def read_plan(path: Path) -> dict[str, Any] | None:
+    """Return a document of `plan --json`, null where the file is another one. Raises InputError on one of nothing."""
+    try:
+        document = json.loads(read_bytes(path, str(path)))
+    except (ValueError, RecursionError):
+        return None
+    if not (isinstance(document, dict) and isinstance(document.get("plans"), list) and "request" in document):
+        return None
+    if not document["plans"]:
+        raise InputError.single("is a plan in which nothing fits", location=Location(str(path)))
+    return document
+
+
+def compared(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, Any, Any, float | None]]:
+    """Return what the best deployments of two plans are: name, value of each, and second / first of numbers."""
+    sides = [_facts(document["plans"][0]) for document in (first, second)]
+    rows = []
+    for name in sides[0]:
+        one, other = (side[name] for side in sides)
+        numbers = all(isinstance(each, float | int) and not isinstance(each, bool) for each in (one, other))
+        if one is not None or other is not None:
+            rows.append((name, one, other, other / one if numbers and one else None))
+    return rows
+
+
+def _facts(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a deployment is, and what it does. Costs in dollars, times in seconds."""
+    metrics, costs = entry["metrics"], entry.get("cost_per_million") or {}
+    return {
+        "cluster": " + ".join(dict.fromkeys(pool["cluster"] for pool in _pools(entry))), "devices": entry["devices"],
+        "replicas": " + ".join(map(str, map(_replicas, _pools(entry)))), "engine": str(entry["framework"]),
+        "precision": str(entry["precision"]), "layout": " + ".join(map(_layout, _pools(entry))),
+        **{_SHOWN[name]: metrics.get(name) for name in _SHOWN}, "$/h": entry["cost_rate"],
+        **{f"$/M {name}": costs.get(name) for name in _COSTS}, "J/M tokens": entry.get("energy_per_million"),
+        "holds": HOLDS[entry["holds"]], "probability": entry.get("probability"), "binds": str(entry["binds"]),
+    }  # fmt: skip
+
+
+def comparison_table(rows: Sequence[tuple[str, Any, Any, float | None]]) -> Table:
+    """Return a row for each fact of two plans, with the change of the second from the first."""
+    content = table("of the best deployment", ">first", ">second", ">change")
+    for name, one, other, ratio in rows:
+        change = f"{100.0 * (ratio - 1.0):+.3g}%" if ratio is not None else "" if one == other else "other"
+        content.add(name, _text_of(name, one), _text_of(name, other), "" if ratio == 1.0 else change)
+    return content
+
+
+def _text_of(name: str, value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return NONE if value is None else value
+    return _time(value) if name.startswith(("TTFT", "TPOT")) else Number(count(value), value)
+
+
+def _pools(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [entry[role] for role in ("prefill", "decode") if entry.get(role)] or [entry]
+
+
+def _layout(pool: Mapping[str, Any]) -> str:
+    """Return the degrees of parallelism above one, in words."""
+    degrees = ((name, value) for name, value in pool["parallel"].items() if value != 1 and not isinstance(value, bool))
+    return " ".join(f"{name.upper()} {value}" for name, value in degrees) or "one device"
+
+
+def _replicas(pool: Mapping[str, Any]) -> int:
+    return int(pool["instances"] if "instances" in pool else pool["replicas"])
+
+
 def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
     """Return a row for each deployment: what it is, its times, rent and costs of a million tokens."""
     rows = table(
         ">row", "cluster", ">devices", ">replicas", "engine", "precision", "layout",
-        *(f">{name} {statistic}" for statistic in ("p99", "mean") for name in ("TTFT", "TPOT")), ">$/h",
-        *(f">$/M {name}" for name in _COSTS), "holds", "binds",
+        *(f">{_SHOWN[name]}" for name in _TIMES), ">$/h", *(f">$/M {name}" for name in _COSTS), "holds", "binds",
     )  # fmt: skip
     for row, entry in enumerate(plans, 1):
-        pools = [entry[role] for role in ("prefill", "decode") if entry.get(role)] or [entry]
-        layouts = (
-            " ".join(f"{name.upper()} {value}" for name, value in pool["parallel"].items() if value != 1)
-            for pool in pools
-        )
-        numbers = (str(pool["instances"] if "instances" in pool else pool["replicas"]) for pool in pools)
-        times = (_time(entry["metrics"].get(name)) for name in ("ttft_p99", "tpot_p99", "ttft", "tpot"))
-        costs = entry.get("cost_per_million") or {}
+        pools, costs = _pools(entry), entry.get("cost_per_million") or {}
         rows.add(
             str(row), " + ".join(dict.fromkeys(pool["cluster"] for pool in pools)), str(entry["devices"]),
-            " + ".join(numbers), str(entry["framework"]), str(entry["precision"]),
-            " + ".join(layout or "one device" for layout in layouts), *times, _dollars(entry["cost_rate"]),
-            *(_dollars(costs.get(name)) for name in _COSTS), HOLDS[entry["holds"]], str(entry["binds"]),
+            " + ".join(str(_replicas(pool)) for pool in pools), str(entry["framework"]), str(entry["precision"]),
+            " + ".join(map(_layout, pools)), *(_time(entry["metrics"].get(name)) for name in _TIMES),
+            _dollars(entry["cost_rate"]), *(_dollars(costs.get(name)) for name in _COSTS),
+            HOLDS[entry["holds"]], str(entry["binds"]),
         )  # fmt: skip
     return rows
 
@@ -103,7 +169,8 @@ def _text(value: object) -> str:
     return count(value) if isinstance(value, float) else str(value)
 
 
-def _page(document: Mapping[str, Any]) -> bytes:
+def sections_of(document: Mapping[str, Any]) -> list[Section]:
+    """Return the sections of a page: deployments, what each gains and costs, what was not chosen."""
     plans = document["plans"]
     throughput, cost = marks(plans)
     best = front(throughput, lower_x=False, lower_y=False)
@@ -119,5 +186,14 @@ def _page(document: Mapping[str, Any]) -> bytes:
         ),
         Section("Not chosen", [items(map(str, document.get("left_out", [])))]),
     ]
+    return [section for section, drawn in zip(sections, (True, throughput, cost, True), strict=True) if drawn]
+
+
+def asked(document: Mapping[str, Any]) -> str:
+    """Return what a plan was asked for, as a sentence."""
     request = ", ".join(f"{name} {_text(value)}" for name, value in document["request"].items())
-    return page("Plan", f"Asked for: {request}.", sections, document)
+    return f"Asked for: {request}."
+
+
+def _page(document: Mapping[str, Any]) -> bytes:
+    return page("Plan", asked(document), sections_of(document), document)

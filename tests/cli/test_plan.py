@@ -80,6 +80,32 @@ def test_a_plan_holds_and_one_replica_fewer_fails(run):
     assert json.loads(json.dumps(workload.plan(["nodes/rtx-4090-x1"], **asked))) == document
 
 
+ENTRY = {
+    "cluster": "nodes/rtx-4090-x1", "devices": 2, "replicas": 2, "framework": "vllm", "precision": "bf16",
+    "parallel": {"tp": 1, "pp": 1}, "metrics": {"tpot": 0.02, "ttft": 0.1}, "cost_rate": 1.0, "holds": True,
+    "cost_per_million": {"output": 0.5}, "binds": "TPOT",
+}  # fmt: skip
+
+
+def test_saved_plans_are_compared_and_reported(run, tmp_path):
+    paths = [str(tmp_path / name) for name in ("first.json", "second.json")]
+    more = {**ENTRY, "devices": 3, "replicas": 3, "cost_rate": 1.5, "metrics": {"tpot": 0.015, "ttft": 0.1}}
+    for path, entry in zip(paths, (ENTRY, more), strict=True):
+        document = {"request": {"model": "llama-3-8b", "users": 30.0}, "plans": [entry], "left_out": []}
+        (tmp_path / path).write_text(json.dumps(document))
+    rows = {row["name"]: row for row in json.loads(run("compare", *paths, "--json").out)["plans"]}
+    assert {name: row["ratio"] for name, row in rows.items() if row["ratio"] not in (None, 1.0)} == {
+        "devices": 1.5, "$/h": 1.5, "TPOT mean": 0.75,
+    }  # fmt: skip
+    assert rows["layout"] == {"name": "layout", "first": "one device", "second": "one device", "ratio": None}
+    printed = {line.split("  ")[0]: line.split()[-1] for line in run("compare", *paths).out.splitlines()}
+    assert (printed["TPOT mean"], printed["$/h"], printed["replicas"]) == ("-25%", "+50%", "other")
+    assert run("report", paths[0]).out.strip().endswith("report.html")
+    page = (tmp_path / "first_report" / "report.html").read_text("utf-8")
+    assert "Cost and latency" in page
+    assert "users 30" in page
+
+
 def test_where_nothing_holds_it_says_what_is_reachable(run):
     done = run(
         "plan", "llama-3-8b", "--cluster", "nodes/rtx-4090-x1", "--rate", "2/s", "--isl", "1000", "--osl", "100",
