@@ -13,6 +13,8 @@ import numpy as np
 
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.equations import equation
+from costmodel.planning import commands
+from costmodel.planning.launch.benchmark import benchmark, caveats, statistics_of
 from costmodel.planning.launch.deployment import checkpoint
 from costmodel.planning.playing import Played, Player, drawn, playable
 from costmodel.planning.request import UNITS, PlanRequest
@@ -23,11 +25,13 @@ from costmodel.records import MutableRecord, Record, field
 from costmodel.result import Point
 from costmodel.schema.published_tables import receipts
 from costmodel.schema.references import as_reference
+from costmodel.serving.lengths import longest_of
 from costmodel.units import render
 
 _MILLION, _HOUR = 1e6, 3600.0
 _TIMES = ("ttft", "tpot", "latency")
 _CLOSED = ("requests_per_second", "highest_stable_rate", "kv_use")
+_OF_MODELS = "vllm"  # what serves a model whose framework nobody states
 HOLDS = {True: "yes", False: "no", None: "not played"}  # of a deployment
 NOTHING = "nothing"  # of what holds with the least replicas that there can be
 
@@ -199,21 +203,23 @@ def command_of(one: Deployment) -> str:
     if one.prefill is not None:
         return _simulate_pools(one)
     settings = {key: text for key, text in load_settings(request).items() if key != "concurrency"}
-    settings |= {"framework": structure.framework}
+    settings |= {"framework": structure.framework} if structure.framework != _OF_MODELS else {}
     settings |= {} if structure.precision is None else {"precision": structure.precision}
-    settings |= {path: f"{value:g}" for path, value in one.engine.at.items() if value}
-    settings |= {"replicas.count": str(one.replicas)}
+    usual = structure.plan.scheduler.token_budget
+    settings |= {
+        path: f"{value:g}" for path, value in one.engine.at.items()
+        if value and (path != "scheduler.token_budget" or usual is None or value != float(np.max(usual)))
+    }  # fmt: skip
+    settings |= {"replicas.count": str(one.replicas)} if one.replicas > 1 else {}
     plan = with_replicas(one.engine, request, one.replicas).plan
     users = getattr(plan, "concurrency", None)
     settings |= {} if users is None else {"concurrency": f"{users:g}"}
     if one.played is not None and request.trace is None:
         settings |= {"requests.count": str(drawn(one.engine, request))}
         settings |= {} if users is None else {"requests.arrivals": "closed_loop"}
-    words = ["costmodel", "simulate", str(request.model), "--cluster", structure.cluster, "--phase", "serving"]
+    options = ["--phase", "serving", *([] if one.played is None else ["--engine", "event"])]
     paths = {HEAD + key: text for key, text in settings.items()} | dict(structure.choices)
-    for path, text in paths.items():
-        words += ["--set", f"{path}={text}"]
-    return shlex.join([*words, *([] if one.played is None else ["--engine", "event"])])
+    return commands.simulate(str(request.model), structure.cluster, "serving", paths, options)
 
 
 def load_of_pools(structure: Structure, request: PlanRequest) -> dict[str, str]:
@@ -288,6 +294,7 @@ def plan_document(one: Deployment) -> dict[str, Any]:
         },
         "holds": one.holds, "probability": one.probability, "binds": binds(one),
         "cost_rate": None if one.rent is None else one.rent * _HOUR, "cost_per_million": costs(one),
+        "load": load_of(one),
         "energy_per_million": None if energy is None else energy * _MILLION,
         "units": UNITS, "why_not_less": why_not_less(one), "command": command_of(one),
     }  # fmt: skip
@@ -384,17 +391,27 @@ def receipt_line(one: Deployment) -> str:
     return f"errors of published runs of {on}: {', '.join(known)}" if known else f"no published run of {on} is known"
 
 
-def benchmark_line(one: Deployment) -> str:
-    """Return the `vllm bench serve` command that would measure what a plan promises, of one replica at its share."""
+def load_of(one: Deployment) -> dict[str, float | None]:
+    """Return the load by the names of the options, mean lengths of a trace. longest: tokens of its longest request."""
     request, plan = one.player.request, one.engine.structure.plan
-    rate, users, share = "", "", one.replicas if one.prefill is None else 1
-    if request.users is not None:
-        users = f" --max-concurrency {-(-request.users // share)}"
-    elif plan.rate is not None:
-        rate = f" --request-rate {float(plan.rate) / share:.4g}"
+    lengths = {"isl": float(plan.input_tokens), "osl": float(plan.output_tokens)}
+    rate = None if request.users is not None or plan.rate is None else float(plan.rate)
+    longest = sum(lengths.values()) if request.trace is None else longest_of(request.trace)
+    return {**lengths, "rate": rate, "users": request.users, "longest": longest}
+
+
+def benchmark_line(one: Deployment) -> str:
+    """Return the command that would measure what a plan promises, of one replica at its share."""
+    request, structure, share = one.player.request, one.engine.structure, one.replicas if one.prefill is None else 1
+    known = {name: value for name, value in load_of(one).items() if value is not None}
+    load = {name: -(-value // share) if name == "users" else value / share if name == "rate" else value
+            for name, value in known.items()}  # fmt: skip
     model = checkpoint(str(request.model), request.search_path)
-    lengths = f"--random-input-len {float(plan.input_tokens):g} --random-output-len {float(plan.output_tokens):g}"
-    return (
-        f"vllm bench serve --model {model} --dataset-name random {lengths}{rate}{users} "
-        "--percentile-metrics ttft,tpot --metric-percentiles 99 --ignore-eos"
-    )
+    drafts, statistics = structure.drafts is not None, statistics_of([request.ttft, request.tpot])
+    return shlex.join(benchmark(structure.framework, model, load, statistics, drafts=drafts))
+
+
+def not_checked(one: Deployment) -> list[str]:
+    """Return what that command does not measure."""
+    drafts, of_trace = one.engine.structure.drafts is not None, one.player.request.trace is not None
+    return list(caveats(drafts=drafts, of_trace=of_trace))

@@ -14,6 +14,7 @@ from costmodel.planning.deployments import (
     command_of,
     costs,
     metrics,
+    not_checked,
     receipt_line,
     shown,
     why_not_less,
@@ -25,6 +26,7 @@ from costmodel.report.text import NONE, count, percent, quantity
 _HOUR = 3600.0
 _MOST_LINES = 4  # of what lost, and of what was left out
 _MEANS = ("TTFT", "TPOT")
+_SAVING = 0.01  # of a token's cost, that is said
 SURE = 0.9  # a probability that the hint to ask for more names
 
 
@@ -34,13 +36,15 @@ def show_plans(plans: Plans) -> None:
         show(f"nothing fits{' the budget, or' if plans.request.budget else ''} in memory", "yellow")
         _show_some("left out", plans.left_out)
         return
-    best = plans.best[0]
+    best, *others = plans.best
     holds = best.holds is not False
     for line in reachable_lines(plans):
         show(line, "yellow")
     show(headline(best) if holds else f"the nearest is {headline(best)}", "bold" if holds else "yellow")
     show(plans_table(plans))
     show(f"why not fewer: {why_not_less(best)}")
+    for line in _cheaper_tokens(best, others):
+        show(line)
     show(receipt_line(best))
     _show_some("lost", [f"{engine.structure} {engine}: {why}" for engine, why in plans.lost])
     _show_some("left out", plans.left_out)
@@ -50,6 +54,8 @@ def show_plans(plans: Plans) -> None:
         whole = best.replicas == 1 or best.prefill is not None
         of = "" if whole else f" of one replica, with 1/{best.replicas} of the load"
         show(f"check{of}: {benchmark_line(best)}", "dim")
+        for line in not_checked(best):
+            show(f"note: {line}", "dim")
 
 
 def headline(one: Deployment) -> str:
@@ -73,6 +79,19 @@ def headline(one: Deployment) -> str:
     return (
         f"{', '.join(parts)}; {_times(one)}; {'nothing binds' if bound == NOTHING else f'binds: {bound}'}{_chance(one)}"
     )
+
+
+def _cheaper_tokens(best: Deployment, others: Sequence[Deployment]) -> Iterator[str]:
+    """Yield the deployment whose output tokens cost least, where they cost less than those of the first."""
+    known = [(costs(one)["output"], at, one) for at, one in enumerate(others) if one.holds and costs(one)["output"]]
+    output, _, one = min(known, default=(None, 0, best))
+    own = costs(best)["output"]
+    if output is not None and own is not None and output < own * (1.0 - _SAVING):
+        why = ", in another format than the checkpoint's" if one.engine.is_other > best.engine.is_other else ""
+        yield (
+            f"runner-up: {one.replicas} x {one.engine} {one.engine.structure}: {count(output, 2)} $/M output tokens, "
+            f"{percent(1.0 - output / own, 0)} less{why}; {_times(one)}"
+        )
 
 
 def _chance(one: Deployment) -> str:

@@ -59,8 +59,13 @@ def trace_rate(path: str, count: int) -> tuple[float | None, int]:
     file = Path(path)
     if not file.is_file():
         raise InputError.single("no such file of requests", field=path, hint="check its path")
-    *_, rate, rows = _read(file, file.stat().st_mtime_ns, None, None, count)
+    _, _, rate, rows, _ = _read(file, file.stat().st_mtime_ns, None, None, count)
     return rate, rows
+
+
+def longest_of(path: str) -> float:
+    """Return the tokens of the longest request of a trace, prompt and answer."""
+    return _read(Path(path), Path(path).stat().st_mtime_ns, None, None, None)[4]
 
 
 @lru_cache(maxsize=64)
@@ -70,17 +75,19 @@ def _read(
     kind: str | None,
     tokenizer: str | None,
     count: int | None,
-) -> tuple[float, float, float | None, int]:
+) -> tuple[float, float, float | None, int, float]:
     if tokenizer is not None:
         prompt, output = file_lengths(path, tokenizer)
-        return float(np.rint(prompt.mean())), float(np.rint(output.mean())), None, len(prompt)
-    rows, starts, tokens, first, last = 0, 0, np.zeros(2), np.nan, np.nan
+        longest = float((prompt + output).max())
+        return float(np.rint(prompt.mean())), float(np.rint(output.mean())), None, len(prompt), longest
+    rows, starts, tokens, first, last, longest = 0, 0, np.zeros(2), np.nan, np.nan, 0.0
     for row in read_rows(path, kind, count):
         if not row.after:  # others come when an answer is there
             first, last = (row.arrival if starts == 0 else first), row.arrival
             starts += 1
         tokens += row.prompt, row.output
+        longest = max(longest, float(row.prompt + row.output))
         rows += 1
     prompt, output = np.rint(tokens / rows).tolist()
     rate = rows / starts * (starts - 1) / (last - first) if last > first else None
-    return prompt, output, rate, rows
+    return prompt, output, rate, rows, longest

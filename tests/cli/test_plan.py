@@ -35,7 +35,7 @@ def test_an_option_that_says_nothing_is_refused(run, arguments, message):
 KEYS = {
     "cluster", "devices", "nodes", "empty", "replicas", "engine", "framework", "precision", "parallel", "prefill",
     "decode", "scheduler", "metrics", "statistics", "intervals", "played", "holds", "probability", "binds", "cost_rate",
-    "cost_per_million", "energy_per_million", "units", "why_not_less", "command",
+    "cost_per_million", "energy_per_million", "units", "why_not_less", "command", "load",
 }  # fmt: skip
 LOAD = ("--rate", "24/s", "--isl", "1000", "--osl", "100", "--ttft", "1s@p99", "--tpot", "50ms@p99")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
+from costmodel.planning.launch.benchmark import statistics_of
 from costmodel.planning.launch.layouts import devices
 from costmodel.planning.launch.options import MTP, Settings
 from costmodel.records import Record
@@ -65,6 +66,8 @@ class Deployment(Record):
     """What starts. model: its name; checkpoint: what engines load; framework: name and release, as a plan states it.
 
     drafts: kind that the model has itself; load: `isl`, `osl`, `rate`, `users`, `tokens`, where stated.
+    longest: tokens of the longest request, null where none is longer; statistics: of the limits.
+    of_trace: whether requests come from a trace.
     predicted: what the plan says of it; holds: whether it keeps the limits, null where that was not played.
     """
 
@@ -75,6 +78,9 @@ class Deployment(Record):
     drafts: str | None
     load: Mapping[str, float]
     trains: bool = False
+    longest: float | None = None
+    statistics: tuple[str, ...] = ()
+    of_trace: bool = False
     predicted: str = ""
     holds: bool | None = None
 
@@ -97,12 +103,16 @@ def deployment(request: Mapping[str, Any], entry: Mapping[str, Any], search_path
         count = part.get("replicas", part.get("instances", entry.get("replicas") or 1))
         pools.append(Pool(role, settings, int(count), load_cluster(name, search_path), name))
     document = read_model(model, search_path)
-    named = {each: request[each] for each in _LOAD if request.get(each)}
+    load = entry.get("load") or {}
+    named = {each: request.get(each) or load[each] for each in _LOAD if request.get(each) or load.get(each)}
     return Deployment(
         model=model,
         checkpoint=checkpoint_of(model, document.document.get("aliases", ())), framework=framework_of(entry),
         pools=tuple(pools),
         drafts=MTP if document.architecture.mtp is not None else None, load=named, trains=trains,
+        longest=load.get("longest"),
+        of_trace=bool(request.get("trace")),
+        statistics=tuple(statistics_of([request.get("ttft"), request.get("tpot")])),
         predicted=_predicted(entry), holds=entry.get("holds"),
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from costmodel.planning.launch.benchmark import benchmark, caveats
 from costmodel.planning.launch.deployment import BOTH, Deployment, Pool, described
 from costmodel.planning.launch.layouts import degrees, ours, theirs
 from costmodel.planning.launch.options import Engine, Settings, engine
@@ -24,7 +25,6 @@ _ROUTERS = {  # engine -> what brings a request to one engine of either pool
     "sglang": "python3 -m sglang_router.launch_router --pd-disaggregation --prefill URL --decode URL",
     "trt-llm": "trtllm-serve disaggregated -c FILE",
 }
-_REQUESTS = 1000  # of a benchmark
 _CONTEXTS = 256  # tokens of which the longest context is a multiple: templates of chats add some
 _LOADS = {"isl": "input_tokens", "osl": "output_tokens", "rate": "rate", "users": "users", "tokens": "tokens"}
 HEADLINE = "No option states:"
@@ -147,9 +147,10 @@ def shell(words: Sequence[str], indent: str = "  ") -> list[str]:
 
 
 def _context(deployed: Deployment) -> int | None:
-    """Return the tokens of a request, null where lengths are a trace's."""
+    """Return the tokens of the longest request, null where they are not known."""
     known = [deployed.load.get(name) for name in ("isl", "osl")]
-    return None if None in known else int(-(-sum(value for value in known if value) // _CONTEXTS) * _CONTEXTS)
+    most = deployed.longest or (None if None in known else sum(value for value in known if value))
+    return None if most is None else int(-(-most // _CONTEXTS) * _CONTEXTS)
 
 
 def _engines(made: Engine, deployed: Deployment, pool: Pool) -> Iterator[str]:
@@ -185,21 +186,10 @@ def config_lines(made: Engine, deployed: Deployment, pool: Pool) -> Iterator[str
 def _bench(made: Engine, deployed: Deployment) -> list[str]:
     """Return the benchmark of one engine at its share of the load, of all of it where a router deals requests out."""
     share = 1 if _is_routed(made) or len(deployed.pools) > 1 else max(deployed.pools[0].engines, 1)
-    load = deployed.load
-    if made.key == "sglang":
-        words = ["python3", "-m", "sglang.bench_serving", "--backend", "sglang", "--dataset-name", "random"]
-        words += ["--random-range-ratio", "1.0"]
-    else:
-        words = ["vllm", "bench", "serve", "--dataset-name", "random", "--percentile-metrics", "ttft,tpot,itl,e2el"]
-        words += ["--metric-percentiles", "50,90,99", "--ignore-eos"]
-    words += ["--model", deployed.checkpoint, "--port", str(PORT), "--num-prompts", str(_REQUESTS)]
-    for name, option in (("isl", "--random-input-len"), ("osl", "--random-output-len")):
-        words += [option, str(int(load[name]))] if name in load else []
-    if "rate" in load:
-        words += ["--request-rate", f"{load['rate'] / share:.4g}"]
-    if "users" in load:
-        words += ["--max-concurrency", str(max(round(load["users"] / share), 1))]
-    return shell(words)
+    load = {name: value / share if name in ("rate", "users") else value for name, value in deployed.load.items()}
+    drafts = any(pool.settings.get("speculative.depth") for pool in deployed.pools)
+    words = benchmark(made.key, deployed.checkpoint, load, deployed.statistics, drafts=drafts, port=PORT)
+    return [*(f"  # {line}" for line in caveats(drafts=drafts, of_trace=deployed.of_trace)), *shell(words)]
 
 
 def _roles(made: Engine, pool: Pool) -> list[str]:

@@ -97,8 +97,33 @@ def test_every_option_is_one_that_the_program_knows(form: str, entry: str) -> No
 def test_a_benchmark_has_the_load_of_what_it_goes_to(form: str, entry: str, rate: str) -> None:
     """One of four engines, or what deals out requests to all."""
     text = emitted(form, entry)
-    assert f"--request-rate {rate}\n" in text
+    assert re.search(rf"--request-rate {rate}\s", text)
     assert ("goes to a router in front of both pools" in text) == (form == "vllm" and entry == "POOLS")
+
+
+def test_a_benchmark_is_of_a_client_that_the_server_answers_with_the_statistics_of_the_limits() -> None:
+    """SGLang's own client prints no 95th percentile; drafts of random tokens are not accepted."""
+    limits = {"ttft": "1 s@p95", "tpot": "50 ms@p99"}
+    plain = {**WIDE, "speculative": None}
+    text = emit("sglang", {**REQUEST, **limits}, plain)
+    assert "vllm bench serve \\\n    --backend openai \\\n    --endpoint /v1/completions" in text
+    assert "--metric-percentiles 95,99 " in text
+    assert "sglang.bench_serving \\\n    --backend sglang" in emit("sglang", REQUEST, plain)
+    assert "--backend openai" in emit("trt-llm", REQUEST, plain)
+    assert "--backend vllm" in emit("vllm", REQUEST, plain)
+    drafted = emit("vllm", REQUEST, WIDE)
+    assert "--dataset-name custom" in drafted
+    assert "--random-input-len" not in drafted
+    assert "of random tokens no draft is kept" in drafted
+
+
+def test_the_longest_request_of_a_trace_fits_and_its_means_are_benchmarked() -> None:
+    load = {"isl": 1000.0, "osl": 200.0, "rate": 8.0, "longest": 9000.0}
+    text = emit("vllm", {"model": "deepseek-v3", "trace": "some.csv"}, {**WIDE, "speculative": None, "load": load})
+    assert "--max-model-len 9216 " in text
+    assert "--random-input-len 1000 " in text
+    assert "--request-rate 2 " in text
+    assert "its bursts and longest requests are not sent" in text
 
 
 def test_a_script_says_what_is_predicted_and_whether_the_limits_hold() -> None:
