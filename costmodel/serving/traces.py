@@ -8,7 +8,8 @@
 | servegen | timestamp, input_tokens, output_tokens |
 | bench | JSON of `vllm bench serve --save-detailed` and its like: start_times, input_lens, output_lens |
 
-Those of `agent_traces` are JSON lines.
+Tables of other columns are read by `ALIASES`, such as timestamp, prompt_tokens, completion_tokens. Those of
+`agent_traces` are JSON lines.
 """
 
 from __future__ import annotations
@@ -56,6 +57,23 @@ TABLES: dict[str, tuple[Format, ...]] = {
     "burstgpt": (Format("Timestamp", "Request tokens", "Response tokens", failed=True),),
     "servegen": (Format("timestamp", "input_tokens", "output_tokens"),),
 }
+# Other spellings of their columns, the first found of each: small letters and digits alone.
+ALIASES = {
+    "arrival_s": (
+        "arrivals", "arrival", "arrivaltime", "arrivedat", "timestamp", "timestamps", "time", "starttime",
+        "requesttime", "createdat",
+    ),
+    "input_tokens": (
+        "inputtokens", "input", "inputlength", "inputlen", "numinputtokens", "prompttokens", "promptlength",
+        "promptlen", "numprompttokens", "prompt", "contexttokens", "requesttokens", "prefilltokens",
+        "numprefilltokens", "isl",
+    ),
+    "output_tokens": (
+        "outputtokens", "output", "outputlength", "outputlen", "numoutputtokens", "completiontokens",
+        "numcompletiontokens", "completion", "generatedtokens", "generationtokens", "responsetokens", "decodetokens",
+        "numdecodetokens", "osl",
+    ),
+}  # fmt: skip
 # Replays of this project's own data name the blocks of prompts so.
 OTHER_BLOCKS = ("block_ids", "prompt_block_ids")
 
@@ -168,10 +186,23 @@ def _format_of(columns: list[str], shown: str, kind: str | None) -> Format:
         for known in candidates:
             if {known.arrival, known.prompt, known.output} <= set(columns):
                 return known
-    expected = "; ".join(
-        ", ".join((known.arrival, known.prompt, known.output)) for group in kinds.values() for known in group
-    )
-    raise problem(shown, 1, f"has no known columns: {', '.join(columns)[:200]}", f"write one of: {expected}")
+    if kind is not None:
+        expected = "; ".join(", ".join((known.arrival, known.prompt, known.output)) for known in kinds[kind])
+        raise problem(shown, 1, f"has no known columns: {', '.join(columns)[:200]}", f"write one of: {expected}")
+    own = {_plain(column): column for column in reversed(columns)}
+    found = {name: next((own[each] for each in names if each in own), None) for name, names in ALIASES.items()}
+    lacking = [f"`{name}`" for name, column in found.items() if column is None]
+    if lacking:
+        others = ", ".join(column for column in columns if column not in found.values())[:200]
+        raise problem(
+            shown, 1, f"has no column that is known to be {' or '.join(lacking)}: {', '.join(columns)[:200]}",
+            f"rename {others or 'a column'} to {', '.join(lacking)}: seconds, and tokens of prompts and answers",
+        )  # fmt: skip
+    return Format(*(str(column) for column in found.values()))
+
+
+def _plain(name: str) -> str:
+    return "".join(each for each in name.lower() if each.isalnum())
 
 
 def _json_rows(lines: Iterator[tuple[int, str]], shown: str, kind: str | None, texts: Texts) -> Iterator[Row]:

@@ -29,6 +29,8 @@ FILES = {
     "2023-11-16 18:15:46.5000000,100,20\n2023-11-16 18:15:47.5000000,50,10\n",
     "fractions.csv": "TIMESTAMP,ContextTokens,GeneratedTokens\n"
     "2023-11-16 18:15:46,100,20\n2023-11-16 18:15:46.9999999,50,10\n",
+    "short.csv": "timestamp,input,output\n0,100,20\n1,50,10\n",
+    "other.csv": "id,Arrival Time,prompt_tokens,completion_tokens\na,3,100,20\nb,4,50,10\n",
     "vidur.csv": "arrived_at,num_prefill_tokens,num_decode_tokens\n0,100,20\n1,50,10\n",
     "burst.csv": "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
     "5,GPT-4,100,20,120,API log\n5.5,GPT-4,7,0,7,API log\n6,GPT-4,50,10,60,API log\n",
@@ -56,7 +58,12 @@ BAD = {
     "half a token": (HEAD + "0,5.5,1\n", 2, "whole number"),
     "a huge request": (HEAD + "0,1e12,1\n", 2, "out of range"),
     "a short row": (HEAD + "0,5\n", 2, "2 values for 3 columns"),
-    "other columns": ("a,b\n1,2\n", 1, "no known columns"),
+    "other columns": ("a,b\n1,2\n", 1, "rename a, b to `arrival_s`, `input_tokens`, `output_tokens`"),
+    "one other column": (
+        "time,prompt_tokens,said\n1,2,3\n",
+        1,
+        "known to be `output_tokens`: .*; rename said to `output_tokens`",
+    ),
     "binary": (b"\x7fELF\0\0\0\1", 1, "no text"),
     "other text": (HEAD.encode() + b"0,\xff,1\n", 2, "UTF-8"),
     "a priority of letters": ("arrival_s,input_tokens,output_tokens,priority\n0,1,1,high\n", 2, "no whole number"),
