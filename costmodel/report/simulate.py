@@ -63,7 +63,7 @@ def show_simulation(
         _show_where(points)
         show_notes(points)
     show_hint(f"{'event simulation; ' * (engine == 'event')}( .. ): 80 % interval")
-    for line in _next_steps(arguments, points, detailed=detailed):
+    for line in _next_steps(arguments, workload, points, detailed=detailed):
         show(line, "dim")
 
 
@@ -408,13 +408,21 @@ def _largest_parts(point: Point) -> str:
     return ", ".join(parts)
 
 
-def _next_steps(arguments: str, points: Mapping[str, Point], *, detailed: bool) -> Iterator[str]:
+def _next_steps(
+    arguments: str, workload: Workload, points: Mapping[str, Point], *, detailed: bool
+) -> Iterator[str]:  # fmt: skip
     """Yield commands that lead on from here."""
     for name, point in points.items():
         if not point.fits and point.memory and point.on_device > point.capacity:
+            from costmodel.study.room import with_room  # loads when it is used
+
+            room = with_room(arguments, workload, name, point)
             size = f"{math.ceil(point.on_device / parse('1 GiB', 'size'))} GiB"
-            yield f"next: {name} with {size} per device:"
-            yield f'      costmodel simulate {arguments} --scenario {name} --set hardware.memory.hbm.capacity="{size}"'
+            where, again = room or (
+                f"if a device had {size}", f'{arguments} --set hardware.memory.hbm.capacity="{size}"'
+            )  # fmt: skip
+            yield f"next: {name} {where}:"
+            yield f"      costmodel simulate {again} --scenario {name}"
             break
     for name, point in points.items():
         if point.fits:

@@ -198,7 +198,8 @@ def _format_of(columns: list[str], shown: str, kind: str | None) -> Format:
             shown, 1, f"has no column that is known to be {' or '.join(lacking)}: {', '.join(columns)[:200]}",
             f"rename {others or 'a column'} to {', '.join(lacking)}: seconds, and tokens of prompts and answers",
         )  # fmt: skip
-    return Format(*(str(column) for column in found.values()))
+    arrival, prompt, output = (str(column) for column in found.values())
+    return Format(arrival, prompt, output)
 
 
 def _plain(name: str) -> str:

@@ -355,3 +355,19 @@ def test_a_factor_answers_where_the_file_without_it_cannot_run(run, tmp_path):
     )  # fmt: skip
     shown = run("simulate", str(path), "--set", "scenarios.s.parallel.tp=0.5x")
     assert (shown.code, "a token" in shown.out) == (0, True)
+
+
+def test_what_does_not_fit_is_offered_on_a_node_that_exists_or_with_fewer_requests(run):
+    """The commands are those that were tried: their scenarios fit."""
+    for arguments, where in (
+        (("llama-3-70b", "--cluster", "nodes/h100-x1", "--phase", "decode"), "next: decode on nodes/dgx-h100:"),
+        (
+            ("deepseek_v3", "--scenario", "decode", "--set", "scenarios.decode.batch_per_device=16384"),
+            "next: decode with",
+        ),
+    ):
+        lines = run("simulate", *arguments).out.splitlines()
+        at = next(number for number, line in enumerate(lines) if line.startswith(where))
+        again = run(*shlex.split(lines[at + 1])[1:], "--json")
+        (scenario,) = json.loads(again.out)["scenarios"].values()
+        assert scenario["memory"]["fits"]
