@@ -297,6 +297,11 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             return
         if stable is not None:
             yield f"load: {arriving / stable:.0%} of the highest stable rate"
+        if stable is not None and arriving > stable and self.verdict() != "overloaded":
+            yield (
+                f"overloaded in the long run: {stable:.3g} requests/s can be served; in this run of "
+                f"{self.outcome.tally.arrived:,} the queue does not show yet"
+            )
         if self.verdict() == "overloaded":
             can = f"{served:.3g} are served" if stable is None or stable > arriving else f"{stable:.3g} can be served"
             yield (

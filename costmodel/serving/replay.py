@@ -16,6 +16,7 @@ from costmodel.serving.summary import Outcome, Tally, percentiles
 from costmodel.workload.requests import Replicas, RequestStream
 
 REQUESTS = 1000  # of a run, ten of which are slower than the 99th percentile
+_OFF = 0.05  # of the mean time of a token, by which so few requests are told to be off
 FEWEST = 250  # where outputs are long, of which more would take Python seconds
 
 
@@ -77,6 +78,11 @@ class ReplayedServer(OpenLoopEvaluation):
             run = (
                 f"percentiles and goodput: of {count:,} requests simulated one by one (seed {seed}); all else is means"
             )
+            mean, tpot = self._replayed.tally.times["tpot"].mean, self.metrics(None)["tpot"]
+            if tpot and abs(off := mean / float(tpot) - 1.0) > _OFF:
+                run += (
+                    f", {abs(off):.0%} {'above' if off < 0 else 'below'} those of so few: `--engine event` plays more"
+                )
             return (*notes, run)
         problem = unsupported(self._scenario, self._plan)
         return notes if problem is None else (*notes, f"percentiles are rough: {problem.problems[0].message}")

@@ -61,8 +61,11 @@ def weights_by_memory(context: Context, layers: LayerCounts, others: LayerCounts
     The host alone holds what it computes with, and its share of the layers' other weights, which stream through buffers
     of two layers on the device. others: embedding, head and drafting modules, which stay on the device.
 
-        weights = resident + kept
+        weights = resident + layer_weights
+        layer_weights = min(whole, (1 - share) * whole + 2 * share * largest)
         resident := of embedding, head and drafting modules: how many, times parameters of the rank, times bytes of each
+        whole := over all kinds of layers, how many times the bytes of one
+        largest := bytes of the largest layer
     """
     host_computed = sum_of(
         count * item.local * weight_bytes(context, item)
@@ -72,30 +75,31 @@ def weights_by_memory(context: Context, layers: LayerCounts, others: LayerCounts
     )
     resident = sum_of(count * streamable_bytes(context, work.parameters) for count, work in others)
     sizes = [(count, streamable_bytes(context, work.parameters)) for count, work in layers]
-    kept, on_host = _split(sizes, context.offload.weights)
-    weights = resident + kept
-    return weights, host_computed + on_host
-
-
-def cache_by_memory(context: Context, layers: Sequence[tuple[Quantity, Bytes]]) -> tuple[Bytes, Bytes]:
-    """Return the bytes of a rank's KV cache on the device and on its host. layers: (how many, cache) of each kind."""
-    return _split(layers, context.offload.kv_cache)
+    (whole, largest), share = _whole_and_largest(sizes), context.offload.weights
+    layer_weights = minimum(whole, (1 - share) * whole + 2 * share * largest)
+    weights = resident + layer_weights
+    return weights, host_computed + share * whole
 
 
 @equation
-def _split(layers: Sequence[tuple[Quantity, Bytes]], share: Quantity) -> tuple[Bytes, Bytes]:
-    """Return the bytes on the device and on the host, which holds a share of the layers' (how many, bytes).
+def cache_by_memory(context: Context, layers: Sequence[tuple[Quantity, Bytes]]) -> tuple[Bytes, Bytes]:
+    """Return the bytes of a rank's KV cache on the device and on its host. layers: (how many, cache) of each kind.
 
-    The device holds the rest, and buffers of two layers that the copies pass through.
+    The host holds a share, the device the rest and buffers of two layers that the copies pass through.
 
-        kept = min(whole, (1 - share) * whole + 2 * share * largest)
+        layer_caches = min(whole, (1 - share) * whole + 2 * share * largest)
         whole := over all kinds of layers, how many times the bytes of one
         largest := bytes of the largest layer
     """
+    (whole, largest), share = _whole_and_largest(layers), context.offload.kv_cache
+    layer_caches = minimum(whole, (1 - share) * whole + 2 * share * largest)
+    return layer_caches, share * whole
+
+
+def _whole_and_largest(layers: Sequence[tuple[Quantity, Bytes]]) -> tuple[Bytes, Bytes]:
+    """Return the bytes of all layers, (how many, bytes) of each kind, and those of the largest."""
     whole = sum_of(count * size for count, size in layers)
-    largest = maximum(0.0, *(where(count > 0, size, 0.0) for count, size in layers))
-    kept = minimum(whole, (1 - share) * whole + 2 * share * largest)
-    return kept, share * whole
+    return whole, maximum(0.0, *(where(count > 0, size, 0.0) for count, size in layers))
 
 
 def _is_offloaded(share: Quantity) -> bool:

@@ -261,7 +261,7 @@ def inference_ledger(
 def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached: CachedSequences) -> Ledger:
     """Return the ledger of a rank of one pipeline stage.
 
-    kv_cache = kept + modules * drafts      of layers, each `cached_bytes` of a sequence, and of drafting modules
+    kv_cache = layer_caches + modules * drafts      each `cached_bytes` of a sequence, and of drafting modules
     activations = largest(pass_activations)
     communication = largest(pass_buffers)
     reserve = context.framework.reserve
@@ -278,7 +278,7 @@ def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached:
     weights, host_weights = weights_by_memory(context, layers, others)
     cp = context.parallel.cp
     *caches, drafts = (cached.sequences * size / cp for size in _cache_by_layer(context, cached.kv_len))
-    kept, host_cache = cache_by_memory(context, list(zip(stage.layers, caches, strict=True)))
+    layer_caches, host_cache = cache_by_memory(context, list(zip(stage.layers, caches, strict=True)))
     host_layers = zip(stage.layers, _host_cache_by_layer(context, cached.kv_len), strict=True)
     host_keys = sum_of(cached.sequences * count * size / cp for count, size in host_layers)
     working = [_working_memory(batch, pass_work, stage) for batch, pass_work in passes]
@@ -286,7 +286,7 @@ def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached:
     return Ledger(
         weights=weights,
         activations=maximum(0.0, *pass_activations),
-        kv_cache=kept + modules * drafts,
+        kv_cache=layer_caches + modules * drafts,
         communication=maximum(0.0, *pass_buffers),
         reserve=context.framework.reserve,
         host=host_weights,
