@@ -30,6 +30,7 @@ from costmodel.version import __version__
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count, training_flop_per_token
 from costmodel.workload.plans import Serving, Training
+from costmodel.workload.pools import Pools
 from costmodel.workload.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -327,10 +328,14 @@ def request_engine(
     keeps: every request of a long run, for a table of them.
     """
 
-    def requests(scenario: Scenario, plan: Serving, calibration: Calibration) -> Evaluation:
+    def requests(scenario: Scenario, plan: Serving | Pools, calibration: Calibration) -> Evaluation:
         from costmodel.serving.evaluation import Options, RequestEvaluation  # loads when it is used
 
         options = Options(checkpoint=checkpoint, workers=workers, on_progress=on_progress, keeps=keeps)
+        if isinstance(plan, Pools):
+            from costmodel.serving.two_pools import PoolsPlayed  # loads when it is used
+
+            return PoolsPlayed(scenario, plan, calibration, options)
         return RequestEvaluation(scenario, plan, calibration, options)
 
     return requests

@@ -38,6 +38,7 @@ from costmodel.quantities import Quantity
 from costmodel.records import MutableRecord, field, replace
 from costmodel.result import Entry, Metrics, Point
 from costmodel.workload.plans import Decode, Prefill, Serving, Training
+from costmodel.workload.pools import Pools
 from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import folded_order, order, steady_state
@@ -47,7 +48,7 @@ FEW_TASKS = 100_000  # in all simulations for intervals together: a second
 STREAM_STALLS = "waits between streams"  # line of results: idle time of the compute stream
 NOT_SIMULATED = "the event engine simulates training, prefill, decode, serving and rl; this is the closed form"
 
-Requests: TypeAlias = "Callable[[Scenario, Serving, Calibration], Evaluation]"
+Requests: TypeAlias = "Callable[[Scenario, Serving | Pools, Calibration], Evaluation]"
 Model = TypeVar("Model", StepModel, PassModel)
 Times = TypeVar("Times", StepTimes, PassTimes)
 
@@ -108,7 +109,7 @@ class EventEngine(MutableRecord):
             return paced(scenario, calibration, Engines(self.evaluate, measured, evaluate))
         if isinstance(plan, Prefill | Decode):
             return _SimulatedPass(scenario, plan, calibration, self)
-        if isinstance(plan, Serving) and self.requests is not None:
+        if isinstance(plan, Serving | Pools) and self.requests is not None:
             served = self.served[scenario.name] = self.requests(scenario, plan, calibration)
             return served
         if isinstance(plan, Reinforcement):
@@ -124,7 +125,7 @@ class EventEngine(MutableRecord):
         """Return a single scenario in full: of training with its goodput, with a note where it is the closed form's."""
         point = evaluate_point(scenario, calibration, self.evaluate)
         simulation, plan, step = scenario.simulation, scenario.plan, point.metrics[point.headline]
-        if isinstance(plan, Serving) and self.requests is not None:
+        if isinstance(plan, Serving | Pools) and self.requests is not None:
             return point
         if isinstance(plan, Reinforcement):
             return point

@@ -181,8 +181,12 @@ def shown(seconds: float) -> str:
 
 def why_not_less(one: Deployment) -> str:
     """Return what one replica fewer than the least that hold does, or why that is not known."""
-    if one.prefill is not None:
+    if one.prefill is not None and one.played is None:
         return "two pools are sized in closed form: one engine fewer is beyond the limits, or beyond their margin"
+    if one.prefill is not None:
+        return (
+            f"one engine fewer: {failing(one.fewer, one.player.request)}" if one.fewer else "one of each is the least"
+        )
     if one.played is None:
         return f"sized in closed form: {playable(one.player)}"
     if not one.played.holds:
@@ -223,13 +227,14 @@ def command_of(one: Deployment) -> str:
 
 
 def load_of_pools(structure: Structure, request: PlanRequest) -> dict[str, str]:
-    """Return the load of two pools as keys of a scenario: mean lengths, and the rate or all users."""
+    """Return the load of two pools as keys of a scenario: mean lengths, the rate or all users, and the trace."""
     plan = structure.plan
     lengths = {"input_tokens": f"{float(plan.input_tokens):g}", "output_tokens": f"{float(plan.output_tokens):g}"}
     if request.users is not None or plan.rate is None:
         lengths["concurrency"] = str(request.users)
     else:
         lengths["rate"] = f"{float(plan.rate):.12g} /s"
+    lengths |= {} if request.trace is None else {"requests": load_settings(request)["requests"]}
     return lengths | ({"speculative": structure.choices[DRAFTS]} if DRAFTS in structure.choices else {})
 
 
@@ -237,6 +242,9 @@ def _simulate_pools(one: Deployment) -> str:
     """Return the command that writes the workload of two pools, which is no change of a model's, and simulates it."""
     request, structure = one.player.request, one.engine.structure
     settings = load_of_pools(structure, request)
+    if one.played is not None and request.trace is None:
+        arrivals = "" if request.users is None else ", arrivals: closed_loop"
+        settings["requests"] = f"{{count: {drawn(one.engine, request)}{arrivals}}}"
     for role, entry in zip(("prefill", "decode"), pools(one), strict=True):
         assert entry is not None, "there are two"
         degrees = ", ".join(f"{name}: {value}" for name, value in entry["parallel"].items())
@@ -244,7 +252,8 @@ def _simulate_pools(one: Deployment) -> str:
         settings[role] = f"{{cluster: {cluster}, instances: {entry['instances']}, parallel: {{{degrees}}}}}"
     own = [f"    {key}: {text}" for key, text in settings.items()]
     lines = workload_lines(request, structure.cluster, structure.framework, structure.precision, own)
-    return f"printf '%s\\n' {shlex.join(lines)} > two_pools.yaml && costmodel simulate two_pools.yaml"
+    plays = "" if one.played is None else " --engine event"
+    return f"printf '%s\\n' {shlex.join(lines)} > two_pools.yaml && costmodel simulate two_pools.yaml{plays}"
 
 
 def pools(one: Deployment) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
+from statistics import NormalDist
 
 import numpy as np
 
+from costmodel.analytic.intervals import NORMAL_90
+from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Notice
 from costmodel.planning.request import PlanRequest
 from costmodel.planning.sizing import Engine, limits, with_replicas
 from costmodel.records import Record, field, replace
+from costmodel.result import Point
 from costmodel.serving.compiled import has_numba
 from costmodel.serving.draw import COUNT
 from costmodel.serving.simulation import Simulation, stream_of, unsupported
 from costmodel.serving.summary import Tally, verdict
 from costmodel.workload.plans import Serving
+from costmodel.workload.pools import Pools
 from costmodel.workload.scenario import Scenario
 
 LEAST = {True: COUNT, False: 1000}  # requests that are drawn: as many as `simulate` does where they are compiled
@@ -23,6 +29,8 @@ _LIVES = {True: 30.0, False: 4.0}  # of a request in which others come
 _OF_USERS = {True: 200.0, False: 4.0}  # answers of each user: those with which all begin are below the slowest 1 %
 _MOST_OF_ALL = 1e6  # requests
 STATISTICS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+_DEVIATIONS = (0.0, 0.5 * NORMAL_90, NORMAL_90, 3.0)  # standard deviations of step times at which requests are played
+_LEAST = 1e-9  # ratio of a time to its limit
 
 
 class Played(Record):
@@ -64,9 +72,8 @@ class Player(Record):
     @property
     def obstacle(self) -> str | None:
         """Return why the requests of this engine cannot be played, null where they can."""
-        scenario, plan = self.engine.scenario, self.engine.scenario.plan
-        assert isinstance(plan, Serving)
-        problem = unsupported(scenario, plan)
+        scenario = self.scenario(1)
+        problem = unsupported(scenario, load_of(scenario))
         return None if problem is None else problem.problems[0].message
 
     def holds(self, replicas: int, slowdown: float = 1.0) -> bool:
@@ -80,10 +87,13 @@ class Player(Record):
             self.known[at] = self._play(replicas, slowdown)
         return self.known[at]
 
+    def scenario(self, replicas: int) -> Scenario:
+        """Return the scenario of so many replicas."""
+        return with_replicas(self.engine, self.request, replicas)
+
     def _play(self, replicas: int, slowdown: float) -> Played:
-        scenario = with_replicas(self.engine, self.request, replicas)
-        plan = scenario.plan
-        assert isinstance(plan, Serving)
+        scenario = self.scenario(replicas)
+        plan = load_of(scenario)
         if self.request.trace is None:
             plan = replace(plan, requests=replace(stream_of(scenario, plan), count=drawn(self.engine, self.request)))
         seeded = replace(scenario, plan=plan, simulation=replace(scenario.simulation, seed=self.seed))
@@ -97,13 +107,17 @@ class Player(Record):
         offered = self.request.rate or tally.arrival_rate
         return self._judged(replicas, tally, None if self.request.users else offered)
 
-    def _simulation(self, scenario: Scenario, plan: Serving) -> Simulation:
+    def _simulation(self, scenario: Scenario, plan: Serving | Pools) -> Simulation:
         """Return the simulation of some requests, whose steps are timed once for all of them."""
         if self.simulations:
             return self.simulations[0].of(scenario, plan)
-        calibration = self.engine.structure.workload.calibration(self.engine.scenario)
-        self.simulations.append(Simulation(scenario, plan, calibration))
+        self.simulations.append(Simulation(scenario, plan, self.calibration))
         return self.simulations[0]
+
+    @property
+    def calibration(self) -> Calibration:
+        """Return the fits of its devices."""
+        return self.engine.structure.workload.calibration(self.engine.scenario)
 
     def _judged(self, replicas: int, tally: Tally, offered: float | None) -> Played:
         """Return what a run says.
@@ -132,6 +146,69 @@ class Player(Record):
         }
         binds = binds if keeps_up else "capacity"
         return Played(replicas, self.seed, tally.served, times, ratio, binds, keeps_up, rates, per_second)
+
+
+class PoolsPlayer(Player, kw_only=True):
+    """Plays two pools, of which `engine` and numbers of replicas are those that decode.
+
+    both: their scenario, with any numbers of engines; instances: those that compute prompts; fits: of both.
+    """
+
+    both: Scenario
+    instances: int
+    fits: Calibration
+
+    def scenario(self, replicas: int) -> Scenario:
+        """Return the scenario of so many engines that decode."""
+        plan = self.both.plan
+        assert isinstance(plan, Pools)
+        parts = [
+            replace(part, plan=replace(own, replicas=replace(own.replicas, count=float(number))))
+            for part, own, number in zip(plan.parts[::-1], plan.engines, (self.instances, replicas), strict=True)
+        ]
+        return replace(self.both, plan=replace(plan, prefill=parts[0], decode=parts[1]))
+
+    @property
+    def calibration(self) -> Calibration:
+        """Return the fits of the devices of both pools."""
+        return self.fits
+
+
+def load_of(scenario: Scenario) -> Serving | Pools:
+    """Return the plan of a scenario of servers."""
+    assert isinstance(scenario.plan, Serving | Pools)
+    return scenario.plan
+
+
+def probability(player: Player, replicas: int, spread: float) -> float:
+    """Return the probability that the limits hold, of step times that are exp(sigma z) as long, z normal.
+
+    P = Phi(z*),    z*: the largest z at which the requests hold when they are played
+
+    Between two that are played the logarithm of the ratio of times to limits is linear.
+    """
+    before = np.log(max(player.play(replicas).ratio, _LEAST))
+    if spread == 0.0 or not player.holds(replicas):
+        return float(player.holds(replicas))
+    for low, high in pairwise(_DEVIATIONS):
+        slower = player.play(replicas, float(np.exp(spread * high)))
+        after = np.log(max(slower.ratio, _LEAST)) if slower.keeps_up else np.inf
+        if after > 0.0:
+            share = -before / (after - before) if np.isfinite(after) else 0.5
+            return NormalDist().cdf(low + share * (high - low))
+        before = after
+    return NormalDist().cdf(_DEVIATIONS[-1])
+
+
+def spread_of(point: Point) -> float:
+    """Return the standard deviation of the logarithm of times of steps, from the upper end of their 80 % interval.
+
+        sigma = ln(high / value) / 1.28
+
+    Zero where no interval is known.
+    """
+    value, ends = point.metrics.get("tpot"), point.intervals.get("tpot")
+    return float(np.log(ends[1] / value)) / NORMAL_90 if value and ends is not None else 0.0
 
 
 def drawn(engine: Engine, request: PlanRequest) -> int:

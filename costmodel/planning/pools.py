@@ -1,13 +1,13 @@
-"""Two pools of engines under a load, each on its own cluster of those named, their sizes chosen in closed form.
+"""Two pools of engines under a load, each on its own cluster of those named, played until none of them is spare.
 
-No engine plays two pools request by request. Their means have to be as far below the limits as the closed form of the
-deployment that was played says that percentiles need.
+Where to begin the closed form says: their means are as far below the limits as its means of the deployment that was
+played say that percentiles need. Those whose means alone need as much as what holds are not played.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -18,20 +18,46 @@ from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.api import Workload
 from costmodel.equations import equation
 from costmodel.errors import InputError
-from costmodel.planning.deployments import Deployment, Pool, in_order, load_of_pools, whole_nodes
-from costmodel.planning.playing import Player
+from costmodel.planning.deployments import Deployment, Pool, binds, load_of_pools, slowed, whole_nodes
+from costmodel.planning.playing import Played, PoolsPlayer, probability, spread_of
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.sizing import Engine, limits
 from costmodel.planning.structures import DRAFTS, HEAD, SCENARIO, loaded
 from costmodel.quantities import Array
-from costmodel.records import Record
-from costmodel.result import FITS
+from costmodel.records import Record, replace
+from costmodel.result import FITS, Point
 from costmodel.schema.references import as_reference
 
 _LAYOUTS = 6  # of a pool, those that promise most as servers by themselves
 _COUNTS = 10  # numbers of engines of a pool that are tried, before each one around the best
 _SHARE = 1.25  # times the devices, or the cost, of the deployment that was played, the most that pools take
+_PLAYED = 2  # pairs of clusters whose pools are played
+_STEPS = 8  # a pool that binds grows by a part of its engines
+_RATES = ("requests_per_second", "highest_stable_rate")
 ROLES = ("prefill", "decode")
+
+
+class _Grid(Record):
+    """Two pools in closed form: prompts' engines along the first axis. known: metric -> values; used: devices."""
+
+    fits: npt.NDArray[np.bool_]
+    known: dict[str, Array]
+    cost: Array
+    used: Array
+
+    def cheapest(self, margins: Mapping[str, float], load: float) -> tuple[int, int] | None:
+        """Return where the cheapest two pools are whose means keep to the margins, null where there are none.
+
+        load: the largest share of the highest stable rate.
+        """
+        rate, highest = (self.known[name] for name in _RATES)
+        holds = self.fits & (rate <= highest * load)
+        for name, most in margins.items():
+            holds = holds & np.isfinite(self.known[name]) & (self.known[name] <= most)
+        if not holds.any():
+            return None
+        best = np.lexsort((self.used.ravel(), np.where(holds, self.cost, np.inf).ravel()))[0]
+        return int(best) // holds.shape[1], int(best) % holds.shape[1]
 
 
 class _Pair(Record):
@@ -42,17 +68,34 @@ class _Pair(Record):
     margins: dict[str, float]
     played: Deployment
 
-    def best(self) -> Deployment | None:
-        """Return the cheapest two pools of the pair, null where none keeps to the margins."""
+    def best(self) -> tuple[Deployment, float] | None:
+        """Return the cheapest two pools of the pair by the margins, and what they cost by the limits of means alone.
+
+        By these where none keeps to the margins. Null where none does to these either.
+        """
         columns = [self._columns(pool, _numbers(self._most(pool))) for pool in range(2)]
-        rows = self._cheapest(columns)
-        if rows is None:
+        grid = self._evaluated(columns)
+        least = grid.cheapest(self.limited, 1.0)
+        if least is None:
             return None
-        near = [_near(columns[pool], rows[pool]) for pool in range(2)]
-        if any(len(own["row"]) > 1 for own in near):
-            columns, rows = near, self._cheapest(near)
-        assert rows is not None, "that of the first round is among them"
-        return self._deployment(columns, rows)
+        bound = float(grid.cost[least])
+        for margins, load in ((self.margins, self._load), (self.limited, 1.0)):
+            rows = grid.cheapest(margins, load)
+            if rows is None:
+                continue
+            near = [_near(columns[pool], rows[pool]) for pool in range(2)]
+            if any(len(own["row"]) > 1 for own in near):
+                finer = self._evaluated(near)
+                columns, rows = near, finer.cheapest(margins, load) or rows
+                finest = finer.cheapest(self.limited, 1.0)
+                bound = bound if finest is None else min(bound, float(finer.cost[finest]))
+            return self._deployment(columns, rows), bound
+        return None
+
+    @property
+    def limited(self) -> dict[str, float]:
+        """Return the limited times with their limits, which bound means as well [s]."""
+        return {name: limit.seconds for name, limit in limits(self.request)}
 
     def _most(self, pool: int) -> float:
         """Return the devices that a pool has at most: as many of its cluster as cost what was played, and some more."""
@@ -80,8 +123,8 @@ class _Pair(Record):
         known = {**layout, "instances": [number for _, number in rows], "row": [row for row, _ in rows]}
         return {name: np.array(values, dtype=np.float64) for name, values in known.items()}
 
-    def _cheapest(self, columns: Sequence[dict[str, Array]]) -> tuple[int, int] | None:
-        """Return the rows of the cheapest two pools that keep to the margins, null where there are none."""
+    def _evaluated(self, columns: Sequence[dict[str, Array]]) -> _Grid:
+        """Return layouts and numbers of engines of both pools in closed form."""
         workload = self._workload()
         vary: dict[str | tuple[str, ...], tuple[Array, ...]] = {
             tuple(f"{HEAD}{role}.{name}" for name in own if name != "row"): tuple(
@@ -91,22 +134,13 @@ class _Pair(Record):
         }
         scenario, shape = workload.varied(SCENARIO, vary)
         result = evaluate_grid(scenario, workload.calibration(scenario), shape)
-        holds: npt.NDArray[np.bool_] = np.broadcast_to(np.asarray(result.reason) == FITS, shape)
-        for name, most in self.margins.items():
-            values = np.asarray(result.metrics[name], dtype=np.float64)
-            holds = holds & np.isfinite(values) & (values <= most)
-        highest = np.asarray(result.metrics["highest_stable_rate"], dtype=np.float64)
-        holds = holds & (np.asarray(result.metrics["requests_per_second"]) <= highest * self._load)
+        fits: npt.NDArray[np.bool_] = np.broadcast_to(np.asarray(result.reason) == FITS, shape)
         devices = [self._devices(pool, own) for pool, own in enumerate(columns)]
         cost = self._cost(devices[0][:, None], devices[1][None, :])
         if self.request.budget is not None and all(some[0].rental is not None for some in self.engines):
-            holds = holds & (cost <= self.request.budget)
-        if not holds.any():
-            return None
-        cost = np.where(holds, cost, np.inf)
-        used = devices[0][:, None] + devices[1][None, :]
-        best = np.lexsort((used.ravel(), cost.ravel()))[0]
-        return int(best) // shape[1], int(best) % shape[1]
+            fits = fits & (cost <= self.request.budget)
+        known = {name: np.asarray(result.metrics[name], dtype=np.float64) for name in (*self.margins, *_RATES)}
+        return _Grid(fits, known, cost, devices[0][:, None] + devices[1][None, :])
 
     def _devices(self, pool: int, own: dict[str, Array]) -> Array:
         """Return the devices of a pool in each row."""
@@ -148,8 +182,62 @@ class _Pair(Record):
         workload = self._workload().changed(changes, [SCENARIO])
         scenario = workload.scenario(SCENARIO)
         point = evaluate_point(scenario, workload.calibration(scenario), evaluate)
-        player = Player(chosen[1].engine, self.request)
-        return Deployment(player, None, chosen[1].replicas, None, point, 0.0, None, prefill=chosen[0])
+        fits = workload.calibration(scenario)
+        player = PoolsPlayer(
+            chosen[1].engine, self.request, both=scenario, instances=chosen[0].replicas, fits=fits
+        )  # fmt: skip
+        spread = spread_of(point)
+        return Deployment(player, None, chosen[1].replicas, None, point, spread, None, prefill=chosen[0])
+
+
+def with_engines(one: Deployment, pool: int, more: int) -> Deployment:
+    """Return two pools, one of which has more engines, or fewer. What they do is not played yet."""
+    assert one.prefill is not None
+    assert isinstance(one.player, PoolsPlayer)
+    if pool:
+        return replace(one, replicas=one.replicas + more)
+    prompts = replace(one.prefill, replicas=one.prefill.replicas + more)
+    player = replace(one.player, instances=prompts.replicas, known={}, simulations=one.player.simulations)
+    return replace(one, player=player, prefill=prompts)
+
+
+def settled(one: Deployment, most: float, on_step: Callable[[], None]) -> Deployment | None:
+    """Return two pools that hold when played, none of whose engines is spare, null where they cost over `most`.
+
+    The pool that binds gets more engines until they hold: a first token is late for want of those for prompts.
+    """
+    slowdown = slowed(one.player.request, one.spread)
+
+    def played(some: Deployment) -> Played:
+        on_step()
+        return some.player.play(some.replicas, slowdown)
+
+    run = played(one)
+    while not run.holds:
+        assert one.prefill is not None
+        prompts = run.binds == "TTFT" or (run.binds != "TPOT" and binds(one) == "prefill")
+        number = one.prefill.replicas if prompts else one.replicas
+        larger = with_engines(one, int(not prompts), max(number // _STEPS, 1))
+        if larger.cost > most:
+            return None
+        one, run = larger, played(larger)
+    fewer = None
+    for pool in (0, 1):
+        while (one.replicas if pool else one.prefill.replicas) > 1:  # type: ignore[union-attr]
+            less = with_engines(one, pool, -1)
+            if not played(less).holds:
+                fewer = played(less)
+                break
+            one = less
+    point = _in_full(one)
+    sure = probability(one.player, one.replicas, one.spread)
+    return replace(one, played=one.player.play(one.replicas), fewer=fewer, point=point, probability=sure)
+
+
+def _in_full(one: Deployment) -> Point:
+    """Return the closed form of two pools."""
+    assert isinstance(one.player, PoolsPlayer)
+    return evaluate_point(one.player.scenario(one.replicas), one.player.fits, evaluate)
 
 
 def _numbers(most: float) -> list[int]:
@@ -180,9 +268,12 @@ def longest_mean(limit: Limit, played: float, mean: float) -> float:
 
 
 def pooled(
-    request: PlanRequest, engines: Sequence[Engine], played: Deployment, left_out: list[str]
+    request: PlanRequest, engines: Sequence[Engine], played: Deployment, left_out: list[str],
+    on_step: Callable[[], None] = lambda: None,
 ) -> Deployment | None:  # fmt: skip
     """Return the cheapest two pools for a load, of the engine and format that were played, null where none holds.
+
+    They are played where their means alone might cost less than what holds.
 
     engines: of all clusters. left_out: receives why there are none.
     """
@@ -200,7 +291,7 @@ def pooled(
         dear = "a node for each costs over a quarter more than what was played"
         left_out.append(f"two pools: {dear if able else 'no layout does without pipeline stages'}")
         return None
-    some: list[Deployment] = []
+    some: list[tuple[Deployment, float]] = []
     for pair in pairs:
         try:
             one = _Pair(request, pair, margins, played).best()
@@ -210,9 +301,17 @@ def pooled(
             continue
         some += [] if one is None else [one]
     if not some:
-        left_out.append("two pools: none is within the limits by the margin of what was played")
+        left_out.append("two pools: the means of none are within the limits at that cost")
         return None
-    return min(some, key=in_order(some))
+    some.sort(key=lambda each: each[0].cost)
+    able_to_win = [one for one, bound in some if not played.holds or bound < played.cost][:_PLAYED]
+    if not able_to_win:
+        return some[0][0]
+    holding = [settled(one, _SHARE * played.cost, on_step) for one in able_to_win]
+    best = min((one for one in holding if one is not None), key=lambda one: one.cost, default=None)
+    if best is None:
+        left_out.append("two pools: when they are played those that hold cost over a quarter more than the best")
+    return best
 
 
 def _least_cost(pair: tuple[list[Engine], list[Engine]], played: Deployment) -> float:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.intervals import NORMAL_90
 from costmodel.planning.deployments import Deployment, Plans, costs, failing, in_order, replicas_word, slowed
-from costmodel.planning.playing import Played, Player, fewest, playable
+from costmodel.planning.playing import Played, Player, fewest, playable, probability, spread_of
 from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.sizing import (
@@ -37,9 +34,7 @@ MOST_PLAYED = 6  # engines of a cluster that are played
 _ROUGH = 1.5  # times the best cost, from which on an engine is not played by what the rough closed form says of it
 SHOWN = 3  # plans of a cluster, the best and its runners-up
 _DRAFTED = 2  # engines and formats of a cluster, those that promise most, that are tried with drafts
-_DEVIATIONS = (0.0, 0.5 * NORMAL_90, NORMAL_90, 3.0)  # standard deviations of step times at which requests are played
 _HALVINGS = 6  # of the rate that is asked for, until the highest one that holds is known
-_LEAST = 1e-9  # ratio of a time to its limit
 _HOUR = 3600.0
 
 
@@ -59,7 +54,7 @@ def plan_servers(request: PlanRequest, on_progress: OnProgress) -> Plans:
     if plans.best:
         order = in_order(plans.best)
         first = min((one for one in plans.best if one.played is not None), key=order, default=plans.best[0])
-        two = pooled(request, plans.engines, first, plans.left_out)
+        two = pooled(request, plans.engines, first, plans.left_out, open_ended(on_progress, 1.0 - share, 0.5 * share))
         plans.best += [] if two is None else [two]
     order = in_order(plans.best)
     plans.best.sort(key=lambda one: order(one)[:2])  # equals of a cluster are in order of their limits
@@ -233,9 +228,8 @@ class _Race(Record):
         number = full if player.holds(full, slowdown) else least
         fewer = player.play(least - 1, slowdown) if least > 1 else None
         point = engine.in_full(self.request, number)
-        probability = _probability(player, number, spread)
         return [
-            Deployment(player, player.play(number), number, fewer, point, spread, probability),
+            Deployment(player, player.play(number), number, fewer, point, spread, probability(player, number, spread)),
             *(one for one in kept if one.holds),
         ]
 
@@ -265,41 +259,16 @@ class _Race(Record):
 
 
 def _spread(engine: Engine, request: PlanRequest, replicas: int) -> float:
-    """Return the standard deviation of the logarithm of times of steps, from the upper end of its 80 % interval.
+    """Return the standard deviation of the logarithm of times of steps, where as many requests run as on average.
 
-        sigma = ln(high / value) / 1.28
-
-    Times of tokens after the first one where as many requests run as on average: a queue that slower steps make longer
-    shows when they are played. Zero where no interval is known.
+    A queue that slower steps make longer shows when they are played.
     """
     running, scenario = engine.in_full(request, replicas).metrics.get("concurrency"), engine.scenario
     if not running or not isinstance(scenario.plan, Serving):
         return 0.0
     plan = replace(scenario.plan, concurrency=max(float(np.rint(running)), 1.0), rate=None, requests=None)
     alike = replace(scenario, plan=plan)
-    point = evaluate_point(alike, engine.structure.workload.calibration(alike), evaluate)
-    value, ends = point.metrics.get("tpot"), point.intervals.get("tpot")
-    return float(np.log(ends[1] / value)) / NORMAL_90 if value and ends is not None else 0.0
-
-
-def _probability(player: Player, replicas: int, spread: float) -> float:
-    """Return the probability that the limits hold, of step times that are exp(sigma z) as long, z normal.
-
-    P = Phi(z*),    z*: the largest z at which the requests hold when they are played
-
-    Between two that are played the logarithm of the ratio of times to limits is linear.
-    """
-    before = np.log(max(player.play(replicas).ratio, _LEAST))
-    if spread == 0.0 or not player.holds(replicas):
-        return float(player.holds(replicas))
-    for low, high in pairwise(_DEVIATIONS):
-        slower = player.play(replicas, float(np.exp(spread * high)))
-        after = np.log(max(slower.ratio, _LEAST)) if slower.keeps_up else np.inf
-        if after > 0.0:
-            share = -before / (after - before) if np.isfinite(after) else 0.5
-            return NormalDist().cdf(low + share * (high - low))
-        before = after
-    return NormalDist().cdf(_DEVIATIONS[-1])
+    return spread_of(evaluate_point(alike, engine.structure.workload.calibration(alike), evaluate))
 
 
 def _nearest_of(played: Sequence[Played]) -> Played:

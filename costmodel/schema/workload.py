@@ -257,7 +257,7 @@ class DecodePoolFile(PoolFile):
     )
 
 
-_OF_POOLS = frozenset({"arrivals", "cv", "count", "input", "output"})
+_OF_POOLS = frozenset({"arrivals", "cv", "count", "input", "output", "trace", "speed"})
 """What requests of two pools may state."""
 _BETWEEN_POOLS = frozenset({"routing", "signal_delay", "transfer"})
 """What their router may state."""
@@ -323,6 +323,11 @@ class ServingFile(MeasurableFile, Declared, of=plans.Serving):
         if stray:
             key = min(stray)
             raise Wrong(f"`{key}` is not allowed with pools", f"remove `{key}`, or `prefill` and `decode`")
+        if self.requests is not None and self.requests.trace is not None and None in (
+            self.input_tokens, self.output_tokens
+        ):  # fmt: skip
+            hint = "write the means of its requests, for the closed form"
+            raise Wrong("two pools need `input_tokens` and `output_tokens` beside a trace", hint)
         for name, pool, size in (("prefill", prefill, "tokens_per_device"), ("decode", decode, "batch_per_device")):
             stated = getattr(pool, size) is not None
             if stated and self.has_loaded_pools:

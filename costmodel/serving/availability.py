@@ -53,6 +53,7 @@ class FleetState(Row):
     lost: int  # requests that lost their engine, so far
     rejected: int  # requests that met a full queue, so far
     failures: int  # at random, of all replicas, so far
+    links_free: float  # when the links of all engines that decode are free [s]
 
 
 class Fleet(NamedTuple):
@@ -72,8 +73,11 @@ class Fleet(NamedTuple):
     max_waiting: int  # requests in an engine's queue from which on the router rejects others
     prefill: int  # the first engines, which compute prompts only, 0: all do everything
     token_time: float  # of moving a prompt's cache to another engine, a token [s]
-    latency: float  # of that [s]
+    sending: float  # of that, for which the link of the engine that sends it is taken [s]
+    receiving: float  # for which the links of all engines that decode are [s]
+    latency: float  # of moving a cache [s]
     lockstep: int  # neighbouring engines that step together, 1: each by itself
+    prompt_lockstep: int  # of those that compute prompts only
 
 
 @inner

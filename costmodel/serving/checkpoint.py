@@ -35,10 +35,10 @@ def changing(service: Service) -> Iterator[tuple[str, Array]]:
 def identity(service: Service) -> str:
     """Return what tells a simulation from others: its requests, step times and policy, before anything has run."""
     digest = hashlib.sha256()
-    parts = [service.requests, *service.paths, *service.calls, *service.tables]
+    parts = [service.requests, *service.paths, *service.calls, *service.tables[0], *service.tables[1]]
     for part in parts:
         digest.update(np.ascontiguousarray(part).tobytes())
-    digest.update(repr((service.policy, [(name, each.shape) for name, each in changing(service)])).encode())
+    digest.update(repr((service.policies, [(name, each.shape) for name, each in changing(service)])).encode())
     return digest.hexdigest()
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from costmodel.analytic.serving.cache_transfer import CacheTransfer
+from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
+from costmodel.records import Record
 from costmodel.serving.availability import (
     MODULUS,
     OFF,
@@ -24,6 +27,7 @@ from costmodel.serving.rows import Records, as_objects
 from costmodel.serving.state import NEVER, Engines, Policy, Requests, new_engines, new_records
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.plans import Serving
+from costmodel.workload.pools import Pools
 from costmodel.workload.requests import Replicas, Transfer
 from costmodel.workload.scenario import Scenario
 
@@ -32,6 +36,42 @@ KINDS = {
     "prefix": PREFIX,
 }  # fmt: skip
 BINS = 256  # of an engine's occupancy over time
+
+
+class PromptPool(Record):
+    """Engines that compute the prompts of those of another scenario, and the way of caches to these.
+
+    token_time: until a prompt's cache is there, a token [s]. sending: of that, for which the link of an engine that
+    sends it is taken; receiving: for which those of all engines that decode are; latency: of a cache [s].
+    """
+
+    scenario: Scenario
+    plan: Serving
+    token_time: float
+    sending: float
+    receiving: float
+    latency: float
+
+    @classmethod
+    def of(cls, scenario: Scenario, plan: Pools, calibration: Calibration) -> PromptPool:
+        """Return the pool for prompts of two, whose caches cross links as the closed form says.
+
+        token_time = max(size / senders, size / receivers) / bandwidth
+        sending = size / senders / bandwidth
+        receiving = size / all_receivers / bandwidth
+        """
+        link = CacheTransfer.of(scenario, plan, calibration)
+        whole = float(link.size) / float(plan.input_tokens) / float(link.bandwidth)
+        senders, receivers = float(link.senders), float(link.receivers)
+        return cls(
+            plan.prefill, plan.engines[0], whole / min(senders, receivers), whole / senders,
+            whole / (receivers * float(link.engines[1])), float(link.latency),
+        )  # fmt: skip
+
+    @property
+    def engines(self) -> int:
+        """Return how many there are, with data-parallel groups."""
+        return engine_count(self.scenario, self.plan)
 
 
 def replica_count(plan: Serving) -> int:
@@ -70,9 +110,9 @@ def is_fixed(scenario: Scenario, plan: Serving) -> bool:
 class Dice:
     """Gives requests the engines that are known before they arrive, and the dice of routers that draw."""
 
-    def __init__(self, scenario: Scenario, plan: Serving) -> None:
+    def __init__(self, scenario: Scenario, plan: Serving, others: int = 0) -> None:
         self._draw = np.random.default_rng([scenario.simulation.seed, 4])
-        self._kind, self._engines = KINDS[plan.replicas.routing], engine_count(scenario, plan)
+        self._kind, self._engines = KINDS[plan.replicas.routing], engine_count(scenario, plan) + others
         self._given = 0
 
     def give(self, requests: Records) -> None:
@@ -87,26 +127,33 @@ class Dice:
         self._given += number
 
 
-def new_service(
+def new_service(  # noqa: PLR0913  engines of two kinds
     scenario: Scenario,
     plan: Serving,
     requests: Requests,
     policy: Policy,
     tables: Tables,
     sizes: npt.NDArray[np.int32] | None = None,
+    prompts: tuple[PromptPool, Policy, Tables] | None = None,
 ) -> Service:  # fmt: skip
     """Return a deployment that has served nothing. The first arrival is at 0.
 
     sizes: of the runs of all requests, where `requests` are only the first of them.
+    prompts: engines of another kind that compute the prompts, their policy and step times.
     """
-    number, count = engine_count(scenario, plan), len(requests.arrival) if sizes is None else None
+    pool, prompt_policy, prompt_tables = (None, policy, tables) if prompts is None else prompts
+    others = 0 if pool is None else pool.engines
+    number, count = others + engine_count(scenario, plan), len(requests.arrival) if sizes is None else None
     paths = requests.paths if sizes is None else requests.paths._replace(sizes=sizes)
-    records, engines = new_records(requests), new_engines(number, policy, paths.sizes, BINS, count)
+    records = new_records(requests)
+    engines = new_engines(number, policy, paths.sizes, BINS, count, (others, prompt_policy))
     router = new_router(KINDS[plan.replicas.routing], float(plan.replicas.signal_delay), number, requests)
-    fleet = fleet_of(scenario, plan, number)
+    fleet = fleet_of(scenario, plan, number, pool)
     engines.state["prompts_only"][: fleet.prefill] = 1
-    service = Service(records, paths, requests.calls, engines, policy, tables, router, fleet)
-    Dice(scenario, plan).give(records)
+    service = Service(
+        records, paths, requests.calls, engines, (policy, prompt_policy), (tables, prompt_tables), router, fleet
+    )  # fmt: skip
+    Dice(scenario, plan, others).give(records)
     if is_dealt_out(scenario, plan, service):
         deal_out(records, engines)
         np.asarray(router.state)["listed"] = router.state["known"]
@@ -115,7 +162,11 @@ def new_service(
 
 def is_dealt_out(scenario: Scenario, plan: Serving, service: Service) -> bool:
     """Tell whether every request's engine and arrival are known beforehand."""
-    return is_fixed(scenario, plan) and bool(service.router.state["known"][0] == len(service.requests))
+    return (
+        is_fixed(scenario, plan)
+        and service.fleet.prefill == 0
+        and bool(service.router.state["known"][0] == len(service.requests))
+    )
 
 
 def deal_out(requests: Records, engines: Engines, first: int = 0) -> None:
@@ -136,8 +187,8 @@ def deal_out(requests: Records, engines: Engines, first: int = 0) -> None:
     state["waiting"] += np.bincount(engine, minlength=len(state))
 
 
-def fleet_of(scenario: Scenario, plan: Serving, number: int) -> Fleet:
-    """Return who serves when, of `number` engines."""
+def fleet_of(scenario: Scenario, plan: Serving, number: int, prompts: PromptPool | None = None) -> Fleet:
+    """Return who serves when, of `number` engines. prompts: those of another kind that compute prompts."""
     replicas, scale = plan.replicas, plan.replicas.autoscale
     groups = int(scenario.parallel.dp)  # a failure takes all data-parallel groups of a replica
     stated = sorted(
@@ -152,10 +203,8 @@ def fleet_of(scenario: Scenario, plan: Serving, number: int) -> Fleet:
     state["tick"] = np.inf if scale is None else float(scale.interval)
     if scale is not None:
         members["status"][int(scale.least) * groups :] = OFF
-    prefill = int(replicas.prefill) * groups
-    transfer = transfer_of(scenario, replicas) if prefill else Transfer(bandwidth=1.0)
-    pool = kv_pool(scenario, plan)
-    token_bytes = float(pool.block_bytes) / float(pool.tokens) * int(scenario.parallel.tp)
+    prefill = int(replicas.prefill) * groups if prompts is None else prompts.engines
+    link = prompts if prompts is not None or not prefill else _own_link(scenario, plan)
     random = replicas.breakdowns
     fleet = Fleet(
         state, members, outages, _breakdowns(scenario, replicas, number),
@@ -166,8 +215,9 @@ def fleet_of(scenario: Scenario, plan: Serving, number: int) -> Fleet:
         most=number, target=1.0 if scale is None else float(scale.target),
         start_up=0.0 if scale is None else float(scale.start_up),
         max_waiting=int(NEVER) if replicas.max_waiting is None else int(replicas.max_waiting), prefill=prefill,
-        token_time=token_bytes / float(transfer.bandwidth) if prefill else 0.0,
-        latency=float(transfer.latency) if prefill else 0.0, lockstep=lockstep_of(scenario),
+        token_time=0.0 if link is None else link.token_time, sending=0.0 if link is None else link.sending,
+        receiving=0.0 if link is None else link.receiving, latency=0.0 if link is None else link.latency,
+        lockstep=lockstep_of(scenario), prompt_lockstep=lockstep_of(scenario if link is None else link.scenario),
     )  # fmt: skip
     with as_objects(fleet) as objects:
         for replica in range(len(fleet.breakdowns)):
@@ -183,6 +233,13 @@ def _breakdowns(scenario: Scenario, replicas: Replicas, number: int) -> Records:
     breakdowns["fails"] = breakdowns["back"] = np.inf
     breakdowns["die"] = np.random.default_rng([scenario.simulation.seed, 5]).integers(1, MODULUS, count)
     return breakdowns
+
+
+def _own_link(scenario: Scenario, plan: Serving) -> PromptPool:
+    """Return engines of a scenario that compute prompts for the others, whose links alone bound how caches move."""
+    pool, transfer = kv_pool(scenario, plan), transfer_of(scenario, plan.replicas)
+    seconds = float(pool.block_bytes) / float(pool.tokens) * int(scenario.parallel.tp) / float(transfer.bandwidth)
+    return PromptPool(scenario, plan, seconds, seconds, 0.0, float(transfer.latency))
 
 
 def transfer_of(scenario: Scenario, replicas: Replicas) -> Transfer:

@@ -134,8 +134,8 @@ def schedule_decoding(engine: Engine) -> bool:
         preempted = True
         needed = blocks_needed(engine, tokens)
     take_blocks(engine, needed)
-    engine.step.decodes = state.decoding
-    engine.step.keys = state.keys + state.decoding
+    engine.step.decodes += state.decoding
+    engine.step.keys += state.keys + state.decoding
     return preempted
 
 
@@ -279,15 +279,18 @@ def start_request(engine: Engine, request: int, budget: int) -> int:
 
 @inner
 def start_moved(engine: Engine, request: int) -> int:
-    """Start a request whose cache another engine has sent: its last token is computed. Return 1, 0 without blocks."""
+    """Start a request whose cache another engine has sent: it decodes at once. Return 1, 0 without blocks."""
     row = engine.requests[request]
     hit, target = row.moved, row.target
     needed = -(-target // engine.policy.block)
     if needed > engine.state.free:
         return 0
     take_blocks(engine, needed)
-    row.own, row.computed, row.moved = needed, hit, 0
-    add_chunk(engine, request, target - hit)
+    row.own, row.computed, row.moved = needed, target, 0
+    engine.step.decodes += 1
+    engine.step.keys += target
+    engine.starters[engine.state.starting] = request
+    engine.state.starting += 1
     return int(target - hit)
 
 

@@ -34,6 +34,7 @@ EARLY, LATE = 0.1, 0.8  # of these, between which an engine's rate is counted
 SLOWDOWNS = (0.8, 0.9, 1.0, 1.1, 1.25)  # of step times; replays at these give the metrics between them
 
 
+_PLAYED = ("waiting for", "client and front end", "kv transfer")  # lines of the closed form that are of requests
 Run = TypeVar("Run", Served, Outcome)
 
 
@@ -199,7 +200,13 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             "highest_stable_rate": None,
             "goodput": run.tally.sums["good"] / elapsed,
             "preemptions": total["preemptions"],
-            **spent(self._scenario.cluster.node, devices, tokens, total["busy_share"] * self.closed.work()),
+            **self._bill(tokens, devices, total["busy_share"]),
+        }
+
+    def _bill(self, tokens: float, devices: float, busy: float) -> Metrics:
+        """Return money and energy at a rate of output tokens. busy: share of time in which engines work."""
+        return {
+            **spent(self._scenario.cluster.node, devices, tokens, busy * self.closed.work()),
             **invested(self._scenario, devices),
         }
 
@@ -259,7 +266,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         moves = Entry("transfer of the prompt's cache", tally.mean("transfer"))
         moves.by_bound["latency"] = moves.by_basis["fitted"] = moves.time
         own = [wait, front, *([moves] if moves.time > 0 else [])]
-        entries = [entry for entry in self.closed.breakdown() if not entry.name.startswith("waiting for")]
+        entries = [entry for entry in self.closed.breakdown() if not entry.name.startswith(_PLAYED)]
         latency = self.times()["latency"]
         assert latency is not None
         engine = float(latency) - self.outcome.tally.times["ttft"].mean * (float(self._scenario.pace.first) - 1.0)

@@ -29,7 +29,7 @@ from costmodel.serving.state import NEXT, Engine, Engines, Request
 def run_apart(service: Service, until: float) -> int:
     """Run each engine over the requests that it was given. Return one that is stuck, -1: none."""
     for replica in range(len(service.engines.state)):
-        if advance(engine_of(service, replica), service.tables, until):
+        if advance(engine_of(service, replica), service.tables[0], until):
             return replica
     return -1
 
@@ -72,19 +72,22 @@ def call_after(service: Service, request: int, moment: float) -> None:
 
 @inner
 def move(engine: Engine, service: Service, replica: int, request: int) -> None:
-    """Send a prompt's cache to the engines that decode, after what its link has to send before.
+    """Send a prompt's cache to the engines that decode, after what its link has to send, and theirs to receive, before.
 
     Its blocks here are free once the prompt is computed. The engine that starts it notes when it has joined.
     """
     row, fleet, link = engine.requests[request], service.fleet, service.fleet.members[replica]
-    tokens, end = row.computed, row.finish
+    tokens, end, state = row.computed, row.finish, service.fleet.state[0]
     if engine.policy.caching:
         share_prefix(engine, request, tokens)
     free_request(engine, request)
     row.finish = np.nan
-    link.link_free = max(end, link.link_free) + tokens * fleet.token_time
+    begin = max(end, link.link_free)
+    link.link_free = begin + tokens * fleet.sending
+    state.links_free = max(begin, state.links_free) + tokens * fleet.receiving
     row.target = row.prompt + row.generated
-    push_call(service.router, link.link_free + fleet.latency, request)
+    arrival = max(begin + tokens * fleet.token_time, state.links_free) + fleet.latency
+    push_call(service.router, arrival, request)
 
 
 def run_together(service: Service, until: float) -> int:
@@ -118,19 +121,22 @@ def step(service: Service, replica: int, bound: float) -> bool:
 
     bound: until then quiet steps may follow at once [s].
     """
-    number = service.fleet.lockstep
+    prompts = replica < service.fleet.prefill
+    number = service.fleet.prompt_lockstep if prompts else service.fleet.lockstep
     if number > 1:
-        first = replica // number * number
+        low = 0 if prompts else service.fleet.prefill
+        first = low + (replica - low) // number * number
         stuck = decide_together(service, first, number)
         for each in range(first, first + number):
             call_next(engine_of(service, each), service, each)
         return stuck
     engine = engine_of(service, replica)
-    if decide(engine, service.tables):
+    tables = service.tables[int(prompts)]
+    if decide(engine, tables):
         return True
     call_next(engine, service, replica)
-    if service.policy.jump:
-        run_quiet_steps(engine, service.tables, bound)
+    if engine.policy.jump:
+        run_quiet_steps(engine, tables, bound)
     return False
 
 

@@ -35,7 +35,7 @@ def prompts_wait(service: Service, first: int, number: int, now: float) -> bool:
             ready += 1
     state = service.engines.state[first]
     state.unaligned += 1
-    if ready < number and idle_ones == 0 and state.unaligned < service.policy.align_steps:
+    if ready < number and idle_ones == 0 and state.unaligned < engine_of(service, first).policy.align_steps:
         return True
     state.unaligned = 0
     return False
@@ -44,7 +44,7 @@ def prompts_wait(service: Service, first: int, number: int, now: float) -> bool:
 @inner
 def decide_together(service: Service, first: int, number: int) -> bool:
     """Let engines `first` to `first + number` decide on their next step. Return whether they are stuck."""
-    policy, now, behind = service.policy, np.inf, 0.0
+    policy, now, behind = engine_of(service, first).policy, np.inf, 0.0
     for replica in range(first, first + number):
         now = min(now, service.engines.state[replica].moment)
     for replica in range(first, first + number):
@@ -53,7 +53,8 @@ def decide_together(service: Service, first: int, number: int) -> bool:
         release(engine, now)
         see_arrivals(engine, look(engine, now))
     waits = policy.align_steps > 0 and prompts_wait(service, first, number, now)
-    tables, longest, working, host = service.tables, 0.0, 0, 0.0
+    tables = service.tables[int(first < service.fleet.prefill)]
+    longest, working, host = 0.0, 0, 0.0
     tokens, most, floor = 0.0, 0.0, 0.0
     for replica in range(first, first + number):
         engine = engine_of(service, replica)

@@ -68,8 +68,8 @@ class Service(NamedTuple):
     paths: Paths
     calls: Calls
     engines: Engines
-    policy: Policy
-    tables: Tables
+    policies: tuple[Policy, Policy]  # the second one of engines that only compute prompts
+    tables: tuple[Tables, Tables]
     router: Router
     fleet: Fleet
 
@@ -78,8 +78,9 @@ class Service(NamedTuple):
 def engine_of(service: Service, replica: int) -> Engine:
     """Return one engine: views of its rows."""
     engines = service.engines
+    policy = service.policies[int(replica < service.fleet.prefill)]
     return Engine(
-        service.requests, service.paths, service.policy, engines.state[replica], engines.step[replica],
+        service.requests, service.paths, policy, engines.state[replica], engines.step[replica],
         engines.decoders[replica], engines.enders[replica], engines.starters[replica], engines.phase[replica],
         engines.entry[replica], engines.run[replica], engines.tiers[replica], engines.gaps[replica],
         engines.occupancy[replica],

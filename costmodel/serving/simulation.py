@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from costmodel.cost.calibration import Calibration
+from costmodel.cost.calibration import Calibration, other_of
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.quantities import Array
 from costmodel.records import Record, replace
 from costmodel.serving.bounds import check_requests, check_run
 from costmodel.serving.checkpoint import identity, is_over, restore, save
 from costmodel.serving.compiled import compiled, has_numba, is_kept
-from costmodel.serving.deployment import Dice, is_dealt_out, lockstep_of, new_service
+from costmodel.serving.deployment import Dice, PromptPool, is_dealt_out, lockstep_of, new_service
 from costmodel.serving.distributions import Histogram
 from costmodel.serving.draw import RequestDraw, comes_in_parts, in_order_of_arrival
 from costmodel.serving.first_run import Loop, run_as_python, try_python
@@ -46,6 +46,7 @@ from costmodel.serving.trace_requests import read_trace
 from costmodel.serving.windows import next_window, under_way
 from costmodel.workload.engine_memory import kv_pool, memory_of
 from costmodel.workload.plans import Serving, drafted_tokens, tokens_per_step
+from costmodel.workload.pools import Pools
 from costmodel.workload.requests import Replicas, RequestStream, Slo
 from costmodel.workload.scenario import Scenario
 
@@ -67,24 +68,32 @@ class Simulation:
     workers: threads for replicas that serve independently of each other.
     compiles: a long run is compiled by numba, which may take seconds the first time, and runs the same.
     keeps: every request of a long run, too. Else `requests` are the first ones, and `streamed` runs all of them.
+    plan: of one pool, or of two, of which `scenario` and `plan` become those of the engines that decode.
 
     Raises InputError where the scenario cannot be simulated, and where a request is longer than an engine's cache.
     """
 
     def __init__(
-        self, scenario: Scenario, plan: Serving, calibration: Calibration, workers: int = 1, *, compiles: bool = True,
-        keeps: bool = False,
+        self, scenario: Scenario, plan: Serving | Pools, calibration: Calibration, workers: int = 1, *,
+        compiles: bool = True, keeps: bool = False,
     ) -> None:  # fmt: skip
         problem = unsupported(scenario, plan)
         if problem is not None:
             raise problem
-        self.workers, self.compiles, self.keeps = workers, compiles, keeps
+        self.workers, self.compiles, self.keeps, self._calibration = workers, compiles, keeps, calibration
         self._take(scenario, plan)
-        self.pricer = StepPricer(scenario, plan, calibration)
+        self.pricer = StepPricer(self.scenario, self.plan, calibration)
+        self._prompt_pricer = None
+        if self._prompts is not None:
+            self._prompt_pricer = StepPricer(self._prompts.scenario, self._prompts.plan, other_of(calibration))
         self._time_steps()
 
-    def _take(self, scenario: Scenario, plan: Serving) -> None:
+    def _take(self, scenario: Scenario, plan: Serving | Pools) -> None:
         """Take the requests of a scenario."""
+        self._prompts: PromptPool | None = None
+        if isinstance(plan, Pools):
+            self._prompts = PromptPool.of(scenario, plan, self._calibration)
+            scenario, plan = decoding_part(scenario, plan)
         self.scenario, self.plan = scenario, plan
         self.stream = stream_of(scenario, plan)
         check_requests(scenario, plan, self.stream, MOST_KEPT)
@@ -94,33 +103,49 @@ class Simulation:
         self.policy = policy_of(scenario, plan, self.requests, self.extent.longest)
         _check_lengths(scenario, self.policy, self.extent)
         check_run(scenario, plan, self.requests, self.policy, self.extent.sizes, self.extent.count)
+        if self._prompts is not None:
+            self._prompt_policy = self._of_prompts(self._prompts)
+            _check_lengths(self._prompts.scenario, self._prompt_policy, self.extent)
+
+    def _of_prompts(self, pool: PromptPool) -> Policy:
+        """Return how engines schedule that compute prompts only. A step has room for no more than are in its budget."""
+        own = policy_of(pool.scenario, pool.plan, self.requests, self.extent.longest)
+        shortest = 1 if len(self.requests.paths.runs) else int(self.requests.length[:, PROMPT].min())
+        return own._replace(reserve=False, max_seqs=min(own.max_seqs, own.budget // shortest + 2))
 
     def _time_steps(self) -> None:
         """Time steps of all sizes that the requests may have."""
         sizes = Sizes(self.policy.max_seqs, self.policy.budget, self.extent.longest)
         self.times = StepTimes(make_tables(self.pricer, sizes), sizes, self.pricer.drafts)
+        if self._prompt_pricer is not None:
+            policy, pricer = self._prompt_policy, self._prompt_pricer
+            sizes = Sizes(policy.max_seqs, policy.budget, self.extent.longest)
+            self._prompt_times = StepTimes(make_tables(pricer, sizes), sizes, pricer.drafts)
 
-    def of(self, scenario: Scenario, plan: Serving) -> Simulation:
+    def of(self, scenario: Scenario, plan: Serving | Pools) -> Simulation:
         """Return a simulation of the same engines with another load or number of replicas.
 
         Steps are timed again only where requests are longer than those before, or more of them may run.
         """
         other = copy(self)
         other._take(scenario, plan)
-        known, policy = self.times.sizes, other.policy
-        if policy.max_seqs > known.sequences or policy.budget > known.tokens or other.extent.longest > known.keys:
-            other._time_steps()
+        pairs = [(self.times.sizes, other.policy)]
+        pairs += [] if self._prompts is None else [(self._prompt_times.sizes, other._prompt_policy)]
+        for known, policy in pairs:
+            if policy.max_seqs > known.sequences or policy.budget > known.tokens or other.extent.longest > known.keys:
+                other._time_steps()
+                break
         return other
 
     def _draw(self) -> RequestDraw:
         """Return a new draw of the requests."""
-        block, seed = int(memory_of(self.scenario, self.plan).block), self.scenario.simulation.seed
+        block, seed = int(memory_of(self.scenario, self.plan).block), self.scenario.simulation.seed  # of both pools
         return RequestDraw(self.plan, self.stream, block, seed, self._groups)
 
     @property
     def _groups(self) -> int:
-        """Return the engines, each of which has `concurrency` users in a closed loop."""
-        return int(self.scenario.parallel.dp * self.plan.replicas.count)
+        """Return the engines, each of which has `concurrency` users in a closed loop. Two pools have them together."""
+        return 1 if self._prompts is not None else int(self.scenario.parallel.dp * self.plan.replicas.count)
 
     def _requests(self) -> Requests:
         """Return all requests, or the first ones of a run that is streamed.
@@ -170,7 +195,8 @@ class Simulation:
         Raises InfeasibleError where a request can never start.
         """
         policy = self.policy if policy is None else policy
-        service = new_service(self.scenario, self.plan, self.requests, policy, slower(self.times.tables, slowdown))
+        tables = slower(self.times.tables, slowdown)
+        service = new_service(self.scenario, self.plan, self.requests, policy, tables, prompts=self._others(slowdown))
         if checkpoint is None and (on_progress is None or not self.is_long):
             return self._served(service, self._serve(service, self.plan, np.inf))
         return self._served(service, self._in_parts(service, checkpoint, on_progress))
@@ -180,9 +206,12 @@ class Simulation:
 
         Raises InfeasibleError where a request can never start.
         """
-        tally, dice, parts = Tally(slo, Histogram), Dice(self.scenario, self.plan), self._parts()
+        others = 0 if self._prompts is None else self._prompts.engines
+        tally, dice, parts = Tally(slo, Histogram), Dice(self.scenario, self.plan, others), self._parts()
         first = next(parts)
-        service = new_service(self.scenario, self.plan, first, self.policy, self.times.tables, self.extent.sizes)
+        service = new_service(
+            self.scenario, self.plan, first, self.policy, self.times.tables, self.extent.sizes, self._others()
+        )
         dice.give(service.requests)
         dealt, served = is_dealt_out(self.scenario, self.plan, service), len(first.arrival)
         while True:
@@ -198,6 +227,12 @@ class Simulation:
             records = new_records(more)
             dice.give(records)
             service = next_window(service, stays, records, more.paths, dealt=dealt)
+
+    def _others(self, slowdown: float = 1.0) -> tuple[PromptPool, Policy, Tables] | None:
+        """Return the engines of another kind that compute prompts, null where there are none."""
+        if self._prompts is None:
+            return None
+        return self._prompts, self._prompt_policy, slower(self._prompt_times.tables, slowdown)
 
     def _in_parts(self, service: Service, path: Path | None, on_progress: Callable[[float], None] | None) -> int:
         """Run a deployment part by part, and write its state after parts. Return an engine that is stuck, -1: none."""
@@ -225,8 +260,8 @@ class Simulation:
             raise InfeasibleError(f"engine {stuck} has a request that never starts, or no engine is up")
         assert not service.engines.state["outside"].any(), "no step is larger than the policy allows"
         return Served(
-            requests=service.requests, engines=service.engines, policy=service.policy,
-            times=replace(self.times, tables=service.tables), front_end=self._front_end(service.requests["prompt"]),
+            requests=service.requests, engines=service.engines, policy=service.policies[0],
+            times=replace(self.times, tables=service.tables[0]), front_end=self._front_end(service.requests["prompt"]),
             fleet=service.fleet, has_priorities=len(self.requests.priority) > 0,
         )  # fmt: skip
 
@@ -305,7 +340,7 @@ def slower(tables: Tables, factor: float) -> Tables:
     )  # fmt: skip
 
 
-def stream_of(scenario: Scenario, plan: Serving) -> RequestStream:
+def stream_of(scenario: Scenario, plan: Serving | Pools) -> RequestStream:
     """Return the requests of a scenario: as stated, else Poisson at its rate, else a closed loop of its concurrency."""
     stream, field = plan.requests, f"scenarios.{scenario.name}.requests"
     loops = plan.concurrency is not None
@@ -407,8 +442,21 @@ def _behind(scenario: Scenario, plan: Serving, block: float) -> dict[str, Any]:
     return {**fields, "swap_time": block / bandwidth, "host_blocks": int(node.host.memory / node.count // block)}
 
 
-def unsupported(scenario: Scenario, plan: Serving) -> InputError | None:
+def decoding_part(scenario: Scenario, plan: Pools) -> tuple[Scenario, Serving]:
+    """Return the scenario and the plan of the engines of two pools that decode, under the load of both."""
+    own = replace(
+        plan.engines[1], rate=plan.rate, concurrency=plan.concurrency, requests=plan.requests, slo=plan.slo,
+        replicas=replace(plan.router, count=plan.engines[1].replicas.count),
+        prefix_hit_rate=plan.engines[0].prefix_hit_rate,
+    )  # fmt: skip
+    return replace(plan.decode, name=scenario.name, plan=own, simulation=scenario.simulation), own
+
+
+def unsupported(scenario: Scenario, plan: Serving | Pools) -> InputError | None:
     """Return what of a scenario is of a kind that requests are not simulated for, null where they are."""
+    if isinstance(plan, Pools):
+        prompts, decode = (unsupported(part, own) for part, own in zip(plan.parts[::-1], plan.engines, strict=True))
+        return prompts or decode
     parallel, field = scenario.parallel, f"scenarios.{scenario.name}"
     problems = (
         (parallel.pp > 1, "parallel.pp", "pipeline stages", "write `pp: 1` and a larger `tp`"),

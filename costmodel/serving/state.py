@@ -312,11 +312,23 @@ def engine_bytes(policy: Policy, sizes: Any, count: int | None) -> int:
     return places + Entry.dtype.itemsize * _entries(policy, sizes, count) + Run.dtype.itemsize * len(sizes)
 
 
-def new_engines(number: int, policy: Policy, sizes: Any, bins: int, count: int | None = None) -> Engines:
+def new_engines(
+    number: int, policy: Policy, sizes: Any, bins: int, count: int | None = None,
+    others: tuple[int, Policy] | None = None,
+) -> Engines:  # fmt: skip
     """Return idle engines whose blocks are all free.
 
     sizes: blocks of each run; count: requests, null where these are only the first of a run.
+    others: so many of the first are of another policy.
     """
+    if others is not None and others[0]:
+        first, own = others
+        wide = {name: max(getattr(policy, name), getattr(own, name)) for name in ("max_seqs", "block", "blocks")}
+        engines = new_engines(number, policy._replace(**wide), sizes, bins, count)
+        for place, each in ((slice(first), own), (slice(first, None), policy)):
+            engines.state["free"][place] = engines.entry["size"][place, 0] = each.blocks
+            engines.state["host_free"][place] = each.host_blocks
+        return engines
     entries = _entries(policy, sizes, count)
     decoders, enders, starters = np.zeros((3, number, policy.max_seqs), dtype=np.int64)
     engines = Engines(

@@ -33,12 +33,17 @@ class RequestTimes(Record):
 
 
 def request_times(served: Served) -> RequestTimes:
-    """Return the times of each request since its client sent it. Waiting is for engines, and for links between them."""
+    """Return the times of each request since its client sent it. Waiting is for engines, and for links between them.
+
+    The first token is there with its step, or when the engine that decodes has the prompt's cache and starts a step.
+    """
     requests = served.requests
-    arrival, first, finish, joined = (requests[name] for name in ("arrival", "first", "finish", "joined"))
+    arrival, prompt, finish, joined = (requests[name] for name in ("arrival", "first", "finish", "joined"))
+    moved = np.isfinite(joined)
+    first = np.where(moved, joined, prompt)
     later = requests["output"] - 1
     tpot = np.divide(finish - first, later, out=np.full(len(later), np.nan), where=later > 0)
-    joining = np.where(np.isfinite(joined), joined - first - transfers(served), 0.0)
+    joining = np.where(moved, joined - prompt - transfers(served), 0.0)
     return RequestTimes(
         first - arrival + served.front_end, tpot, finish - arrival + served.front_end,
         requests["scheduled"] - arrival + joining,

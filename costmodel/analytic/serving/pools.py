@@ -304,14 +304,14 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
             "prefill_load": rate / tables.prompts.highest_rate,
             "concurrency": sets * solved.batch,
             "max_concurrency": sets * self._most,
-            **self._spent(solved, tables),
+            **self.spent_at(rate, solved, tables),
         }
         first, later = solved.first, self._steps * solved.step
         return served_metrics(self._scenario, rate, plan.devices, (first, later), 0.0, own)
 
-    def _spent(self, solved: PoolSolution, tables: PoolTables) -> Metrics:
+    def spent_at(self, rate: PerSecond, solved: PoolSolution, tables: PoolTables) -> Metrics:
         """Return money and energy of both pools: of each what its devices draw for the passes of its requests."""
-        axis, tokens = -1 - self._dimensions, solved.rate * self._plan.output_tokens
+        axis, tokens = -1 - self._dimensions, rate * self._plan.output_tokens
         prompts, batches = (NodePlace.at(nodes, size, axis) for nodes, size in (
             (self._prompts, solved.prompts), (self._batches, solved.batch),
         ))  # fmt: skip
@@ -320,7 +320,7 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
         metrics: list[Metrics] = []
         for part, joules in zip(self._parts, (per_prompt, per_output), strict=True):
             group = part.parallel.tp * part.parallel.cp
-            work = solved.rate * joules * group / part.devices
+            work = rate * joules * group / part.devices
             bought = {} if self._plan.shared else invested(part, part.devices)
             metrics.append({**spent(part.cluster.node, part.devices, tokens, work), **bought})
         prefill, decode = metrics
@@ -403,6 +403,6 @@ def _left(plan: Pools) -> tuple[str, ...]:
         lengths = (("input", plan.requests.input), ("output", plan.requests.output))
         keys += [f"the spread of `requests.{name}`" for name, own in lengths if own and own.distribution != "constant"]
         keys += [] if plan.requests.arrivals in ("poisson", "closed_loop") else ["`requests.arrivals`"]
-        keys += [] if plan.requests.count is None else ["`requests.count`"]
+        keys += [f"`requests.{name}`" for name in ("count", "trace") if getattr(plan.requests, name) is not None]
     keys += [] if plan.router.routing == "round_robin" else ["`replicas.routing`"]
     return (f"closed form: without {', '.join(keys)}",) if keys else ()

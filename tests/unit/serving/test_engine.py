@@ -55,7 +55,7 @@ def fleet(number, prefill=0, outages=(), breakdowns=0, scaled=None, **changes):
     changed = Fleet(
         state, members, np.array(list(outages), dtype=Outage.dtype), failing, mtbf=0.0, repair=0.0, interval=0.0,
         least=0, most=number, target=1.0, start_up=0.0, max_waiting=int(NEVER), prefill=prefill, token_time=0.01,
-        latency=0.5, lockstep=1,
+        sending=0.01, receiving=0.0, latency=0.5, lockstep=1, prompt_lockstep=1,
     )._replace(**changes)  # fmt: skip
     with as_objects(changed) as objects:
         objects.state[0].change = next_change(objects)
@@ -98,7 +98,7 @@ def new(requests, policy, of, kind):
     engines = new_engines(number, policy, requests.paths.sizes, 16, len(requests.arrival))
     records, dice = new_records(requests), np.random.default_rng(0).integers(0, number, (len(requests.arrival), 2))
     records["die"], records["other_die"] = dice.T
-    return Service(records, requests.paths, requests.calls, engines, policy, tables(), router, of)
+    return Service(records, requests.paths, requests.calls, engines, (policy, policy), (tables(), tables()), router, of)
 
 
 LENGTHS = st.tuples(st.integers(1, 120), st.integers(1, 40))
@@ -416,7 +416,7 @@ def test_a_prompt_moves_to_the_engine_that_decodes_it():
     prompts = 1.0 + 0.01 * 64 + 0.01 + 1e-6 * 64 * 64 + 1.0 + 0.01 * 36 + 0.01 + 1e-6 * 36 * 100
     assert service.requests["first"][0] == pytest.approx(prompts, rel=1e-12)
     moved = prompts + 100 * 0.01 + 0.5
-    first = 1.0 + 0.01 + 0.01 + 1e-6 * 101
+    first = 1.0 + 0.01 + 0.01 + 0.001 * 101
     second = 1.0 + 0.01 + 0.01 + 0.001 * 102
     assert service.requests["finish"][0] == pytest.approx(moved + first + second, rel=1e-9)
     assert service.engines.state["free"].tolist() == [POLICY.blocks] * 2
@@ -450,8 +450,8 @@ def test_a_prompt_on_one_rank_is_not_a_prompt_on_all():
     policy, ends = POLICY._replace(overlapped=False), []
     for share, padded in ((0.0, False), (0.5, False), (0.5, True)):
         service = new(stream([0.0, 1.5], [(1, 9), (40, 1)]), policy, fleet(2, lockstep=2), ROUND_ROBIN)
-        half = service.tables._replace(shared=share * service.tables.by_rows, padded=padded)
-        service = service._replace(tables=half)
+        half = service.tables[0]._replace(shared=share * service.tables[0].by_rows, padded=padded)
+        service = service._replace(tables=(half, half))
         assert run_as_python(run_together, service, np.inf) == -1
         ends.append(service.requests["finish"][1])
     alone, shared, padded = ends

@@ -157,3 +157,23 @@ def test_keys_that_pools_cannot_have_are_named(load: Any, changes: dict[str, Any
         load(**changes)
     assert error.value.problems[0].field == field
     assert message in error.value.problems[0].message
+
+
+def test_requests_one_by_one_take_what_the_closed_form_says_where_nobody_waits(load: Any) -> None:
+    workload = load(rate="0.5 /s", requests={"count": 30, "arrivals": "even"}, output_tokens=50)
+    played, closed = dict(workload.points(engine="event")["run"].metrics), metrics(workload)
+    assert closed["ttft"] * 0.97 < played["ttft"] < closed["ttft"]  # which has some that came together
+    assert played["tpot"] == pytest.approx(closed["tpot"], rel=0.01)
+
+
+@pytest.mark.parametrize("instances", [1, 4])
+def test_caches_wait_for_the_links_of_both_sides(load: Any, instances: int) -> None:
+    """2,000 tokens of 131,072 bytes at 5 MB/s an engine: no more a second than the links of the fewer devices carry."""
+    slow = {"transfer": {"bandwidth": "5 MB/s"}}
+    pools = {
+        "prefill": {"parallel": {"tp": 2}, "instances": 4},
+        "decode": {"parallel": {"tp": 2}, "instances": instances},
+    }
+    workload = load(rate="100 /s", requests={"count": 40}, replicas=slow, output_tokens=2, **pools)
+    played = dict(workload.points(engine="event")["run"].metrics)
+    assert played["requests_per_second"] == pytest.approx(instances * 5e6 / (2000 * 131_072), rel=0.05)
