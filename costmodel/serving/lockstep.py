@@ -35,7 +35,8 @@ def prompts_wait(service: Service, first: int, number: int, now: float) -> bool:
             ready += 1
     state = service.engines.state[first]
     state.unaligned += 1
-    if ready < number and idle_ones == 0 and state.unaligned < engine_of(service, first).policy.align_steps:
+    policy = service.policies[int(first < service.fleet.prefill)]
+    if ready < number and idle_ones == 0 and state.unaligned < policy.align_steps:
         return True
     state.unaligned = 0
     return False
@@ -44,7 +45,7 @@ def prompts_wait(service: Service, first: int, number: int, now: float) -> bool:
 @inner
 def decide_together(service: Service, first: int, number: int) -> bool:
     """Let engines `first` to `first + number` decide on their next step. Return whether they are stuck."""
-    policy, now, behind = engine_of(service, first).policy, np.inf, 0.0
+    policy, now, behind = service.policies[int(first < service.fleet.prefill)], np.inf, 0.0
     for replica in range(first, first + number):
         now = min(now, service.engines.state[replica].moment)
     for replica in range(first, first + number):
