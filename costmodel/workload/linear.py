@@ -366,9 +366,8 @@ class _LocalLinear:
     def weight_gradient(self) -> list[Operator]:
         """Return dW += x^T dy, accumulated in the gradient's format by a read and a write.
 
-        The GEMM accumulates, or a kernel that reads what the GEMM has written in the residual's format. In one tensor
-        of a layer gradients are joined, 2*e bytes, cast, e + g, and divided, 2*g [PyTorch, fsdp/_runtime_utils.py].
-        Unfused, a bias gradient is the sum of dy by one kernel, and another adds it to earlier micro-batches.
+        The GEMM accumulates, or a kernel that reads what the GEMM has written in the residual's format. Unfused, a bias
+        gradient is the sum of dy by one kernel, and another adds it to earlier micro-batches.
         """
         context, linear = self.context, self.linear
         residual, gradient = context.residual, ELEMENT_BYTES[context.precision.gradients]
@@ -384,9 +383,8 @@ class _LocalLinear:
         operators.append(self._gemm(" weight gradient", shape, element, is_wgrad=True))
         if how != "product":
             calls = context.accumulated_share
-            moved, kernels = (3.0 * (residual + gradient), 3.0) if how == "flat" else (residual + 2.0 * gradient, 1.0)
-            size = calls * self.groups * self.inputs * self.outputs * moved
-            operators.append(Elementwise(f"{linear.name} gradient sum", size, kind="add", calls=kernels * calls))
+            size = calls * self.groups * self.inputs * self.outputs * (residual + 2.0 * gradient)
+            operators.append(Elementwise(f"{linear.name} gradient sum", size, kind="add", calls=calls))
         return operators
 
     def _gemm(

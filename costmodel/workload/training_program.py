@@ -27,10 +27,9 @@ class TrainingProgram(Record, kw_only=True):
         "weight gradients of the same layer, or all, in one part per rank, with the GEMM that they belong to",
     ] = "none"
     accumulation: Annotated[
-        Literal["product", "buffer", "autograd", "flat"],
+        Literal["product", "buffer", "autograd"],
         "how gradients of micro-batches are added up: in the GEMM itself, or in a separate kernel, into a "
-        "buffer for every micro-batch, by autograd for all but the first, or in one tensor of a layer: joined, cast "
-        "and divided in every micro-batch",
+        "buffer for every micro-batch or by autograd for all but the first",
     ] = "product"
     reduction: Annotated[
         Literal["scatter", "all_reduce"], "reduction of gradients in ZeRO stages 1 and 2: reduce-scatter or all-reduce"
