@@ -10,9 +10,20 @@ a: of the site, a publication's runs of one framework on one device.
 d: distance in log size, and between passes with prompts and those of decoding.
 r: of the run, for each of these passes.
 e_b: of a condition, of which each run meets a share x_b.
-k: of its kernels. These few parameters are those of the largest likelihood with priors a factor of e wide, publications
-independent [Searle, Casella, McCulloch, Variance Components, 1992, chapter 6]. Every publication is compared with
-predictions whose terms were fitted without it (`reports.fits.frameworks` first).
+k: of its kernels. A run that nobody has seen is of a new publication: publications are the draws, and those that are
+predicted well have the most figures. So each counts once, by the likelihood of its pairs of figures [composite
+likelihood: Varin, Reid, Firth, Statistica Sinica 21, 2011; weights of informative clusters: Williamson, Datta, Satten,
+Biometrics 59, 2003], with log-normal priors a factor of e wide,
+
+    maximise  sum over publications of the mean over their pairs i, j of log N((y_i, y_j); 0, V) / 2
+              - 1/2 sum over parameters of log(value / prior)^2
+
+and of the P publications that a class or a condition has, 80 % intervals are those of Student's t [of a variance of so
+many draws: Searle, Casella, McCulloch, Variance Components, 1992]; a prior so wide is worth half a draw:
+
+    half width = t_(P + 1/2)(90 %) * deviation
+
+Every publication is compared with predictions whose terms were fitted without it (`reports.fits.frameworks` first).
 """
 
 from __future__ import annotations
@@ -28,8 +39,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
+from scipy.special import stdtrit
 
 from costmodel import units
 from costmodel.analytic.anchors import separation
@@ -61,6 +72,7 @@ MOST = 60  # figures of a publication and class
 COMPOSED = "vtrain_single"  # begins the ids of steps that their source composed of measured parts
 START = {"site": 0.1, "run": 0.05, "length": 2.5, "passes": 0.5}  # prior medians
 CONDITION = 0.2  # prior median of what a condition adds
+PRIOR_DRAWS = 0.5  # n draws know a log deviation to 1 / sqrt(2 n), a prior a factor of e wide to 1
 REPEAT = 0.0021  # median of runs of one submission: MLPerf Training 5.1, result logs
 FEWEST, TRIALS = 4, 200  # runs of a site of which anchors are tried, and sets of them
 LEAST = 0.01  # of a figure that follows from others of its run, which round
@@ -89,6 +101,7 @@ class RunError(Record):
 class Effects(Record):
     """Standard deviations of the effects of a class [log], and the length of a site's, in factors of e.
 
+    As `fit` returns them, those of normal distributions with the 80 % intervals of their t.
     passes: distance between passes with prompts and those of decoding, in lengths.
     """
 
@@ -104,6 +117,12 @@ class Effects(Record):
         site, run, length, passes = (START[name] * math.exp(x) for name, x in zip(START, point, strict=False))
         others = CONDITION * np.exp(point[len(START) :])
         return cls(site, run, length, passes, dict(zip(conditions, others.tolist(), strict=True)))
+
+    def widened(self, publications: int, meeting: Mapping[str, int]) -> Effects:
+        """Return the effects as of so many publications, and of so many that meet each condition."""
+        factor = _widening(publications)
+        conditions = {name: value * _widening(meeting[name]) for name, value in self.conditions.items()}
+        return replace(self, site=self.site * factor, run=self.run * factor, conditions=conditions)
 
     @property
     def of_class(self) -> float:
@@ -147,9 +166,21 @@ class Runs(Record):
         return own
 
     def cost(self, effects: Effects) -> float:
-        """Return minus the log likelihood."""
-        factor = cho_factor(self.covariance(effects), lower=True)
-        return float(np.log(np.diag(factor[0])).sum() + 0.5 * self.late @ cho_solve(factor, self.late))
+        """Return minus the log likelihood of a run: half of that of a pair, as the mean over all pairs."""
+        covariance, late = self.covariance(effects), self.late
+        own = np.diag(covariance)
+        if len(late) == 1:
+            return float(0.5 * (np.log(own) + late**2 / own)[0])
+        i, j = np.triu_indices(len(late), 1)
+        common = covariance[i, j]
+        determinant = own[i] * own[j] - common**2
+        square = own[j] * late[i] ** 2 - 2.0 * common * late[i] * late[j] + own[i] * late[j] ** 2
+        return float(np.mean(np.log(determinant) + square / determinant)) / 4.0
+
+
+def _widening(publications: int) -> float:
+    """Return the half of an 80 % interval of t of so many draws and a prior, over that of a normal distribution."""
+    return float(stdtrit(publications + PRIOR_DRAWS, 0.9)) / NORMAL_90
 
 
 def _separation(one: RunError, other: RunError) -> Separation:
@@ -157,7 +188,7 @@ def _separation(one: RunError, other: RunError) -> Separation:
 
 
 def fit(rows: Sequence[RunError], case_class: str) -> Effects:
-    """Return the effects of a class under which its errors are likeliest."""
+    """Return the effects of a class under which pairs of its errors are likeliest, as of so many publications."""
     conditions = [name for name in CONDITIONS[case_class] if any(row.shares.get(name, 0.0) > 0.0 for row in rows)]
     names = dict.fromkeys(row.publication for row in rows)
     parts = [Runs.of([row for row in rows if row.publication == name], conditions) for name in names]
@@ -167,7 +198,8 @@ def fit(rows: Sequence[RunError], case_class: str) -> Effects:
         return sum(part.cost(effects) for part in parts) + 0.5 * float(point @ point)
 
     found: Any = minimize(cost, np.zeros(len(START) + len(conditions)), method="L-BFGS-B")
-    return Effects.of(found.x, conditions)
+    meeting = Counter(conditions[at] for part in parts for at in np.flatnonzero(part.shares.any(axis=0)))
+    return Effects.of(found.x, conditions).widened(len(parts), meeting)
 
 
 def rows_of(cases: Sequence[Case], library: Library) -> Iterator[tuple[str, RunError]]:

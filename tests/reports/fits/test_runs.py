@@ -65,6 +65,24 @@ def test_runs_of_a_site_are_no_independent_evidence(scenario):
     assert effects.of_class > 2.0 * effects.run
 
 
+def test_each_publication_counts_once_however_many_figures_it_has(scenario):
+    """Runs too far apart to share anything: a third of the sites scatter by 0.2 with two each, others by 0.05."""
+    wide, narrow = (drawn(scenario, 0.0, run, 0.0) for run in (0.2, 0.05))
+    rows = [row for at, row in enumerate(narrow) if at // RUNS % 3]
+    rows += [row for at, row in enumerate(wide) if at // RUNS % 3 == 0 and at % RUNS < 2]
+    squares = [
+        np.mean([row.late**2 for row in rows if row.publication == name]) for name in {r.publication for r in rows}
+    ]
+    assert fit(rows, "training").of_class == pytest.approx(math.sqrt(np.mean(squares)), rel=0.1)
+    assert np.mean([row.late**2 for row in rows]) < 0.5 * np.mean(squares)
+
+
+def test_few_publications_widen_intervals_as_their_t_does():
+    effects = Effects(0.1, 0.05, 2.0, 0.5, {"experts": 0.2}).widened(1000, {"experts": 5})
+    assert effects.of_class == pytest.approx(math.hypot(0.1, 0.05), rel=1e-3)
+    assert effects.conditions["experts"] * NORMAL_90 == pytest.approx(0.2 * 1.457, rel=1e-3)  # between t_5 and t_6
+
+
 def test_the_same_run_and_near_runs_share_what_a_site_has_and_other_sites_share_nothing(scenario):
     effects = Effects(0.1, 0.05, 2.0, 0.5, {"experts": 0.2})
     one, near, other = (drawn(scenario, 0.1, 0.05, 0.02)[at] for at in (0, 1, RUNS))
