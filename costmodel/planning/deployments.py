@@ -16,7 +16,7 @@ from costmodel.equations import equation
 from costmodel.planning import commands
 from costmodel.planning.launch.benchmark import benchmark, caveats, statistics_of
 from costmodel.planning.launch.deployment import checkpoint
-from costmodel.planning.playing import Played, Player, drawn, playable
+from costmodel.planning.playing import TOO_MANY, Played, Player, drawn, playable
 from costmodel.planning.request import UNITS, PlanRequest
 from costmodel.planning.sizing import Engine, limits, with_replicas
 from costmodel.planning.structures import DRAFTS, ENGINES, HEAD, Structure, load_settings, workload_lines
@@ -161,7 +161,7 @@ def replicas_word(count: int) -> str:
 def failing(played: Played, request: PlanRequest) -> str:
     """Return which limit a run broke, and by how much."""
     if not played.keeps_up:
-        return "requests queue longer and longer"
+        return TOO_MANY if played.binds == TOO_MANY else "requests queue longer and longer"
     for name, limit in limits(request):
         value = played.times.get((name, limit.statistic))
         if name.upper() == played.binds and value is not None:

@@ -27,6 +27,7 @@ from costmodel.workload.scenario import Scenario
 LEAST = {True: COUNT, False: 1000}  # requests that are drawn: as many as `simulate` does where they are compiled
 _LIVES = {True: 30.0, False: 4.0}  # of a request in which others come
 _OF_USERS = {True: 200.0, False: 4.0}  # answers of each user: those with which all begin are below the slowest 1 %
+TOO_MANY = "more engines than are simulated at once"
 _MOST_OF_ALL = 1e6  # requests
 STATISTICS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 _DEVIATIONS = (0.0, 0.5 * NORMAL_90, NORMAL_90, 3.0)  # standard deviations of step times at which requests are played
@@ -103,6 +104,10 @@ class Player(Record):
                 served = self._simulation(seeded, plan).run(slowdown).done
             except InfeasibleError:
                 return Played(replicas, self.seed, 0, {}, float("inf"), "memory", keeps_up=False, rates={})
+            except InputError:
+                if replicas <= self.engine.likely:
+                    raise
+                return Played(replicas, self.seed, 0, {}, float("inf"), TOO_MANY, keeps_up=False, rates={})
         tally = Tally.of(served, plan.slo)
         offered = self.request.rate or tally.arrival_rate
         return self._judged(replicas, tally, None if self.request.users else offered)

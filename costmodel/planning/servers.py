@@ -344,7 +344,7 @@ def _best_of(plans: Plans, name: str, limit: Limit) -> dict[str, Any]:
         return each.keeps_up and each.times[name, limit.statistic] <= limit.seconds
 
     if playable(player) is None:
-        if not keeps(replicas) and keeps(best.most):
+        if not keeps(replicas) and best.nearest[name][0] <= 1.0 and keeps(best.most):
             replicas = fewest(keeps, replicas, best.most) or replicas
         played = player.play(replicas)
     one = Deployment(player, played, replicas, None, best.in_full(plans.request, replicas), 0.0, None)

@@ -40,7 +40,7 @@ def show_plans(plans: Plans) -> None:
     holds = best.holds is not False
     for line in reachable_lines(plans):
         show(line, "yellow")
-    show(headline(best) if holds else f"the nearest is {headline(best)}", "bold" if holds else "yellow")
+    show(headline(best) if holds else f"{_instead(plans)}{headline(best)}", "bold" if holds else "yellow")
     show(plans_table(plans))
     show(f"why not fewer: {why_not_less(best)}")
     for line in _cheaper_tokens(best, others):
@@ -79,6 +79,16 @@ def headline(one: Deployment) -> str:
     return (
         f"{', '.join(parts)}; {_times(one)}; {'nothing binds' if bound == NOTHING else f'binds: {bound}'}{_chance(one)}"
     )
+
+
+def _instead(plans: Plans) -> str:
+    """Return of what the first deployment is the plan, where none holds: of the limits that can be kept, if any."""
+    limits = (plans.reachable or {}).get("limits", ())
+    names = [
+        each["limit"].partition("_")[0].upper() for each in limits if each["best"] and each["best"] > each["asked"]
+    ]
+    is_of_others = 0 < len(names) < len(limits)
+    return f"without the limit on {' and '.join(names)}: " if is_of_others else "the nearest is "
 
 
 def _cheaper_tokens(best: Deployment, others: Sequence[Deployment]) -> Iterator[str]:
@@ -128,10 +138,12 @@ def reachable_lines(plans: Plans) -> Iterator[str]:
         rent = "" if each["cost_rate"] is None else f", {count(each['cost_rate'])} $/h"
         least = f"{shown(each['best'])} at best (asked: {shown(each['asked'])})"
         within = "within the budget " if plans.request.budget else ""
-        never = f": no number of devices {within}keeps this limit" if each["best"] > each["asked"] else ""
+        if each["best"] <= each["asked"]:
+            yield f"reachable: {limit} {least}, by itself"
+            continue
         yield (
             f"reachable: {limit} {least}, by {each['replicas']} x {each['engine']} {layout or 'TP 1'} on "
-            f"{each['cluster']}{rent}{never}"
+            f"{each['cluster']}{rent}: no number of devices {within}keeps this limit"
         )
     if known["rate"]:
         rate = count(known["rate"], 3)
