@@ -13,12 +13,21 @@ from click.testing import CliRunner
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.cli.main import root
 from costmodel.planning import playing, servers, sizing, structures
-from costmodel.planning.deployments import Plans, benchmark_line, command_of, intervals, plan_document, why_not_less
-from costmodel.planning.playing import Player
+from costmodel.planning.deployments import (
+    Plans,
+    benchmark_line,
+    command_of,
+    failing,
+    intervals,
+    plan_document,
+    why_not_less,
+)
+from costmodel.planning.playing import Player, playable
 from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.servers import plan_servers
 from costmodel.records import replace
+from costmodel.serving import bounds
 
 REQUEST = PlanRequest(
     model="llama-3-8b", clusters=("nodes/rtx-4090-x8",), rate=8.0, isl=800.0, osl=60.0, ttft=Limit(0.8),
@@ -121,6 +130,16 @@ def test_two_pools_that_are_not_tried_have_a_reason() -> None:
     left_out: list[str] = []
     assert pooled(REQUEST, [], best, left_out) is None
     assert left_out == ["two pools: no layout does without pipeline stages"]
+
+
+def test_more_engines_than_are_simulated_do_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan goes on without them; those that it begins with are said not to be playable."""
+    monkeypatch.setattr(bounds, "MOST_BYTES", 1)
+    player = Player(planned(REQUEST).best[0].engine, REQUEST)
+    played = player.play(player.engine.likely + 1)
+    assert not played.holds
+    assert failing(played, REQUEST) == "more engines than are simulated at once"
+    assert "engines need" in str(playable(player))
 
 
 def test_of_what_is_not_played_no_least_number_is_claimed() -> None:
