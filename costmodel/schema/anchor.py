@@ -10,7 +10,7 @@ from pydantic import Field
 
 from costmodel.declared import Measure, Verbatim, Wrong
 from costmodel.errors import InputError, Location, Problem
-from costmodel.records import MutableRecord, Record, fields, replace
+from costmodel.records import MutableRecord, Record, replace
 from costmodel.schema.device import Source
 from costmodel.schema.fields import field_error
 from costmodel.schema.inputs import note_folder
@@ -232,8 +232,8 @@ def read_steps(document: Tree, library: Library, resolve: Resolve) -> Iterator[M
 def read_scatter(library: Library, scenario: Scenario) -> SiteScatter:
     """Return how runs such as a scenario's scatter about predictions at a site, from `calibrations/site_scatter`."""
     document = library.document(Tree(_SCATTER), "calibrations", _SCATTER, "")
-    file = getattr(checked(SiteScatterFile, document, ""), _class(scenario))
-    return SiteScatter(**{name: float(getattr(file, name)) for name in fields(SiteScatter)})
+    scatter: SiteScatter = getattr(checked(SiteScatterFile, document, ""), _class(scenario)).made()
+    return scatter
 
 
 def _workload(tree: Tree, library: Library, field: str) -> tuple[Tree, str]:

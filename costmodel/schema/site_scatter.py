@@ -1,29 +1,17 @@
 """The file of how runs of a site scatter about predictions: `calibrations/site_scatter`."""
 
-from typing import Annotated
-
 from pydantic import Field
 
-from costmodel.declared import Measure, NumberOrZero, Ratio, ShareOrZero, Wrong
-from costmodel.quantities import Quantity
+from costmodel.declared import NumberOrZero, Wrong
 from costmodel.schema.device import Source
+from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
+from costmodel.workload.site_scatter import SiteScatter
 
 
-class ScatterFile(Strict):
+class ScatterFile(Declared, of=SiteScatter):
     """How alike errors of runs are, shares of the variance of log(measured / predicted time). The rest is own."""
 
-    site: ShareOrZero = Field(description="share that all runs of one framework on one cluster have in common")
-    alike: ShareOrZero = Field(description="share that runs have in common the more, the more alike they are")
-    repeat: Ratio = Field(description="standard deviation of log time between repetitions of one run")
-    length: Ratio = Field(description="distance in size at which runs are hardly alike, in factors of e")
-    kinds: Annotated[Quantity, Measure("ratio", zero=True)] = Field(
-        description="distance between runs of other number formats or recomputation, or of servers whose requests come "
-        "by themselves and where others end, in lengths"
-    )
-    passes: Annotated[Quantity, Measure("ratio", zero=True)] = Field(
-        default=0.0, description="likewise between passes with prompts and those of decoding"
-    )
     rows: NumberOrZero = Field(description="published figures behind it")
     publications: NumberOrZero = Field(description="publications behind it")
 

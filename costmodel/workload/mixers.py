@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, TypeAlias
 
 from costmodel.declared import Integer, Number, NumberOrZero, PositiveNumber, Ratio, Share, StoredType
-from costmodel.quantities import Bytes, Count, Quantity, ceil, floor, is_single, maximum, minimum, sum_of
+from costmodel.quantities import Bytes, Count, Quantity, ceil, floor, is_single, maximum, sum_of
 from costmodel.records import Record
 from costmodel.workload.dtypes import ELEMENT_BYTES, SCALE_BYTES
 from costmodel.workload.patterns import Pattern, Selected
@@ -83,10 +83,6 @@ class Indexer(Record, kw_only=True):
         StoredType | None, "format of its cached keys, with one FP32 scale each; null: as the KV cache"
     ] = None
     reused: Annotated[bool, "the layer uses the selection of an earlier one: no weights, keys or scores"] = False
-
-    def attended(self, keys: Count) -> Count:
-        """Return the keys that a query with `keys` earlier ones attends to: min(top_k, keys)."""
-        return minimum(self.top_k, keys)
 
     def key_bytes(self, element: Bytes) -> Bytes:
         """Return the bytes of one cached key of the indexer. element: of the KV cache, scales included [B]."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 
+from costmodel.declared import Ratio, RatioOrZero, ShareOrZero
 from costmodel.quantities import Array, Quantity
 from costmodel.records import Record
 
@@ -26,25 +28,21 @@ class Separation(Record):
 
 
 class SiteScatter(Record, kw_only=True):
-    """How the errors of runs correlate: r = log(measured / predicted time), over the deviation of each.
+    """How alike errors of runs are, shares of the variance of log(measured / predicted time). The rest is own."""
 
-    site: share of the variance that all runs of one framework on one cluster have in common.
-    alike: share that runs have in common the more, the more similar they are. The rest is a run's own.
-    repeat: standard deviation of log time between repetitions of one run.
-    length: distance in size at which runs are hardly similar, in factors of e.
-    kinds: distance between runs of other number formats or recomputation, in lengths.
-    passes: likewise between passes with prompts and those of decoding, which have no own part in common.
-    """
-
-    site: float
-    alike: float
-    repeat: float
-    length: float
-    kinds: float
-    passes: float = 0.0
+    site: Annotated[ShareOrZero, "share that all runs of one framework on one cluster have in common"]
+    alike: Annotated[ShareOrZero, "share that runs have in common the more, the more alike they are"]
+    repeat: Annotated[Ratio, "standard deviation of log time between repetitions of one run"]
+    length: Annotated[Ratio, "distance in size at which runs are hardly alike, in factors of e"]
+    kinds: Annotated[
+        RatioOrZero,
+        "distance between runs of other number formats or recomputation, or of servers whose requests come "
+        "by themselves and where others end, in lengths",
+    ]
+    passes: Annotated[RatioOrZero, "likewise between passes with prompts and those of decoding"] = 0.0
 
     @property
-    def own(self) -> float:
+    def own(self) -> Quantity:
         """Return the share of the variance that a run has in common with none but itself."""
         return 1.0 - self.site - self.alike
 
