@@ -62,7 +62,7 @@ def spaces(number: int) -> Iterator[str]:
     with (
         mock.patch.multiple(structures, **small),
         mock.patch.object(sizing, "BUDGETS", ()),
-        mock.patch.object(playing, "MOST", 300.0),
+        mock.patch.object(playing, "LEAST", {True: 300, False: 300}),
     ):
         for seed in range(number):
             request = random_request(random.Random(seed))

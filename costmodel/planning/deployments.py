@@ -16,7 +16,7 @@ from costmodel.equations import equation
 from costmodel.planning import commands
 from costmodel.planning.launch.benchmark import benchmark, caveats, statistics_of
 from costmodel.planning.launch.deployment import checkpoint
-from costmodel.planning.playing import TOO_MANY, Played, Player, drawn, playable
+from costmodel.planning.playing import TOO_MANY, Played, Player, drawn, playable, ramp_of
 from costmodel.planning.request import UNITS, PlanRequest
 from costmodel.planning.sizing import Engine, limits, with_replicas
 from costmodel.planning.structures import DRAFTS, ENGINES, HEAD, Structure, load_settings, workload_lines
@@ -221,6 +221,8 @@ def command_of(one: Deployment) -> str:
     if one.played is not None and request.trace is None:
         settings |= {"requests.count": str(drawn(one.engine, request))}
         settings |= {} if users is None else {"requests.arrivals": "closed_loop"}
+    if one.played is not None and users is not None:
+        settings["requests.ramp"] = f"{ramp_of(one.engine, request):g} s"
     options = ["--phase", "serving", *([] if one.played is None else ["--engine", "event"])]
     paths = {HEAD + key: text for key, text in settings.items()} | dict(structure.choices)
     return commands.simulate(str(request.model), structure.cluster, "serving", paths, options)
@@ -242,9 +244,11 @@ def _simulate_pools(one: Deployment) -> str:
     """Return the command that writes the workload of two pools, which is no change of a model's, and simulates it."""
     request, structure = one.player.request, one.engine.structure
     settings = load_of_pools(structure, request)
-    if one.played is not None and request.trace is None:
-        arrivals = "" if request.users is None else ", arrivals: closed_loop"
-        settings["requests"] = f"{{count: {drawn(one.engine, request)}{arrivals}}}"
+    if one.played is not None:
+        loop = "" if request.trace is not None else ", arrivals: closed_loop"
+        users = "" if request.users is None else f"{loop}, ramp: {ramp_of(one.engine, request):g} s"
+        drawn_ones = f"{{count: {drawn(one.engine, request)}}}"
+        settings["requests"] = f"{settings.get('requests', drawn_ones)[:-1]}{users}}}"
     for role, entry in zip(("prefill", "decode"), pools(one), strict=True):
         assert entry is not None, "there are two"
         degrees = ", ".join(f"{name}: {value}" for name, value in entry["parallel"].items())

@@ -95,8 +95,10 @@ class Player(Record):
     def _play(self, replicas: int, slowdown: float) -> Played:
         scenario = self.scenario(replicas)
         plan = load_of(scenario)
+        stream = replace(stream_of(scenario, plan), ramp=ramp_of(self.engine, self.request))
         if self.request.trace is None:
-            plan = replace(plan, requests=replace(stream_of(scenario, plan), count=drawn(self.engine, self.request)))
+            stream = replace(stream, count=drawn(self.engine, self.request))
+        plan = replace(plan, requests=stream)
         seeded = replace(scenario, plan=plan, simulation=replace(scenario.simulation, seed=self.seed))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Notice)  # how a run is done is no news of the plan
@@ -227,6 +229,15 @@ def drawn(engine: Engine, request: PlanRequest) -> int:
     latency = engine.in_full(request, engine.likely).metrics.get("latency") or 0.0
     open_loop = _LIVES[compiles] * (request.rate or 0.0) * (latency if np.isfinite(latency) else 0.0)
     return int(min(max(LEAST[compiles], open_loop, _OF_USERS[compiles] * (request.users or 0)), _MOST_OF_ALL))
+
+
+def ramp_of(engine: Engine, request: PlanRequest) -> float:
+    """Return the time over which users start: that of an answer in closed form at the likely replicas [s].
+
+    Those who start in step would wait for each other once more than they ever do again.
+    """
+    latency = engine.in_full(request, engine.likely).metrics.get("latency") if request.users else None
+    return float(f"{latency:.3g}") if latency and np.isfinite(latency) else 0.0
 
 
 def fewest(holds: Callable[[int], bool], first: int, most: int) -> int | None:

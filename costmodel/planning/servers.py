@@ -21,12 +21,14 @@ from costmodel.planning.sizing import (
     engines,
     lacking,
     limits,
+    means_hold,
     one_per_layout,
     rental_of,
     sizes_of,
 )
 from costmodel.planning.structures import Structure, check_load, drafted, load_settings, structures, unplayed
 from costmodel.records import Record, field, replace
+from costmodel.serving.simulation import Simulation
 from costmodel.study.goals import OnProgress, open_ended
 from costmodel.workload.plans import Serving
 
@@ -34,7 +36,10 @@ MOST_PLAYED = 6  # engines of a cluster that are played
 _ROUGH = 1.5  # times the best cost, from which on an engine is not played by what the rough closed form says of it
 SHOWN = 3  # plans of a cluster, the best and its runners-up
 _DRAFTED = 2  # engines and formats of a cluster, those that promise most, that are tried with drafts
-_HALVINGS = 6  # of the rate that is asked for, until the highest one that holds is known
+_STEP = 1.25  # between rates until one holds and one does not
+_HALVINGS = 4  # of the way between two rates a quarter apart, until the highest one that holds is known
+_BUYING = 3  # engines whose highest rates are looked for, those that promise most
+_FAINT = 1e-3  # of the rate that is asked for, below which none is looked for
 _HOUR = 3600.0
 
 
@@ -197,11 +202,8 @@ class _Race(Record):
         """Return that an engine's kernels were not measured in a format, null where they were. It is then left out."""
         key = id(engine.structure)
         if key not in self.unfitted:
-            point = engine.in_full(self.request, engine.likely)
-            known = sum(entry.time for entry in point.breakdown)
-            roofline = sum(entry.by_basis.get("roofline", 0.0) for entry in point.breakdown)
             self.unfitted[key] = None
-            if known and 2.0 * roofline > known:
+            if _is_unfitted(engine, self.request):
                 why = f"{self.cluster}: {engine.structure}: most of its kernels have no fit on this device"
                 self.unfitted[key] = why
                 self.plans.left_out.append(why)
@@ -258,6 +260,13 @@ class _Race(Record):
         return [Deployment(player, None, engine.likely, None, point, 0.0, None)]
 
 
+def _is_unfitted(engine: Engine, request: PlanRequest) -> bool:
+    """Tell whether most of an engine's time is of kernels that were not measured in its format."""
+    point = engine.in_full(request, engine.likely)
+    known = sum(entry.time for entry in point.breakdown)
+    return known > 0.0 and 2.0 * sum(entry.by_basis.get("roofline", 0.0) for entry in point.breakdown) > known
+
+
 def _spread(engine: Engine, request: PlanRequest, replicas: int) -> float:
     """Return the standard deviation of the logarithm of times of steps, where as many requests run as on average.
 
@@ -312,13 +321,17 @@ def reachable(plans: Plans, on_progress: OnProgress) -> dict[str, Any] | None:
     played = [one for one in plans.best if one.played is not None]
     nearest = min(played, key=_beyond)
     assert nearest.played is not None
-    rate = highest_rate(nearest)
+    rate, buys = highest_rate(plans)
     times = {f"{name}_{statistic}": value for (name, statistic), value in nearest.played.times.items()}
     return {
         "cluster": nearest.engine.structure.cluster, "engine": str(nearest.engine.structure),
         "replicas": nearest.replicas, "devices": nearest.devices, "rate": rate, **times,
         "why": failing(nearest.played, nearest.player.request),
-        "limits": best,
+        "highest": None if buys is None else {
+            "cluster": buys.structure.cluster, "engine": str(buys.structure), "parallel": buys.degrees,
+            "replicas": buys.most, "devices": buys.most * buys.devices,
+            "cost_rate": None if buys.rental is None else buys.nodes(buys.most) * buys.node * buys.rental * _HOUR,
+        }, "limits": best,
     }  # fmt: skip
 
 
@@ -360,19 +373,49 @@ def _best_of(plans: Plans, name: str, limit: Limit) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def highest_rate(one: Deployment) -> float | None:
-    """Return the highest rate at which as many replicas hold when they are played [1/s], null where none is looked for.
+def highest_rate(plans: Plans) -> tuple[float | None, Engine | None]:
+    """Return the highest rate that holds when it is played on as many replicas as there may be [1/s], and the engine.
 
-    None is of a trace, whose bursts are its own, nor of users. Zero where the limits hold at no rate.
+    Those are as many as the budget pays, or the cluster has. Null where none is looked for, of users and of a trace,
+    which has bursts of its own. Zero where the limits hold at no rate.
     """
-    request = one.player.request
+    request = plans.request
     if request.rate is None or request.trace is not None:
-        return None
-    if one.engine.beyond > 1.0:
-        return 0.0
-    low, high = 0.0, 1.0
+        return None, None
+    rate, best = 0.0, None
+    promising = one_per_layout([one for one in plans.engines if one.promise > 0.0])
+    for engine in sorted(promising, key=lambda one: -one.promise)[:_BUYING]:
+        if not _is_unfitted(engine, request) and playable(Player(engine, request)) is None:
+            own = _rate_of(engine, request, rate)
+            rate, best = (own, engine) if own > rate else (rate, best)
+    return rate, best
+
+
+def _rate_of(engine: Engine, request: PlanRequest, least: float) -> float:
+    """Return the highest rate at which all replicas that there may be hold, `least` where it is no higher [1/s]."""
+    assert request.rate is not None
+    slowdown, known = slowed(request, _spread(engine, request, engine.likely)), list[Simulation]()
+
+    def holds(rate: float) -> bool:
+        own = replace(request, rate=rate)
+        able = means_hold(engine, own, engine.most)  # a run of few requests does not show a queue that grows slowly
+        return able and Player(engine, own, simulations=known).holds(engine.most, slowdown)
+
+    if least > 0.0 and not holds(least * (1.0 + _FAINT)):
+        return least
+    rate = max(min(engine.promise, 1.0) * request.rate, least)
+    if holds(rate):
+        low, high = rate, rate * _STEP
+        while holds(high):
+            low, high = high, high * _STEP
+    else:
+        low, high = rate / _STEP, rate
+        while low > least and not holds(low):
+            low, high = low / _STEP, low
+            if low < _FAINT * request.rate:
+                return least
+    low = max(low, least)
     for _ in range(_HALVINGS):
-        share = 0.5 * (low + high)
-        slower = Player(one.engine, replace(request, rate=request.rate * share), simulations=one.player.simulations)
-        low, high = (share, high) if slower.holds(one.replicas) else (low, share)
-    return request.rate * low
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low

@@ -47,6 +47,7 @@ class Engine(Record, dict=True):
     least: replicas with fewer of which means are beyond the limits already.
     likely: replicas with which the rough closed form is within them, or from which on more of them hardly help.
     most: replicas that the cluster, or the budget, has.
+    promise: that number over the replicas with which the rough closed form is within the limits, zero where none are.
     beyond: least of the largest ratio of the closed form's times to their limits, over numbers of replicas.
     margin: that ratio where the nodes of the likely replicas are full.
     nearest: time -> the least ratio to its own limit, and with how many replicas.
@@ -60,6 +61,7 @@ class Engine(Record, dict=True):
     least: int
     likely: int
     most: int
+    promise: float
     beyond: float
     margin: float
     nearest: Mapping[str, tuple[float, int]]
@@ -288,6 +290,13 @@ def _judged(structure: Structure, request: PlanRequest, scenario: Scenario, shap
     return _Judged(np.broadcast_to(np.asarray(fits, dtype=bool), shape), ratios.pop("means"), ratios)
 
 
+def means_hold(engine: Engine, request: PlanRequest, replicas: int) -> bool:
+    """Tell whether so many replicas keep up with the rate, and their means to the limits, in closed form."""
+    scenario = with_replicas(engine, request, replicas)
+    judged = _judged(engine.structure, request, scenario, ())
+    return bool(judged.means <= 1.0)
+
+
 def limits(request: PlanRequest) -> Iterator[tuple[str, Limit]]:
     """Yield the times that a request limits, with their limits."""
     if request.ttft is not None:
@@ -335,7 +344,8 @@ def _collected(
         likely = min(about, most)
         full = min(-(-likely * size // node) * node // size, most)
         margin = float(rough[row][np.searchsorted(axis, full, side="right") - 1])
-        fitting.append(Engine(structure, at, size, rental, lower, likely, most, beyond, margin, nearest))
+        promise = 0.0 if enough is None else most / float(axis[enough])
+        fitting.append(Engine(structure, at, size, rental, lower, likely, most, promise, beyond, margin, nearest))
     return fitting
 
 

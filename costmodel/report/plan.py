@@ -147,7 +147,13 @@ def reachable_lines(plans: Plans) -> Iterator[str]:
         )
     if known["rate"]:
         rate = count(known["rate"], 3)
-        yield f"reachable: {rate} requests/s within the limits on the {known['devices']:,} devices below"
+        buys = known["highest"]
+        layout = " ".join(f"{degree.upper()} {value}" for degree, value in buys["parallel"].items() if value > 1)
+        rent = "" if buys["cost_rate"] is None else f", {count(buys['cost_rate'])} $/h"
+        yield (
+            f"reachable: {rate} requests/s within the limits, by {buys['replicas']} x {buys['engine']} "
+            f"{layout or 'TP 1'} = {buys['devices']:,} devices of {buys['cluster']}{rent}"
+        )
 
 
 def _times(one: Deployment) -> str:

@@ -100,6 +100,8 @@ class RequestsFile(Declared, of=RequestStream):
             raise Wrong(f"`{stray[0]}` is not allowed with a trace", f"remove `{stray[0]}` or `trace`")
         if self.trace is not None and "arrivals" in self.model_fields_set and self.arrivals != "closed_loop":
             raise Wrong("a trace has arrivals of its own", "remove `arrivals`, or write closed_loop and `concurrency`")
+        if self.ramp > 0.0 and self.arrivals != "closed_loop":
+            raise Wrong("`ramp` is of the users of a closed loop", "remove it, or write `arrivals: closed_loop`")
         if self.pairs is not None and (self.input is not None or self.output is not None):
             raise Wrong("`pairs` gives both lengths", "remove `input` and `output`, or `pairs`")
         if self.sessions is not None and self.sessions.rate is not None and self.rate is not None:

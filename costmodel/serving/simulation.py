@@ -150,7 +150,8 @@ class Simulation:
     def _requests(self) -> Requests:
         """Return all requests, or the first ones of a run that is streamed.
 
-        In a closed loop the next request reaches the engine as long after an end as client and front end take.
+        In a closed loop users start evenly over the ramp. The next request of one reaches the engine as long after an
+        end as client and front end take.
         """
         loops = self.stream.arrivals == "closed_loop"
         if self.stream.trace is not None:
@@ -162,6 +163,8 @@ class Simulation:
             requests = draw.draw(WINDOW if self.streams else draw.left)
         if not loops:
             return requests
+        starts = np.flatnonzero(np.isfinite(requests.arrival))
+        requests.arrival[starts] += float(self.stream.ramp) * np.arange(len(starts)) / max(len(starts), 1)
         between = np.repeat(self._front_end(requests.length[:, PROMPT]), np.diff(requests.calls.first))
         return requests._replace(calls=requests.calls._replace(delay=requests.calls.delay + between))
 

@@ -205,6 +205,7 @@ class RequestStream(Record, kw_only=True):
     arrivals: Annotated[Literal["poisson", "gamma", "even", "closed_loop", "burst"], "how drawn requests arrive"] = (
         "poisson"
     )
+    ramp: Annotated[Moment, "over which the users of a closed loop start evenly; 0: in step, as benchmarks do"] = 0.0
     rate: Annotated[EventRate | None, "of the whole deployment; null: the scenario's `rate`"] = None
     cv: Annotated[PositiveNumber, "coefficient of variation of gaps; gamma only"] = 1.0
     count: Annotated[Drawn | None, "requests; null: 10,000, or all of the trace"] = None

@@ -93,7 +93,15 @@ def test_a_budget_is_a_ceiling_and_says_which_rate_it_reaches() -> None:
     assert tight.best[0].rent <= best.rent
     assert all(one.holds is False for one in tight.best)
     assert tight.reachable is not None
-    assert 0.5 * 8.0 < tight.reachable["rate"] < 200.0
+    rate, highest = tight.reachable["rate"], tight.reachable["highest"]
+    assert highest["cost_rate"] / 3600.0 <= best.rent * (1.0 + 1e-9)
+    assert planned(replace(REQUEST, rate=0.95 * rate, budget=best.rent)).best[0].holds
+    found, engine = servers.highest_rate(tight)
+    assert found == rate
+    assert engine is not None
+    assert servers._rate_of(replace(engine, most=engine.most + 1), tight.request, 0.0) >= rate
+    twice = planned(replace(REQUEST, rate=200.0, budget=2.0 * best.rent))
+    assert twice.reachable is None or twice.reachable["rate"] >= rate
 
 
 def test_the_best_that_is_reachable_is_no_worse_than_what_was_played() -> None:
@@ -160,6 +168,19 @@ def test_a_limit_that_only_more_replicas_keep_is_not_one_that_no_number_keeps() 
     more = servers._best_of(plans, "tpot", Limit(0.5 * (alone + few["best"]), "mean"))
     assert more["best"] <= more["asked"]
     assert more["replicas"] > few["replicas"]
+
+
+def test_users_start_one_after_another_and_the_command_says_over_which_time() -> None:
+    users = replace(REQUEST, rate=None, users=40)
+    engine = planned(users).best[0].engine
+    run, in_step = Player(engine, users).play(1), Player(engine, users)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(playing, "ramp_of", lambda *_: 0.0)
+        all_at_once = in_step.play(1)
+    times = {name: each.times["ttft", "p99"] / each.times["ttft", "mean"] for name, each in
+             (("apart", run), ("in step", all_at_once))}  # fmt: skip
+    assert times["apart"] < 2.0 < times["in step"]
+    assert f"requests.ramp: {playing.ramp_of(engine, users):g} s" in command_of(planned(users).best[0])
 
 
 def test_sizes_that_were_not_looked_at_are_not_said_to_lack_memory() -> None:
