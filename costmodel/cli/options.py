@@ -15,6 +15,7 @@ import click
 from costmodel.cli.completion import names, paths
 from costmodel.cli.completion import scenarios as scenario_names
 from costmodel.errors import InputError, Location, Problem, visible_json
+from costmodel.planning.commands import changed
 from costmodel.records import ValueRecord, replace
 
 if TYPE_CHECKING:
@@ -107,8 +108,7 @@ class Asked(ValueRecord):
         """Return the arguments that name the same workload again, as a shell reads them."""
         options = {"--cluster": self.clusters, "--phase": self.phases, "--anchor": self.anchors}
         words = [word for option, values in options.items() for value in values for word in (option, value)]
-        for path, value in self.changes.items():
-            words += ["--set", f"{path}={value}"]
+        words += changed(self.changes)
         for folder in self.search_path:
             words += ["--path", folder]
         return shlex.join([self.workload, *words])
@@ -198,7 +198,12 @@ def read_changes(changes: tuple[str, ...]) -> dict[str, object]:
             raise InputError([Problem(label, "", "must have the form PATH=VALUE", hint)])
         if path in values:
             raise InputError([Problem(label, path, "is given twice", "keep one of them")])
-        values[path] = value
+        if path.startswith("scenarios.") and path.count(".") == 1:
+            from costmodel.schema.overrides import expanded  # YAML loads where files are read
+
+            values |= expanded(path, value)
+        else:
+            values[path] = value
     return values
 
 

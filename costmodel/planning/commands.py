@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 
 _HEAD = "scenarios."
+_SEVERAL = 3  # changes of a scenario, from which on one mapping is shorter
 _SPECIAL = set(",{}[]#\"'")  # characters of a text that a mapping in one line would read as its own
 
 
@@ -33,6 +34,25 @@ def simulate(
     kept = {name: value for name, value in parallel.items() if value not in ("1", "false")} or {"tp": "1"}
     own |= {"parallel": _mapping(kept)} if parallel else {}
     return shlex.join([*words, *(["--set", f"{_HEAD}{scenario}={_mapping(own)}"] if own else [])])
+
+
+def changed(changes: Mapping[str, object]) -> list[str]:
+    """Return `--set` words of changes, path -> value: those of a scenario in one, where it has several."""
+    own: dict[str, dict[str, str]] = {}
+    words = []
+    for path, value in changes.items():
+        scenario, _, name = path.removeprefix(_HEAD).partition(".")
+        if path.startswith(_HEAD) and name:
+            own.setdefault(scenario, {})[name] = str(value)
+        else:
+            words += ["--set", f"{path}={value}"]
+    for scenario, values in own.items():
+        if len(values) < _SEVERAL:
+            words += [word for name, value in values.items() for word in ("--set", f"{_HEAD}{scenario}.{name}={value}")]
+        else:
+            texts = {name: _quoted(value) for name, value in values.items()}
+            words += ["--set", f"{_HEAD}{scenario}={_mapping(texts)}"]
+    return words
 
 
 def _mapping(values: Mapping[str, str]) -> str:

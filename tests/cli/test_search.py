@@ -239,3 +239,23 @@ def test_a_search_of_several_clusters_says_which_is_best_and_how_to_run_each_alo
     simulated = json.loads(run(*commands[0][2:], "--json").out)["scenarios"]["decode"]["metrics"]
     found = searched["decode@h100-x1"]["best"][0]["metrics"]
     assert simulated["cost_per_million_tokens"] == pytest.approx(found["cost_per_million_tokens"], rel=1e-12)
+
+
+def test_a_mapping_of_a_scenario_is_a_change_of_each_of_its_keys(run):
+    """A degree in it is fixed, and the commands that come next are as short."""
+    cluster = ("mpt-125m", "--cluster", "nodes/rtx-4090-x8", "--phase", "training", "--devices", "8")
+    fixed = "scenarios.training={parallel.tp: 2, recompute: none, sequence: 256}"
+    done = run("search", *cluster, "--set", fixed)
+    (line,) = (line for line in done.out.splitlines() if line.startswith("next: "))
+    assert "tp 2," in done.out
+    assert line.count("--set") == 1
+    assert len(line) < 360
+    one_by_one = run(
+        "search", *cluster, "--set", "scenarios.training.parallel.tp=2", "--set", "scenarios.training.recompute=none",
+        "--set", "scenarios.training.sequence=256",
+    )  # fmt: skip
+    assert one_by_one.out == done.out
+    again = run(*shlex.split(line)[2:])
+    assert again.code == 0, again.err
+    bad = run("simulate", *cluster[:-2], "--set", "scenarios.training=5")
+    assert "is a section, not a value" in bad.err
