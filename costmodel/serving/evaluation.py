@@ -304,7 +304,8 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             return
         if stable is not None:
             yield f"load: {arriving / stable:.0%} of the highest stable rate"
-        if stable is not None and arriving > stable and self.verdict() != "overloaded":
+        is_open = not int(self.outcome.fleet.state["rejected"][0])
+        if stable is not None and arriving > stable and is_open and self.verdict() != "overloaded":
             yield (
                 f"overloaded in the long run: {stable:.3g} requests/s can be served; in this run of "
                 f"{self.outcome.tally.arrived:,} the queue does not show yet"

@@ -424,6 +424,12 @@ def test_the_load_is_of_what_arrives_and_an_overloaded_run_says_what_is_served()
     load, overloaded = found.notes()
     assert load == f"load: {arriving / float(stable):.0%} of the highest stable rate"
     assert overloaded.startswith(f"overloaded: {arriving:.3g} requests/s arrive, {float(stable):.3g} can be served;")
+    short = evaluation({**many, "scenarios.serving.rate": "12 /s"})
+    assert short.verdict() == "stable"
+    arriving = short.outcome.tally.arrival_rate
+    said = list(short._of_load(arriving, 0.9 * arriving))  # as of an engine whose queue does not show yet
+    assert said[1].startswith(f"overloaded in the long run: {0.9 * arriving:.3g} requests/s can be served")
+    assert len(list(short._of_load(arriving, 1.1 * arriving))) == 1
 
 
 def test_requests_that_are_turned_away_arrive_too_and_a_note_counts_them() -> None:
