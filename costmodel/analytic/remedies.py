@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from costmodel.quantities import Bytes, Seconds
 from costmodel.records import Record, replace
 from costmodel.workload.architecture import MoeFfn
-from costmodel.workload.memory import Ledger
+from costmodel.workload.memory import Ledger, fits_in_host
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import rules
@@ -46,6 +46,11 @@ def remedies(scenario: Scenario, plan: Training) -> Iterator[Remedy]:
     for name in ("selective", "full"):
         if not recomputed and name not in plan.recompute:
             yield Remedy(name, (f"recompute: {name}",), _recomputing(scenario, name))
+    if plan.zero < 3 and scenario.parallel.dp * scenario.parallel.cp > 1:
+        yield Remedy("zero_3", ("optimizer.zero: 3",), replace(scenario, plan=replace(plan, zero=3)))
+    if scenario.offload.activations == 0 and "layer" not in plan.recompute:
+        half = replace(scenario.offload, activations=0.5)
+        yield Remedy("offload", ("offload.activations: 0.5",), replace(scenario, offload=half))
     together = functools.reduce(lambda changed, one: one[2](changed), changes, scenario)
     settings = tuple(setting for _, setting, _ in changes)
     if len(settings) > 1:
@@ -101,7 +106,9 @@ def priced(
         if not all(rule.holds for rule in rules(remedy.scenario)):
             continue
         ledger = ledger_of(remedy.scenario)
-        if ledger is not None and float(ledger.total) <= float(capacity):
+        if ledger is None or not fits_in_host(ledger, scenario.cluster.node, scenario.devices):
+            continue
+        if float(ledger.total) <= float(capacity):
             fitting.append(Priced(remedy, ledger.total, step_of(remedy.scenario)))
     return sorted(fitting, key=lambda one: float(one.step))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from builders import BF16, FRAMEWORK, STEP, scenario
+from builders import BF16, FRAMEWORK, HOSTED, STEP, scenario
 
 import costmodel
 from costmodel.analytic.evaluation import ledger_of
@@ -54,6 +54,19 @@ def test_gradients_are_narrowed_once(gradients: str) -> None:
     short = with_memory(replace(RUN, precision=replace(BF16, gradients=gradients)), 0.9)
     keys = {one.remedy.key for one in priced(short, ledger_of, lambda _: 1.0)}
     assert gradients == "fp32" or "gradients" not in keys
+
+
+def test_weights_over_all_ranks_and_activations_on_the_host_are_remedies() -> None:
+    long = replace(RUN, plan=replace(STEP, zero=3, sequence=65536.0), cluster=HOSTED)
+    full = replace(HOSTED, node=replace(HOSTED.node, host=replace(HOSTED.node.host, memory=1e9)))
+    found = [
+        {one.remedy.settings for one in priced(with_memory(run, 0.8), ledger_of, lambda _: 1.0)}
+        for run in (RUN, long, replace(long, cluster=full))
+    ]
+    offloaded = ("offload.activations: 0.5",)
+    assert ("optimizer.zero: 3",) in found[0]
+    assert offloaded in found[1]
+    assert offloaded not in found[2]
 
 
 EXPERTS = """
