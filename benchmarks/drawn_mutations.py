@@ -124,12 +124,12 @@ def tests_of(module: str) -> list[str]:
     return [named[file] for file in order[:MOST_TESTS]]
 
 
-def drawn(number: int, seed: int) -> list[Change]:
-    """Return some changes, as many of each room, each of another line."""
+def drawn(number: int, seed: int, only: str = "") -> list[Change]:
+    """Return some changes, as many of each room, each of another line. only: begin of the modules' paths, for all rooms."""
     rooms: dict[str, list[Change]] = {}
     for module in sorted((ROOT / "costmodel").rglob("*.py")):
-        room = module.relative_to(ROOT / "costmodel").parts[0]
-        if room not in SKIPPED:
+        room, *_ = parts = module.relative_to(ROOT / "costmodel").parts
+        if "/".join(parts).startswith(only) if only else room not in SKIPPED:
             rooms.setdefault(room if "." not in room else "", []).extend(changes(module))
     chance, chosen = random.Random(seed), []
     for which in range(number):
@@ -144,8 +144,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--number", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="begin of the modules' paths: planning, analytic/serving; else all rooms")
     asked = parser.parse_args()
-    chosen, survived = drawn(asked.number, asked.seed), 0
+    chosen, survived = drawn(asked.number, asked.seed, asked.only), 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         copy_to(copy)

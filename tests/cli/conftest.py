@@ -9,6 +9,8 @@ from typing import TypeAlias
 import pytest
 from command_line import PATIENCE, Ran, command, run_here, surroundings
 
+from costmodel.planning import playing, structures
+
 Run: TypeAlias = Callable[..., Ran]
 
 
@@ -16,6 +18,20 @@ Run: TypeAlias = Callable[..., Ran]
 def run() -> Run:
     """Return a function that runs `costmodel ARGUMENTS` here."""
     return run_here
+
+
+@pytest.fixture
+def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan servers of one framework: others are more of the same."""
+    monkeypatch.setattr(structures, "ENGINES", {"vllm": "vLLM"})
+
+
+@pytest.fixture
+def small_plans(one_engine: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001  a fixture's effect
+    """Plan servers of one framework in two formats, with few requests that are played."""
+    monkeypatch.setattr(playing, "has_numba", lambda: False)
+    monkeypatch.setattr(playing, "LEAST", {False: 400})
+    monkeypatch.setattr(structures, "_narrower", lambda *_: iter(["fp8-tensor"]))
 
 
 @pytest.fixture

@@ -28,7 +28,10 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=title)
-def test_the_code_of_a_page_runs(page: Path, reader: Reader) -> None:
+def test_the_code_of_a_page_runs(page: Path, reader: Reader, request: pytest.FixtureRequest, long: bool) -> None:
+    """Servers are planned in a small space; those of the README, whose answers are compared below, of one framework."""
+    if not long:
+        request.getfixturevalue("one_engine" if page.name == "README.md" else "small_plans")
     if page.parent == ROOT:  # its reader stands in the repository
         for name in ("workloads", "hardware", "reports", "docs"):
             (reader.folder / name).symlink_to(ROOT / name)
@@ -105,7 +108,12 @@ def test_output_goes_where_a_line_sends_it(reader: Reader) -> None:
     assert (reader.folder / "a.txt").read_text() == "1 2\n"
 
 
-def test_what_the_readme_shows_is_what_its_commands_print(reader: Reader) -> None:
+def test_what_the_readme_shows_is_what_its_commands_print(
+    reader: Reader, request: pytest.FixtureRequest, long: bool
+) -> None:
+    """With --long it is the best of all frameworks that serve."""
+    if not long:
+        request.getfixturevalue("one_engine")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     first = re.findall(r"bin/(costmodel [^\n]*)\n```\n\n<!-- answer -->\n\n(.*?)\n\n<!-- /answer", readme, re.DOTALL)
     errands = ERRAND.findall(readme)

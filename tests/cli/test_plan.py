@@ -8,7 +8,9 @@ import shlex
 import pytest
 
 import costmodel
-from costmodel.planning import playing, structures
+from costmodel.planning import structures
+
+pytestmark = pytest.mark.usefixtures("small_plans")
 
 
 @pytest.mark.parametrize(
@@ -38,15 +40,6 @@ KEYS = {
     "cost_per_million", "energy_per_million", "units", "why_not_less", "command", "load",
 }  # fmt: skip
 LOAD = ("--rate", "24/s", "--isl", "1000", "--osl", "100", "--ttft", "1s@p99", "--tpot", "50ms@p99")
-
-
-@pytest.fixture(autouse=True)
-def one_framework(monkeypatch):
-    """Others are more of the same."""
-    monkeypatch.setattr(structures, "ENGINES", {"vllm": "vLLM"})
-    monkeypatch.setattr(playing, "has_numba", lambda: False)
-    monkeypatch.setattr(playing, "LEAST", {False: 400})
-    monkeypatch.setattr(structures, "_narrower", lambda *_: iter(["fp8-tensor"]))
 
 
 def test_a_plan_holds_and_one_replica_fewer_fails(run):
