@@ -144,7 +144,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--number", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="begin of the modules' paths: planning, analytic/serving; else all rooms")
+    parser.add_argument(
+        "--only", default="", help="begin of the modules' paths: planning, analytic/serving; else all rooms"
+    )
     asked = parser.parse_args()
     chosen, survived = drawn(asked.number, asked.seed, asked.only), 0
     with tempfile.TemporaryDirectory() as folder:

@@ -33,7 +33,7 @@ from costmodel.schema.references import Library
 from costmodel.workload.operators import Operator
 
 LADDERS = 4  # of each size: the typical one, and from sizes near what was measured
-SEED = 7  # of these, another than that of the fits
+SEED = 7  # another than that of the fits
 WIDER = 16  # steps of hardware, over four octaves
 FALLS = (0.01, 0.05)  # that are counted: more than one, and more than five per cent
 SCENARIOS = ("deepseek_v3", "llama3_8b_rtx4090", "mixtral_8x7b_h100", "gpt3_175b_a100")
@@ -68,12 +68,12 @@ def fits_of_all(store: FitStore) -> Iterator[tuple[str, str, FamilyFit, Machine]
                 yield name, key, fit, machine
 
 
-def check_kernels(points: int, tally: Tally) -> None:
+def check_kernels(points: int, seed: int, tally: Tally) -> None:
     """Draw kernels of every fit; count rates above the roofline, and falls along ladders of each size."""
     every = [
         each for each in fits_of_all(FitStore(Library())) if kernels(each[1], each[3].device, typical()) is not None
     ]
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for name, key, fit, machine in every:
         number = -(-points // len(every))
         drawn = {
@@ -89,13 +89,14 @@ def check_kernels(points: int, tally: Tally) -> None:
         tally.note(
             "kernels faster than the roofline", int((beyond > ROUNDING).sum()), float(beyond.max()), f"{name} {key}"
         )
-        _climb(name, key, fit, machine, tally)
-        _widen(name, key, fit, machine, tally)
+        for check in (_climb, _widen):
+            check((name, key, fit, machine), seed, tally)
 
 
-def _climb(name: str, key: str, fit: FamilyFit, machine: Machine, tally: Tally) -> None:
+def _climb(of: tuple[str, str, FamilyFit, Machine], seed: int, tally: Tally) -> None:
     """Count the steps along ladders of each size where the time falls, and those where that of the form alone does."""
-    for size, operator in ladders(key, fit, machine, LADDERS, SEED):
+    name, key, fit, machine = of
+    for size, operator in ladders(key, fit, machine, LADDERS, seed):
         falls = _falls(operator, machine, fit)
         own = _falls(operator, machine, replace(fit, residual=None))
         tally.note("steps along a size", len(falls))
@@ -112,9 +113,10 @@ def _falls(operator: Operator, machine: Machine, fit: FamilyFit) -> Array:
     return falls
 
 
-def _widen(name: str, key: str, fit: FamilyFit, machine: Machine, tally: Tally) -> None:
+def _widen(of: tuple[str, str, FamilyFit, Machine], seed: int, tally: Tally) -> None:
     """Count the steps to more processors and to more memory bandwidth where the time of a kernel rises."""
-    for sizes in bases(key, fit, machine, LADDERS, SEED):
+    name, key, fit, machine = of
+    for sizes in bases(key, fit, machine, LADDERS, seed):
         operator = kernels(key, machine.device, sizes)
         assert operator is not None, "tried before"
         more = np.floor(np.geomspace(machine.device.processors / 4.0, machine.device.processors * 4.0, WIDER))
@@ -135,9 +137,9 @@ def _widen(name: str, key: str, fit: FamilyFit, machine: Machine, tally: Tally) 
                 )  # fmt: skip
 
 
-def check_scenarios(points: int, tally: Tally) -> None:
+def check_scenarios(points: int, seed: int, tally: Tally) -> None:
     """Evaluate scenarios over random grids; count points that differ alone, leave their interval, or do not sum."""
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seed + 1)
     of_all = [(name, scenario) for name in SCENARIOS for scenario in costmodel.load(name).scenarios]
     for name, scenario in of_all:
         workload = costmodel.load(name, scenarios=[scenario])
@@ -197,11 +199,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.random_points", description=main.__doc__)
     parser.add_argument("--kernels", type=int, default=100_000, help="kernels, spread over all fits")
     parser.add_argument("--scenarios", type=int, default=400, help="points of scenarios")
+    parser.add_argument("--seed", type=int, default=SEED, help="of what is drawn")
     chosen = parser.parse_args(arguments)
     warnings.simplefilter("ignore", costmodel.errors.ImplausibleInput)
     tally = Tally()
-    check_kernels(chosen.kernels, tally)
-    check_scenarios(chosen.scenarios, tally)
+    check_kernels(chosen.kernels, chosen.seed, tally)
+    check_scenarios(chosen.scenarios, chosen.seed, tally)
     for kind, count in tally.counts.items():
         worst, place = tally.worst.get(kind, (0.0, ""))
         print(f"{count:9,} {kind}" + (f"; the worst by {worst:.3g}: {place}" if place else ""))

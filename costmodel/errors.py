@@ -23,6 +23,11 @@ def visible(text: str) -> str:
     return text if text.isascii() and text.isprintable() else text.translate(_HIDDEN)
 
 
+def brief(text: str) -> str:
+    """Return a message without the middle of a long value that it quotes."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+
+
 def visible_json(text: str) -> str:
     """Return a JSON document in which such characters are escaped, as those below a space are already."""
     return text if text.isascii() else text.translate(_ESCAPED)
@@ -64,7 +69,7 @@ class Problem(ValueRecord):
             head.append(self.field)
         text = ": ".join([*head, self.message])
         whole = f"{text}; {self.hint}" if self.hint else text
-        return visible(whole if len(whole) <= _LONGEST else f"{whole[: _LONGEST // 2]} … {whole[-_LONGEST // 2 :]}")
+        return visible(brief(whole))
 
 
 class InputError(CostModelError):

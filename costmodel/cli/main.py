@@ -15,7 +15,7 @@ from typing import TextIO
 
 import click
 
-from costmodel.errors import CostModelError, ImplausibleInput, InputError, Notice, visible
+from costmodel.errors import CostModelError, ImplausibleInput, InputError, Notice, brief, visible
 from costmodel.version import __version__
 
 # Command -> its line in `costmodel --help`; each is in the module of its name, with `_` for `-`.
@@ -116,7 +116,9 @@ def _code_of(error: BaseException) -> int:
     if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
         return INTERRUPTED
     if isinstance(error, click.ClickException):
-        _with_all_missing(error).show()
+        shown = _with_all_missing(error)
+        shown.message = visible(brief(shown.message))
+        shown.show()
         return error.exit_code
     if isinstance(error, CostModelError):
         problems = error.problems if isinstance(error, InputError) else (error,)

@@ -131,6 +131,8 @@ def parse_tree(text: str, source: str, *, label: Location | None = None) -> Tree
         raise _syntax_error(error, source, label) from None
     except RecursionError:
         raise InputError.single("is nested too deeply to read", location=label or Location(source)) from None
+    except UnicodeEncodeError:
+        raise InputError.single("is no text", hint="write it in UTF-8", location=label or Location(source)) from None
 
 
 class _Walk:

@@ -48,11 +48,13 @@ def workload(tmp_path, text):
         (("reproduce", "ins_t1_v"), "`ins_t1_v3`"),
         (("schema", "workloa"), "`workload`"),
         (("init", "devic"), "`device`"),
+        (("collective", "all_reduce", "--ranks", "[" * 5000), "[ … ["),
     ],
 )
 def test_wrong_usage_is_told_with_its_fix_and_exits_2(run, arguments, told):
     done = run(*arguments)
     assert done.code == 2
+    assert len(done.err) < 3000
     assert done.out == ""
     assert told in done.err
     assert "Traceback" not in done.err

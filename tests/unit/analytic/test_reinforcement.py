@@ -186,6 +186,8 @@ def test_answers_of_one_length_take_a_static_batch() -> None:
     waves = burst_profile(Lengths(mean=256.0), 16.0, 8.0, 8.0)
     assert waves.steps.sum() == pytest.approx(510)
     assert waves.requests[0] == pytest.approx(8.0)
+    assert burst_profile(Lengths(mean=1.0), 16.0, 16.0, 8.0).tokens == 0.0
+    assert burst_profile(Lengths(mean=2.0), 16.0, 16.0, 8.0).tokens == pytest.approx(16.0)
 
 
 @pytest.mark.parametrize(("requests", "seats"), [(64.0, 64.0), (64.0, 16.0), (640.0, 16.0), (3.0, 8.0)])

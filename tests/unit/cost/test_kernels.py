@@ -211,6 +211,8 @@ def test_attention_runs_whole_query_tiles_in_whole_waves() -> None:
     full = attention_time(core(1280, 10, 1280 * 1280, 1e3), MACHINE, ROOFLINE)
     flop = 2 * 10 * 1280 * 1280 * 128
     assert full.seconds == pytest.approx(LAUNCH + flop / PEAK)
+    half = attention_time(core(1280, 10, 1280 * 1280, 1e3), MACHINE, FamilyFit(compute_efficiency=0.5))
+    assert half.seconds == pytest.approx(LAUNCH + 2.0 * flop / PEAK)
     ragged = attention_time(core(1281, 10, 1280 * 1280, 1e3), MACHINE, ROOFLINE)  # 11 tiles a head: two waves
     assert ragged.seconds == pytest.approx(LAUNCH + flop / PEAK * (11 / (1281 / 128)) * 200 / 110)
 

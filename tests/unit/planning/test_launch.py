@@ -214,6 +214,8 @@ def test_what_is_not_understood_is_said_with_its_line(tmp_path: Path) -> None:
     assert (read.model, read.count) == ("Qwen/Qwen3-32B", {"serve": 1})
     assert read.notes == ["line 6: --frobnicate 3 is not understood"]
     assert read.of("serve") == {"parallel.tp": 4, "scheduler.max_num_seqs": 128, "precision.compute": "bf16"}
+    path.write_text("cat > a.txt <<EOF\nvllm serve A\nEOF\nvllm serve B -tp 2\n", "utf-8")
+    assert (read_launch(str(path)).model, read_launch(str(path)).count) == ("B", {"serve": 1})
     path.write_text("echo --tp 4\n", "utf-8")
     with pytest.raises(InputError, match="starts no engine"):
         read_launch(str(path))

@@ -231,3 +231,11 @@ def test_a_budget_below_the_rent_of_a_node_is_said_at_once() -> None:
     assert not plans.engines
     (line,) = (each for each in plans.left_out if "over the budget of 0.1 $/h" in each)
     assert line.startswith("nodes/rtx-4090-x8: one node is ")
+
+
+def test_engines_of_several_nodes_need_a_network() -> None:
+    structure = planned(REQUEST).best[0].engine.structure
+    for nic in (None, {"per_device": 1, "bandwidth": "25 GB/s", "latency": "2 us"}):
+        sizes = sizing.sizes_of(replace(structure, workload=structure.workload.changed({"hardware.node.nic": nic})))
+        assert sizes[0] == [1, 2, 4, 8]
+        assert (len(sizes) > 1) == (nic is not None)

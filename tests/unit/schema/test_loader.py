@@ -136,6 +136,11 @@ def test_a_mapping_of_more_keys_than_any_real_one_is_refused_where_they_begin() 
         parse_tree("".join(f"k{number}: 1\n" for number in range(50_000)), "big.yaml")
 
 
+def test_bytes_of_the_command_line_that_are_no_text_are_refused() -> None:
+    with pytest.raises(InputError, match="--set x=: is no text; write it in UTF-8"):
+        parse_tree("\udcff", "", label=Location("--set x="))
+
+
 def test_a_message_that_quotes_a_long_value_shows_its_ends() -> None:
     text = str(InputError.single(f"unknown name {'x' * 200_000}", hint="write another"))
     assert len(text) < 2100

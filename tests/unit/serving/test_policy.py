@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import costmodel
 from costmodel.errors import InputError
+from costmodel.serving.decoding import growth
 from costmodel.serving.simulation import policy_of
 from costmodel.serving.state import Calls, Paths, Requests
 from costmodel.workload.plans import Serving
@@ -29,3 +32,16 @@ def test_a_stated_limit_that_the_budget_cannot_hold_is_refused():
     assert policy({"scenarios.serving.scheduler.max_num_seqs": 64}).max_seqs == 64
     with pytest.raises(InputError, match="600 requests need 600 tokens of a step, which has 512"):
         policy({"scenarios.serving.scheduler.max_num_seqs": 600})
+
+
+@pytest.mark.parametrize("accepted", [1.0, 1.25, 1.8, 3.0])
+def test_steps_give_whole_tokens_of_which_none_is_lost(accepted):
+    """Of a fraction each step gives what is whole by then."""
+    given = [
+        growth(
+            SimpleNamespace(policy=SimpleNamespace(tokens_per_step=accepted), state=SimpleNamespace(decode_steps=at))
+        )
+        for at in range(20)
+    ]
+    assert sum(given) == 20 * accepted
+    assert max(given) - min(given) <= 1

@@ -197,6 +197,10 @@ def test_pooling_moves_new_values_and_gates_their_entry_and_what_waits() -> None
     assert moved(forward(POOLED, "prefill", 64.0, 64.0), "key pooling") == 64 * 64 * 2 + 4 * 32 * 2
 
 
+def test_queries_of_all_heads_are_normed() -> None:
+    assert moved(forward(COMPRESSED, "prefill", 64.0, 64.0), "query norm") == 2 * 64 * 8 * 32 * 2
+
+
 def test_an_indexer_turns_its_queries_and_its_one_key_head() -> None:
     assert moved(forward(SPARSE, "decode", 1.0, 64.0), "indexer rotary") == 2 * (4 + 1) * 16 * 2
     assert moved(forward(SPARSE, "prefill", 64.0, 64.0), "indexer rotary") == 64 * 2 * (4 + 1) * 16 * 2

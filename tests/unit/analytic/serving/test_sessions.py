@@ -9,7 +9,14 @@ import pytest
 
 import costmodel
 from costmodel.analytic.evaluation import evaluate
-from costmodel.analytic.serving.sessions import busy_sessions, rate_of_sessions, session_means, session_time, under_way
+from costmodel.analytic.serving.sessions import (
+    _lost,
+    busy_sessions,
+    rate_of_sessions,
+    session_means,
+    session_time,
+    under_way,
+)
 from costmodel.serving.draw import RequestDraw
 from costmodel.serving.state import OUTPUT, PROMPT
 from costmodel.workload.plans import Serving
@@ -170,3 +177,8 @@ def test_pairs_of_turns_are_those_of_their_distribution() -> None:
     assert uniform.pairs == pytest.approx((draw * (draw - 1) / 2).mean(), rel=0.01)
     assert Lengths(distribution="values", values=(1.0, 4.0)).pairs == 3.0
     assert Lengths(mean=5).pairs == 10.0
+
+
+def test_of_unknown_lengths_a_last_token_and_half_a_block_are_in_no_full_block() -> None:
+    """Ends of 1 to 16 tokens, each as likely, leave 0 to 15 of a block besides the last token."""
+    assert _lost(None, 16.0) == 1.0 + 7.5 == _lost(np.arange(1.0, 17.0), 16.0)
