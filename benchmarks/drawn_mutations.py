@@ -125,7 +125,7 @@ def tests_of(module: str) -> list[str]:
 
 
 def drawn(number: int, seed: int, only: str = "") -> list[Change]:
-    """Return some changes, as many of each room, each of another line. only: begin of the modules' paths, for all rooms."""
+    """Return some changes, as many of each room, each of another line. only: begin of modules' paths."""
     rooms: dict[str, list[Change]] = {}
     for module in sorted((ROOT / "costmodel").rglob("*.py")):
         room, *_ = parts = module.relative_to(ROOT / "costmodel").parts

@@ -117,8 +117,8 @@ def _code_of(error: BaseException) -> int:
         return INTERRUPTED
     if isinstance(error, click.ClickException):
         shown = _with_all_missing(error)
-        shown.message = visible(brief(shown.message))
-        shown.show()
+        text = brief(shown.format_message())
+        (shown if text == shown.format_message() else click.UsageError(text, getattr(shown, "ctx", None))).show()
         return error.exit_code
     if isinstance(error, CostModelError):
         problems = error.problems if isinstance(error, InputError) else (error,)
