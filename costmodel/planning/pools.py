@@ -25,7 +25,7 @@ from costmodel.planning.sizing import Engine, limits
 from costmodel.planning.structures import DRAFTS, HEAD, SCENARIO, loaded
 from costmodel.quantities import Array
 from costmodel.records import Record, replace
-from costmodel.result import FITS, Point
+from costmodel.result import FITS
 from costmodel.schema.references import as_reference
 
 _LAYOUTS = 6  # of a pool, those that promise most as servers by themselves
@@ -181,13 +181,10 @@ class _Pair(Record):
         }
         workload = self._workload().changed(changes, [SCENARIO])
         scenario = workload.scenario(SCENARIO)
-        point = evaluate_point(scenario, workload.calibration(scenario), evaluate)
-        fits = workload.calibration(scenario)
-        player = PoolsPlayer(
-            chosen[1].engine, self.request, both=scenario, instances=chosen[0].replicas, fits=fits
-        )  # fmt: skip
-        spread = spread_of(point)
-        return Deployment(player, None, chosen[1].replicas, None, point, spread, None, prefill=chosen[0])
+        fits, own = workload.calibration(scenario), chosen[1]
+        player = PoolsPlayer(own.engine, self.request, both=scenario, instances=chosen[0].replicas, fits=fits)
+        point = evaluate_point(scenario, fits, evaluate)
+        return Deployment(player, None, own.replicas, None, point, spread_of(point), None, prefill=chosen[0])
 
 
 def with_engines(one: Deployment, pool: int, more: int) -> Deployment:
@@ -229,15 +226,9 @@ def settled(one: Deployment, most: float, on_step: Callable[[], None]) -> Deploy
                 fewer = played(less)
                 break
             one = less
-    point = _in_full(one)
+    point = evaluate_point(one.player.scenario(one.replicas), one.player.calibration, evaluate)
     sure = probability(one.player, one.replicas, one.spread)
     return replace(one, played=one.player.play(one.replicas), fewer=fewer, point=point, probability=sure)
-
-
-def _in_full(one: Deployment) -> Point:
-    """Return the closed form of two pools."""
-    assert isinstance(one.player, PoolsPlayer)
-    return evaluate_point(one.player.scenario(one.replicas), one.player.fits, evaluate)
 
 
 def _numbers(most: float) -> list[int]:
@@ -307,11 +298,18 @@ def pooled(
     able_to_win = [one for one, bound in some if not played.holds or bound < played.cost][:_PLAYED]
     if not able_to_win:
         return some[0][0]
-    holding = [settled(one, _SHARE * played.cost, on_step) for one in able_to_win]
+    holding = [settled(one, dearest(request, played), on_step) for one in able_to_win]
     best = min((one for one in holding if one is not None), key=lambda one: one.cost, default=None)
     if best is None:
-        left_out.append("two pools: when they are played those that hold cost over a quarter more than the best")
+        why = "those that hold when they are played cost more than the budget, or a quarter more than the best"
+        left_out.append(f"two pools: {why}")
     return best
+
+
+def dearest(request: PlanRequest, played: Deployment) -> float:
+    """Return what two pools cost at most beside what was played, in its unit: rent [$/s], else devices."""
+    most = _SHARE * played.cost
+    return most if request.budget is None or played.rent is None else min(most, request.budget)
 
 
 def _least_cost(pair: tuple[list[Engine], list[Engine]], played: Deployment) -> float:

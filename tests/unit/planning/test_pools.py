@@ -10,11 +10,12 @@ import pytest
 import costmodel
 from costmodel.planning import playing, sizing, structures
 from costmodel.planning.deployments import Deployment, command_of, pools
-from costmodel.planning.pools import longest_mean, with_engines
+from costmodel.planning.pools import dearest, longest_mean, with_engines
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.servers import plan_servers
 from costmodel.planning.sizing import engines
 from costmodel.planning.structures import drafted
+from costmodel.records import replace
 
 NODES = ("nodes/dgx-h100",)
 REQUEST = PlanRequest(
@@ -54,6 +55,8 @@ def test_two_pools_that_cost_less_hold_when_played_and_none_of_their_engines_is_
         less = with_engines(two, pool, -1)
         assert number == 1 or not less.player.holds(less.replicas)
     assert all(entry is not None and entry["instances"] > 0 for entry in pools(two))
+    assert dearest(REQUEST, other) == pytest.approx(1.25 * other.cost)
+    assert dearest(replace(REQUEST, budget=1.01 * other.cost), other) == pytest.approx(1.01 * other.cost)
 
 
 def test_the_longest_mean_leaves_what_percentiles_need() -> None:
