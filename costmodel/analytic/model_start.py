@@ -152,14 +152,12 @@ def _phase_told(question: Question, chosen: Found, name: str) -> str:
         what = "an image" if plan.frames == 1 else f"a video of {plan.frames:g} frames"
         size = f"{plan.width:g} x {plan.height:g} pixels"
         return f"diffusion of {what} of {size} in {plan.steps:g} steps under {under}"
-    in_flight: object = None
-    if isinstance(plan, Decode):
-        in_flight = plan.batch_per_device * group
-    elif isinstance(plan, Generate):
-        in_flight = plan.batch
-    elif isinstance(plan, Serving):
-        in_flight = plan.concurrency
+    in_flight: object = plan.batch_per_device * group if isinstance(plan, Decode) else None
+    if isinstance(plan, Generate | Serving):
+        in_flight = plan.batch if isinstance(plan, Generate) else plan.concurrency
     lengths = f"{plan.input_tokens:,.0f} tokens in and {plan.output_tokens:,.0f} out"  # type: ignore[union-attr]
+    replays = isinstance(plan, Serving) and plan.requests is not None and plan.requests.trace is not None
+    lengths += " in closed form (a trace has its own)" if replays else ""
     requests = "requests" if in_flight is None else f"{in_flight:,g} request{'' if in_flight == 1 else 's'}"
     fewer = " (more do not fit)" if chosen.holds and in_flight == chosen.choices[name].requests < REQUESTS[0] else ""
     return f"{question.phases[name]} of {requests}{fewer}, {lengths}, under {under}"

@@ -78,9 +78,18 @@ def test_a_rate_that_is_set_stands_in_for_the_requests_in_flight():
     plan = alone.scenario("serving").plan
     assert (plan.rate, plan.concurrency) == (2.0, None)
     assert ": serving of requests, 1,024 tokens in" in alone.notes[0]
+    assert "trace" not in alone.notes[0]
     one = costmodel.load("qwen3-8b", {"scenarios.serving@a100-x1.rate": "2 /s"}, cluster=clusters, phases=["serving"])
     plans = [one.scenario(name).plan for name in one.scenarios]
     assert [(each.rate, each.concurrency) for each in plans] == [(None, 32), (2.0, None)]
+
+
+def test_lengths_beside_a_trace_are_said_to_be_of_the_closed_form(tmp_path):
+    trace = tmp_path / "trace.csv"
+    trace.write_text("arrival_s,input_tokens,output_tokens\n0,100,50\n1,300,20\n")
+    changes = {"scenarios.serving.requests": f"{{trace: {trace}}}", "scenarios.serving.rate": "1 /s"}
+    told = costmodel.load("llama-3-8b", changes, cluster="nodes/dgx-h100", phases=["serving"]).notes[0]
+    assert "out in closed form (a trace has its own), under" in told
 
 
 def test_training_fills_whole_nodes_with_the_batch_of_a_published_run():
