@@ -16,7 +16,7 @@ from costmodel.equations import equation
 from costmodel.planning import commands
 from costmodel.planning.launch.benchmark import benchmark, caveats, statistics_of
 from costmodel.planning.launch.deployment import checkpoint
-from costmodel.planning.playing import TOO_MANY, Played, Player, drawn, playable, ramp_of
+from costmodel.planning.playing import TOO_MANY, Played, Player, drawn, playable, probability, ramp_of
 from costmodel.planning.request import UNITS, PlanRequest
 from costmodel.planning.sizing import Engine, limits, with_replicas
 from costmodel.planning.structures import DRAFTS, ENGINES, HEAD, Structure, load_settings, workload_lines
@@ -72,7 +72,6 @@ class Deployment(Record):
     fewer: Played | None
     point: Point
     spread: float
-    probability: float | None
     why: str = ""
     prefill: Pool | None = None
 
@@ -122,6 +121,11 @@ class Deployment(Record):
     def holds(self) -> bool | None:
         """Tell whether it holds when it is played, null where its requests cannot be."""
         return None if self.played is None else self.played.holds
+
+    @property
+    def probability(self) -> float | None:
+        """Return the probability that it holds, by playing slower steps. Null where it does not."""
+        return probability(self.player, self.replicas, self.spread) if self.holds else None
 
 
 def in_order(some: Sequence[Deployment]) -> Callable[[Deployment], tuple[int, float, int]]:

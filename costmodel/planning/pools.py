@@ -19,7 +19,7 @@ from costmodel.api import Workload
 from costmodel.equations import equation
 from costmodel.errors import InputError
 from costmodel.planning.deployments import Deployment, Pool, binds, load_of_pools, slowed, whole_nodes
-from costmodel.planning.playing import Played, PoolsPlayer, probability, spread_of
+from costmodel.planning.playing import Played, PoolsPlayer, spread_of
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.sizing import Engine, limits
 from costmodel.planning.structures import DRAFTS, HEAD, SCENARIO, loaded
@@ -184,7 +184,7 @@ class _Pair(Record):
         fits, own = workload.calibration(scenario), chosen[1]
         player = PoolsPlayer(own.engine, self.request, both=scenario, instances=chosen[0].replicas, fits=fits)
         point = evaluate_point(scenario, fits, evaluate)
-        return Deployment(player, None, own.replicas, None, point, spread_of(point), None, prefill=chosen[0])
+        return Deployment(player, None, own.replicas, None, point, spread_of(point), prefill=chosen[0])
 
 
 def with_engines(one: Deployment, pool: int, more: int) -> Deployment:
@@ -227,8 +227,7 @@ def settled(one: Deployment, most: float, on_step: Callable[[], None]) -> Deploy
                 break
             one = less
     point = evaluate_point(one.player.scenario(one.replicas), one.player.calibration, evaluate)
-    sure = probability(one.player, one.replicas, one.spread)
-    return replace(one, played=one.player.play(one.replicas), fewer=fewer, point=point, probability=sure)
+    return replace(one, played=one.player.play(one.replicas), fewer=fewer, point=point)
 
 
 def _numbers(most: float) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
 from costmodel.planning.deployments import Deployment, Plans, costs, failing, in_order, replicas_word, slowed
-from costmodel.planning.playing import Played, Player, fewest, playable, probability, spread_of
+from costmodel.planning.playing import Played, Player, fewest, playable, spread_of
 from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.sizing import (
@@ -231,7 +231,7 @@ class _Race(Record):
         fewer = player.play(least - 1, slowdown) if least > 1 else None
         point = engine.in_full(self.request, number)
         return [
-            Deployment(player, player.play(number), number, fewer, point, spread, probability(player, number, spread)),
+            Deployment(player, player.play(number), number, fewer, point, spread),
             *(one for one in kept if one.holds),
         ]
 
@@ -245,7 +245,7 @@ class _Race(Record):
             self.plans.lost.append((player.engine, f"{fails}: {failing(player.play(cap, slowdown), self.request)}"))
             return kept
         point = player.engine.in_full(self.request, nearest.replicas)
-        one = Deployment(player, nearest, nearest.replicas, None, point, spread, None)
+        one = Deployment(player, nearest, nearest.replicas, None, point, spread)
         return [min([*kept, one], key=lambda each: _beyond(each)[0])]  # the first of equals promised most
 
     def _unplayed(self, player: Player, obstacle: str, cap: int, kept: list[Deployment]) -> list[Deployment]:
@@ -257,7 +257,7 @@ class _Race(Record):
         point = engine.in_full(self.request, engine.likely)
         line = f"{self.cluster}: {engine.structure} {engine} is closed form only: {obstacle}"
         self.plans.left_out.append(line)
-        return [Deployment(player, None, engine.likely, None, point, 0.0, None)]
+        return [Deployment(player, None, engine.likely, None, point, 0.0)]
 
 
 def _is_unfitted(engine: Engine, request: PlanRequest) -> bool:
@@ -338,7 +338,7 @@ def reachable(plans: Plans, on_progress: OnProgress) -> dict[str, Any] | None:
 def _as_asked(one: Deployment, request: PlanRequest) -> Deployment:
     """Return a deployment under all limits of a request."""
     player = Player(one.engine, request, simulations=one.player.simulations)
-    return replace(one, player=player, played=player.play(one.replicas), fewer=None, probability=None)
+    return replace(one, player=player, played=player.play(one.replicas), fewer=None)
 
 
 def _best_of(plans: Plans, name: str, limit: Limit) -> dict[str, Any]:
@@ -360,7 +360,7 @@ def _best_of(plans: Plans, name: str, limit: Limit) -> dict[str, Any]:
         if not keeps(replicas) and best.nearest[name][0] <= 1.0 and keeps(best.most):
             replicas = fewest(keeps, replicas, best.most) or replicas
         played = player.play(replicas)
-    one = Deployment(player, played, replicas, None, best.in_full(plans.request, replicas), 0.0, None)
+    one = Deployment(player, played, replicas, None, best.in_full(plans.request, replicas), 0.0)
     known = [
         (each.played.times[name, limit.statistic], number, each) for number, each in enumerate((one, *plans.best))
         if each.played is not None and each.played.keeps_up
