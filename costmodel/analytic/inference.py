@@ -24,6 +24,7 @@ from costmodel.quantities import (
     Watts,
     is_single,
     maximum,
+    minimum,
     sum_of,
     uniform_int,
 )
@@ -135,6 +136,16 @@ class PassTimes(Record):
             joules=self.joules,
             host=self.host * factor,
         )
+
+    @equation
+    def started_ahead(self, head: Seconds) -> PassTimes:
+        """Return the times of a pass whose kernels the host begins to start so long before the device comes to them.
+
+        latency = self.latency - hidden
+        hidden = min(self.host, head)
+        """
+        hidden = minimum(self.host, head)
+        return replace(self, latency=self.latency - hidden, slowest=self.slowest - hidden, host=self.host - hidden)
 
     @equation
     def work(self, seconds: Seconds, passes: Count = 1.0) -> Watts:

@@ -248,4 +248,4 @@ def empty_engine(engine: Engine, now: float) -> None:
         engine.tiers[tier].oldest = engine.tiers[tier].newest = -1
         engine.tiers[tier].used = 0
     state.moment = np.inf
-    state.busy_until = state.token_end = now
+    state.busy_until = state.token_end = state.started = now

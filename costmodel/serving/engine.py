@@ -14,7 +14,7 @@ from costmodel.serving.blocks import drop_entry, remove_free, take_blocks
 from costmodel.serving.compiled import inner
 from costmodel.serving.decoding import find_next_finish, growth, leave_decoding
 from costmodel.serving.prefix import cached_blocks, free_request, hold_prefix, idle_cached, share_prefix
-from costmodel.serving.prices import ROWS, Tables, step_time
+from costmodel.serving.prices import ROWS, Tables, device_time, step_time
 from costmodel.serving.queue import come_back, first_waiting, remove_first, sort_by_prefix, stands_before
 from costmodel.serving.state import LONGEST_PREFIX, PRIORITY, Engine, Policy, Step
 from costmodel.serving.tiers import from_tiers
@@ -366,5 +366,7 @@ def step_rows(engine: Engine, tables: Tables) -> float:
 
 @inner
 def price(engine: Engine, tables: Tables) -> float:
-    """Return the time of the step that was decided on [s]."""
-    return step_time(tables, engine.step, step_rows(engine, tables)) + float(engine.step.copies)
+    """Return the time of the step that was decided on, without waiting for a host that begins ahead [s]."""
+    step, rows = engine.step, step_rows(engine, tables)
+    seconds = device_time(tables, step, rows) if tables.ahead else step_time(tables, step, rows)
+    return seconds + float(step.copies)

@@ -12,8 +12,8 @@ import numpy as np
 from costmodel.serving.compiled import inner
 from costmodel.serving.decoding import release
 from costmodel.serving.engine import has_place, schedule, schedule_alone, step_rows
-from costmodel.serving.loop import idle, run_step
-from costmodel.serving.prices import device_time, shared_time
+from costmodel.serving.loop import idle, run_step, with_starts
+from costmodel.serving.prices import device_time, host_time, shared_time
 from costmodel.serving.queue import first_waiting, look, see_arrivals
 from costmodel.serving.routing import Service, engine_of
 
@@ -55,7 +55,7 @@ def decide_together(service: Service, first: int, number: int) -> bool:
         see_arrivals(engine, look(engine, now))
     waits = policy.align_steps > 0 and prompts_wait(service, first, number, now)
     tables = service.tables[int(first < service.fleet.prefill)]
-    longest, working = 0.0, 0
+    longest, working, host = 0.0, 0, 0.0
     tokens, most, floor = 0.0, 0.0, 0.0
     for replica in range(first, first + number):
         engine = engine_of(service, replica)
@@ -64,8 +64,9 @@ def decide_together(service: Service, first: int, number: int) -> bool:
             rows = step_rows(engine, tables)
             own = device_time(tables, engine.step, rows) - shared_time(tables, rows) + engine.step.copies
             longest, tokens, most = max(longest, own), tokens + rows, max(most, rows)
-            if engine.step.chunks > 0:
+            if engine.step.chunks > 0 and not tables.ahead:
                 floor = tables.prompt_floor
+            host = max(host, host_time(tables, engine.step))
             working += 1
     if working == 0:
         stuck = True
@@ -74,6 +75,7 @@ def decide_together(service: Service, first: int, number: int) -> bool:
         return stuck
     start = max(now, behind)
     longest = max(longest + shared_time(tables, most if tables.padded else tokens / number), floor)
+    longest = with_starts(engine_of(service, first), now, start, longest, host)
     end = start + longest
     for replica in range(first, first + number):
         engine = engine_of(service, replica)

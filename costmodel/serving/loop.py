@@ -12,6 +12,7 @@ from costmodel.serving.prices import (
     DECODE_KEYS,
     Tables,
     between,
+    host_time,
     locate,
     locate_from,
     rows_time,
@@ -60,6 +61,20 @@ def account(engine: Engine, start: float, seconds: float) -> None:
     here.keys += state.keys * seconds
     here.prompt_tokens += step.rows
     here.decoded += step.decodes
+
+
+@inner
+def with_starts(engine: Engine, now: float, start: float, seconds: float, host: float) -> float:
+    """Return the time from `start` to the end of a step of `seconds`, whose kernels the host starts in `host`.
+
+    It begins at `now`, while the step before runs, or when it has started that one's:
+    c = max(max(now, c') + D, max(now, h') + H).
+    """
+    if host == 0.0:
+        return seconds
+    started = max(now, engine.state.started) + host
+    engine.state.started = started
+    return float(max(seconds, started - start))
 
 
 @inner
@@ -151,7 +166,9 @@ def decide(engine: Engine, tables: Tables) -> bool:
     see_arrivals(engine, seen)
     if not schedule(engine, seen):
         return idle(engine, now)
-    run_step(engine, now, price(engine, tables))
+    seconds, start = price(engine, tables), max(now, engine.state.busy_until)
+    seconds = with_starts(engine, now, start, seconds, host_time(tables, engine.step))
+    run_step(engine, now, seconds)
     return False
 
 

@@ -27,6 +27,7 @@ class Tables(NamedTuple):
     mixed: Any  # both in one kernel
     fused: bool  # that it is so
     prompt_floor: float = 0.0  # least time of a step with prompts
+    ahead: bool = False  # the host needs it, and begins while the step before runs
     pool: Any = np.zeros((3, 1))  # of devices with experts only: kernels, messages there and back, over a step's tokens
     batches: int = 1  # micro-batches
     shared: Any = np.zeros(1)  # of `by_rows`, what ranks that step together compute and send for all of them
@@ -81,6 +82,13 @@ def rows_time(tables: Tables, rows: float, sequences: int) -> float:
 
 
 @inner
+def step_time(tables: Tables, step: Step, rows: float) -> float:
+    """Return the time of a step that begins on an idle device. step: as of `Engine`; rows: its tokens."""
+    seconds = device_time(tables, step, rows)
+    return max(seconds, tables.prompt_floor) if step.chunks > 0 else seconds
+
+
+@inner
 def device_time(tables: Tables, step: Step, rows: float) -> float:
     """Return the time of a step whose kernels do not wait for the host. step: as of `Engine`; rows: its tokens."""
     own = rows_time(tables, rows, int(step.decodes + step.chunks)) + attention_time(tables, step)
@@ -88,17 +96,18 @@ def device_time(tables: Tables, step: Step, rows: float) -> float:
 
 
 @inner
-def step_time(tables: Tables, step: Step, rows: float) -> float:
-    """Return the time of a step. step: as of `Engine`; rows: its tokens."""
-    seconds = device_time(tables, step, rows)
-    return max(seconds, tables.prompt_floor) if step.chunks > 0 else seconds
-
-
-@inner
 def shared_time(tables: Tables, rows: float) -> float:
     """Return the time of what ranks that step together share, where each has so many tokens."""
     index, share = locate(tables, ROWS, rows)
     return between(tables.shared, index, share)
+
+
+@inner
+def host_time(tables: Tables, step: Step) -> float:
+    """Return what the host takes to start a step's kernels, where it begins while the step before runs. step: as of
+    `Engine`.
+    """
+    return tables.prompt_floor if tables.ahead and step.chunks > 0 else 0.0
 
 
 @inner

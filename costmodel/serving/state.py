@@ -134,6 +134,7 @@ class EngineState(Row):
     token_end: float  # end of the last step that decoded [s]
     bin_width: float  # of the engine's occupancy [s]
     looked: float  # when it last looked for new requests [s]
+    started: float  # when the host has started all kernels of the last step with prompts [s]
     head: int  # of the queue of requests, -1: none
     tail: int  # of the queue of requests, -1: none
     unseen: int  # first of the queue that had not arrived when the engine last looked

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from costmodel.analytic.inference import draft_passes, pass_model_of, pass_times
 from costmodel.analytic.operator_timing import operator_timer
 from costmodel.analytic.segments import ELSEWHERE
+from costmodel.analytic.serving.continuous_batching import starts_ahead
 from costmodel.analytic.stream_times import Perturbations, stream_times
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Count
@@ -77,6 +78,7 @@ class StepPricer:
         self._without_host = replace(scenario, framework=_without_floor(scenario))
         self._timer = operator_timer(scenario, calibration)
         self.drafts, self.batches = float(drafted_tokens(plan.speculative)), plan.micro_batches
+        self.ahead = bool(np.all(starts_ahead(scenario, plan)))
         self.lockstep, self.padded = bool(scenario.parallel.lockstep > 1.0), scenario.framework.padded_ranks
         self.has_pool = scenario.parallel.expert_pool is not None
         decode, prompt = (self._work((part,)) for part in (self.decoding(1.0, 64.0), self.prompt(1.0, 64.0, 64.0)))
@@ -252,6 +254,7 @@ def make_tables(pricer: StepPricer, sizes: Sizes, perturbations: Perturbations =
         mixed=np.ascontiguousarray(mixed),
         fused=pricer.fused,
         prompt_floor=pricer.prompt_floor(),
+        ahead=pricer.ahead,
         pool=pool,
         batches=pricer.batches,
         shared=np.broadcast_to(shared, rows.shape if pricer.lockstep else (1,)).copy(),

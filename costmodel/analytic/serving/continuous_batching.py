@@ -30,6 +30,7 @@ from costmodel.errors import InputError
 from costmodel.quantities import (
     Count,
     Joules,
+    Mask,
     Quantity,
     Seconds,
     Watts,
@@ -75,8 +76,10 @@ class EngineSteps(Record):
     """Steps of an engine: with whole numbers of prompts, of which `shares` have the mean number, and last without.
 
     A kernel takes whole tiles of rows: one prompt and a thousandth would fill one more of them in every step.
+    head: share of a decoding step by which the host starts kernels of one with prompts ahead of the device.
     """
 
+    head: Quantity
     shares: Sequence[Quantity]
     passes: Sequence[Pass]
     models: Sequence[PassModel]
@@ -92,11 +95,14 @@ class EngineSteps(Record):
         both = [engine_passes(scenario, plan, replace(state, prompts=number)) for _, number in numbers]
         passes = [*(prompts for prompts, _ in both), both[0][1]]
         models = [pass_model_of(scenario, step, pass_work(step), timer) for step in passes]
-        return cls([share for share, _ in numbers], passes, models)
+        others = minimum(maximum(state.active - 1.0, 0.0), 1.0)
+        head = others * state.decode_only_steps / (state.prompt_steps + state.decode_only_steps)
+        return cls(where(starts_ahead(scenario, plan), head, 0.0), [share for share, _ in numbers], passes, models)
 
     def times(self, perturbations: Perturbations) -> StepTimes:
         """Return the times of each of them."""
-        return tuple(pass_times(model, perturbations) for model in self.models)
+        *prompts, decode_only = (pass_times(model, perturbations) for model in self.models)
+        return (*(each.started_ahead(self.head * decode_only.latency) for each in prompts), decode_only)
 
     def mean(self, each: Sequence[Quantity]) -> tuple[Quantity, Quantity]:
         """Return what the mean step with prompts has, and one without. each: of every one of them."""
@@ -347,6 +353,16 @@ def ranks_wait(scenario: Scenario, plan: Serving) -> bool:
     takes no notice of: they pad their tokens to the most of any, or start prompts together."""
     waits = np.any(plan.scheduler.align_steps > 0.0) or scenario.framework.padded_ranks
     return bool(waits and np.any(scenario.parallel.lockstep > 1.0))
+
+
+def starts_ahead(scenario: Scenario, plan: Serving) -> Mask:
+    """Return where the host starts kernels of a step with prompts while the one before runs.
+
+    One loop of the host launches step i and then waits for step i - 1 [TensorRT-LLM documentation, Overlap Scheduler].
+    Not where a time of a `layer` bounds the step: it was fitted to whole runs, so that what was hidden is not in it.
+    """
+    eager, pp = scenario.eager_prompts, np.asarray(scenario.parallel.pp)
+    return np.asarray(plan.scheduler.overlapped & (pp == 1) & (np.asarray(eager.operator) > 0) & (eager.layer == 0.0))
 
 
 def front_end(scenario: Scenario, plan: Serving) -> Seconds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from builders import (
     CLUSTER,
@@ -23,8 +24,9 @@ from builders import (
 
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
+from costmodel.analytic.inference import PassTimes
 from costmodel.analytic.operator_timing import operator_timer
-from costmodel.analytic.serving.continuous_batching import EngineSteps, only_requests, steady_state
+from costmodel.analytic.serving.continuous_batching import EngineSteps, only_requests, starts_ahead, steady_state
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.records import replace
@@ -32,6 +34,7 @@ from costmodel.result import Point
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import kv_bytes_per_token
 from costmodel.workload.engine import CacheTier, Engine, EngineMemory, Scheduler, SchedulerRule
+from costmodel.workload.framework_parts import EagerPrompts
 from costmodel.workload.plans import Serving
 from costmodel.workload.requests import (
     Autoscale,
@@ -282,3 +285,25 @@ def test_part_of_a_prompt_more_takes_its_share_of_a_step_with_one_more() -> None
         )
     )
     assert mean == pytest.approx(0.99 * one + 0.01 * two, rel=1e-12)
+
+
+def test_what_the_host_starts_ahead_of_a_pass_shortens_its_wait_for_the_host_alone() -> None:
+    waiting = PassTimes(latency=94e-3, slowest=94e-3, busy=40e-3, kernels=40e-3, host=54e-3)
+    begun, hidden = waiting.started_ahead(20e-3), waiting.started_ahead(1.0)
+    assert (begun.latency, begun.slowest, begun.host) == pytest.approx((74e-3, 74e-3, 34e-3))
+    assert (hidden.latency, hidden.host) == pytest.approx((40e-3, 0.0))
+
+
+def test_one_user_has_no_step_behind_which_the_host_could_start_kernels() -> None:
+    framework = replace(FRAMEWORK, eager_prompts=EagerPrompts(operator=1e-3))
+    chosen = replace(of(replace(SERVING, scheduler=replace(SERVING.scheduler, overlapped=True))), framework=framework)
+    assert isinstance(chosen.plan, Serving)
+    timer = operator_timer(chosen, Calibration())
+    heads = [
+        EngineSteps.of(chosen, chosen.plan, steady_state(chosen, chosen.plan, users), timer).head
+        for users in (1.0, 8.0)
+    ]
+    assert heads[0] == 0.0
+    assert 0.5 < heads[1] < 1.0
+    layouts = replace(chosen, parallel=Parallelism(pp=np.array([1.0, 2.0])))
+    assert np.asarray(starts_ahead(layouts, chosen.plan)).tolist() == [True, False]
