@@ -86,8 +86,3 @@ GROUPS: dict[str, tuple[Control, ...]] = {
 }
 CONTROLS = tuple(control for group in GROUPS.values() for control in group)
 PATHS = tuple(dict.fromkeys(control.path for control in CONTROLS))
-
-
-def controls_of(phase: str) -> tuple[Control, ...]:
-    """Return the controls that a phase has."""
-    return tuple(control for control in CONTROLS if control.is_of(phase))

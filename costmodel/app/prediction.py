@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from costmodel.api import Workload, load
-from costmodel.app.controls import controls_of
+from costmodel.app.controls import CONTROLS
 from costmodel.app.state import State, check_names
 from costmodel.errors import CostModelError, InputError, Problem
 from costmodel.records import ValueRecord, field
@@ -109,12 +109,14 @@ def asked(state: State, search_path: Sequence[str | Path]) -> tuple[Workload, di
     if is_model:
         workload = load(state.of, set=changes, cluster=state.on, phases=(state.run,), search_path=search_path)
     else:
-        _check_run(state, search_path)
+        names = list(_runs(state.of, search_path))
+        if state.run not in names:
+            hint = f"choose {', '.join(names)}"
+            raise InputError.single(f"{state.of} has no scenario {state.run!r}", hint=hint, field="run")
         cluster = state.on or None
         workload = load(state.of, set=changes, cluster=cluster, scenarios=(state.run,), search_path=search_path)
-    for switch, lever in (
-        switches(load_levers(LEVERS, tuple(map(str, search_path))), state.levers) if state.levers else ()
-    ):
+    known = load_levers(LEVERS, tuple(map(str, search_path))) if state.levers else None
+    for switch, lever in () if known is None else switches(known, state.levers):
         factors = {path: float(str(factor)) for path, factor in switch.times.items()}
         alternative = AlternativeFile(term=lever.term, set=switch.set, scale=factors)
         try:
@@ -144,18 +146,10 @@ def _runs(name: str, search_path: Sequence[str | Path]) -> dict[str, str]:
     return {name: tree.text("phase") or "" for name, tree in entries.items() if tree.is_mapping}
 
 
-def _check_run(state: State, search_path: Sequence[str | Path]) -> None:
-    names = list(_runs(state.of, search_path))
-    if state.run not in names:
-        raise InputError.single(
-            f"{state.of} has no scenario {state.run!r}", hint=f"choose {', '.join(names)}", field="run"
-        )
-
-
 def _usual(workload: Workload, run: str, point: Point) -> dict[str, str]:
     """Return the value of each control that a scenario has, as text."""
     usual = {}
-    for control in controls_of(point.phase):
+    for control in (each for each in CONTROLS if each.is_of(point.phase)):
         try:
             value = workload.resolved.value(f"scenarios.{run}.{control.path}")
         except InputError:

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from costmodel.api import load
 from costmodel.app.controls import PATHS
-from costmodel.errors import InputError, Location, Problem
+from costmodel.errors import InputError, Location
 from costmodel.records import ValueRecord
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.references import Library
@@ -88,9 +88,8 @@ def _check(text: str, path: str) -> None:
     """Raise InputError where a setting names a file: pages read none but the catalogue's."""
     tree = parse_tree(text, path, label=Location(f"--set {path}={text}"))
     if any(_FILE.search(word) for word in _words(tree)):
-        raise InputError(
-            [Problem(tree.location, path, "names a file, which a page does not read", "choose from the catalogue")]
-        )
+        message, hint = "names a file, which a page does not read", "choose from the catalogue"
+        raise InputError.single(message, hint=hint, field=path, location=tree.location)
 
 
 def _words(tree: Tree) -> Iterator[str]:

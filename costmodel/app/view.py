@@ -18,7 +18,7 @@ from costmodel.app.prediction import LEVERS, Predicted
 from costmodel.app.state import PREFIXES, State, address
 from costmodel.report.page import Table, table
 from costmodel.report.simulate import interval_of, metrics_table
-from costmodel.report.text import NONE, gib, metric, quantity, share, title_of
+from costmodel.report.text import NONE, gib, metric, quantity, readable, share, title_of
 from costmodel.report.web.markup import html_table
 from costmodel.result import shown_line
 from costmodel.schema.anchor import MEASURED
@@ -105,17 +105,13 @@ def _shown(name: str, one: Predicted) -> dict[str, Any]:
     return {
         "name": name, "one": one, "document": document, "headline": title_of(key), "value": metric(key, metrics[key]),
         "interval": interval_of(document["intervals"], key), "reason": document.get("reason"),
-        "cost": None if cost is None else f"{metric(cost, metrics[cost])} {_per(cost)}",
+        "cost": None if cost is None else f"{metric(cost, metrics[cost])} {readable(cost.removeprefix('cost_'))}",
         "used": gib(sum(size for part, size in document["memory"].items() if part not in ("capacity", "fits"))),
         "capacity": gib(document["memory"]["capacity"]),
         "metrics": _markup("All metrics", metrics_table(metrics, document["intervals"], title_of)),
         "operators": _markup("Operators, time per device", _operators(document["breakdown"])),
         "basis": ", ".join(f"{key} {share(value)}" for key, value in _largest(document["basis"]) if value > HIDDEN),
     }  # fmt: skip
-
-
-def _per(cost: str) -> str:
-    return cost.removeprefix("cost_").replace("_", " ")
 
 
 def _largest(shares: Mapping[str, float]) -> list[tuple[str, float]]:
