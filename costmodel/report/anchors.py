@@ -15,13 +15,8 @@ def show_site(site: AnchoredSite, output: Path) -> None:
     show(f"{site.framework} on {site.cluster} ({site.device})", "bold")
     rows = table("run", "metric", ">measured", ">predicted", ">time: measured/predicted")
     for (name, step), ratio in zip(site.steps.items(), site.anchored.ratios, strict=True):
-        rows.add(
-            name,
-            step.metric,
-            metric(step.metric, step.value),
-            metric(step.metric, site.predicted[name]),
-            f"{ratio:.3f}",
-        )
+        values = metric(step.metric, step.value), metric(step.metric, site.predicted[name])
+        rows.add(name, step.metric, *values, f"{ratio:.3f}")
     show(rows)
     logs = [math.log(ratio) for ratio in site.anchored.ratios]
     show(f"times of these runs are {math.exp(sum(logs) / len(logs)):.3f} times the predicted ones (geometric mean)")

@@ -140,17 +140,11 @@ def lines(workload: Workload, scenario: str) -> list[Line]:
     names = dict.fromkeys(priced.operator.name for priced in evaluation.operators())
     return [
         Line(
-            entry.name,
-            entry.time,
-            entry.time / whole if whole else 0.0,
-            entry.hidden,
-            entry.bound,
-            entry.basis,
-            tuple(name for name in names if base_name(name) == entry.name),
-            entry.count,
+            entry.name, entry.time, entry.time / whole if whole else 0.0, entry.hidden, entry.bound, entry.basis,
+            tuple(name for name in names if base_name(name) == entry.name), entry.count,
         )
         for entry in entries
-    ]
+    ]  # fmt: skip
 
 
 def names_of(workload: Workload, scenario: str) -> dict[str, list[str]]:
@@ -198,12 +192,9 @@ def _asked(scenario: Scenario, name: str) -> tuple[str, ...]:
     """Return what equations call a thing that people ask for."""
     plan = scenario.plan
     headlines = (
-        (Training, "step_time"),
-        (Reinforcement, "step_time"),
-        (Prefill, "ttft"),
-        (Decode, "tpot"),
+        (Training | Reinforcement, "step_time"), (Prefill, "ttft"), (Decode, "tpot"),
         (Diffusion, "denoising_step_time"),
-    )
+    )  # fmt: skip
     others: dict[str, tuple[str, ...]] = {
         "step": tuple(headline for kind, headline in headlines if isinstance(plan, kind)),
         "bubble": ("bubble_time",),

@@ -19,7 +19,6 @@ from costmodel.report.web.result import about_result, result_sections
 from costmodel.report.web.sweep import (
     ABOUT_REQUESTS,
     ABOUT_TIMELINE,
-    about_sweep,
     request_sections,
     sweep_sections,
     timeline_sections,
@@ -89,22 +88,17 @@ def _part(source: Path, folder: Path, prefix: str, metric: str | None) -> Report
     if source.is_dir():
         sweep = read_sweep(source, metric)
         study = sweep.study
+        about = f"Sweep of {study.points:,} points, predicted by costmodel {study.version}. Bands are 80 % intervals."
         return ReportPart(
-            title=study.workload,
-            about=about_sweep(study),
-            files=draw(sweep, folder, prefix=prefix),
-            sections=lambda plots: sweep_sections(study, plots),
-            data=study.model_dump(mode="json"),
-            not_drawn=count_not_drawn(sweep),
-        )
+            study.workload, about, draw(sweep, folder, prefix=prefix), lambda plots: sweep_sections(study, plots),
+            study.model_dump(mode="json"), count_not_drawn(sweep),
+        )  # fmt: skip
     if is_request_table(source):
-        files = draw(read_requests(source), folder, prefix=prefix)
-        names = {"figures": [path.stem for path in files if path.suffix == ".svg"]}
-        return ReportPart(f"Requests of {source.stem}", ABOUT_REQUESTS, files, request_sections, names)
+        title, files = f"Requests of {source.stem}", draw(read_requests(source), folder, prefix=prefix)
+        return ReportPart(title, ABOUT_REQUESTS, files, request_sections, _figures(files))
     if is_trace_file(source):
-        files = draw(read_slices(source), folder, prefix=prefix)
-        names = {"figures": [path.stem for path in files if path.suffix == ".svg"]}
-        return ReportPart(f"Timeline {source.name.partition('.')[0]}", ABOUT_TIMELINE, files, timeline_sections, names)
+        title, files = f"Timeline {source.name.partition('.')[0]}", draw(read_slices(source), folder, prefix=prefix)
+        return ReportPart(title, ABOUT_TIMELINE, files, timeline_sections, _figures(files))
     plan = read_plan(source)
     if plan is not None:
         return ReportPart(f"Plan {source.stem}", asked(plan), [], lambda _: sections_of(plan), plan)
@@ -112,6 +106,10 @@ def _part(source: Path, folder: Path, prefix: str, metric: str | None) -> Report
     files = draw(answer, folder, prefix=prefix)
     title, about, sections = _described(answer, prefix)
     return ReportPart(title, about, files, sections, answer.model_dump(mode="json", by_alias=True))
+
+
+def _figures(files: Sequence[Path]) -> dict[str, list[str]]:
+    return {"figures": [path.stem for path in files if path.suffix == ".svg"]}
 
 
 def _described(answer: Answer, prefix: str) -> tuple[str, str, Sections]:

@@ -130,9 +130,8 @@ def show_model(facts: Mapping[str, Any], model: ModelDocument) -> None:
     for name in ("parameters", "active_parameters", "active_parameters_with_embedding", "mtp_parameters"):
         rows.add(readable(name), f"{facts[name]:,.0f}")
     rows.add("KV cache per token (BF16)", quantity(facts["kv_cache_bytes_per_token"], "size", DIGITS))
-    rows.add(
-        "training FLOPs per token at sequence length 4,096", quantity(facts["training_flop_per_token"], "flop", DIGITS)
-    )
+    flop = quantity(facts["training_flop_per_token"], "flop", DIGITS)
+    rows.add("training FLOPs per token at sequence length 4,096", flop)
     show(rows)
     for line in _layer_lines(document["layers"]):
         show(line)

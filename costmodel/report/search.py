@@ -30,7 +30,9 @@ def show_search(result: SearchResult, first: str, scenario: str) -> None:
     first: the arguments that name the workload in the best layout.
     scenario: its name there.
     """
-    looked = considered(result, f" on {_device_counts(result.devices)} devices")
+    counts = [f"{count:,}" for count in result.devices]
+    listed = f"{counts[0]} to {counts[-1]}" if len(counts) > MOST_COUNTS else " or ".join(counts)
+    looked = considered(result, f" on {listed} devices")
     if result.best:
         show(_answer(result), "bold")
         show(looked)
@@ -56,10 +58,7 @@ def show_search(result: SearchResult, first: str, scenario: str) -> None:
     show_hint()
     show(f"next: costmodel simulate {first} --scenario {scenario}", "dim")
     if result.best[0].percentiles is not None:
-        show(
-            f"      costmodel simulate {first} --scenario {scenario} --engine event   # request by request",
-            "dim",
-        )
+        show(f"      costmodel simulate {first} --scenario {scenario} --engine event   # request by request", "dim")
 
 
 def _show_layouts(result: SearchResult) -> None:
@@ -121,13 +120,6 @@ def considered(result: SearchResult | FoundScenario, where: str = "") -> str:
         f"considered {result.looked_at:,} layouts{where}; {result.feasible:,} divide evenly; "
         f"{result.scheduled:,} evaluated in full{ruled_out}"
     )
-
-
-def _device_counts(counts: Sequence[int]) -> str:
-    """Return device counts as a list, or the ends of a long one."""
-    if len(counts) > MOST_COUNTS:
-        return f"{counts[0]:,} to {counts[-1]:,}"
-    return " or ".join(f"{count:,}" for count in counts)
 
 
 def _why_none(result: SearchResult) -> str:

@@ -38,7 +38,7 @@ def show_sensitivities(resolved: ResolvedWorkload, name: str, scenarios: Mapping
             )  # fmt: skip
             ranking.add(
                 f"{'~' if row.tied else ''}{'^' if row.is_kinked else ''}", row.path, setting(row.value, dimension),
-                _change(row.if_better), _change(row.if_worse), row.gain / strongest, *(more if all_rows else ()),
+                change(row.if_better), change(row.if_worse), row.gain / strongest, *(more if all_rows else ()),
             )  # fmt: skip
         show(ranking)
         _show_marks(shown)
@@ -55,7 +55,7 @@ def _answer(scenario: str, name: str, rows: Sequence[Sensitivity]) -> str:
     base = best.better / (1.0 + best.if_better)
     return (
         f"{scenario}: {readable(name)} {metric(name, base)}; 10 % better {best.path} "
-        f"moves it most, {_change(best.if_better)}"
+        f"moves it most, {change(best.if_better)}"
     )
 
 
@@ -69,5 +69,6 @@ def _show_marks(rows: Sequence[Sensitivity]) -> None:
         show("processors and clocks carry the peaks and the rates per processor with them", "dim")
 
 
-def _change(value: float | None) -> str:
+def change(value: float | None) -> str:
+    """Return a relative change in per cent."""
     return NONE if value is None else Number(f"{100 * value:+.2f} %", value)

@@ -153,7 +153,8 @@ def _show_overview(points: Mapping[str, Point]) -> None:
     show("Where the time goes" if any(point.fits for point in points.values()) else "Why no scenario can run", "bold")
     for name, point in points.items():
         if point.fits:
-            show(f"  {name}: {_largest_parts(point)}{_uneven_load(point)}")
+            load = "" if point.routing is None or is_even(point.routing) else f"; {load_phrase(point.routing)}"
+            show(f"  {name}: {_largest_parts(point)}{load}")
         else:
             show(f"  {name}: cannot run: {point.reason}", "red")
             if point.memory is not None:
@@ -196,13 +197,6 @@ def _tails(percentiles: Mapping[str, Mapping[str, float]]) -> str:
     return ", ".join(parts)
 
 
-def _uneven_load(point: Point) -> str:
-    """Return how the load of the experts deviates from an even one, short and to follow on a line, nothing if even."""
-    if point.routing is None or is_even(point.routing):
-        return ""
-    return f"; {load_phrase(point.routing)}"
-
-
 def _show_bases(points: Mapping[str, Point]) -> None:
     """Print the share of the time by basis. Scenarios with the same shares are on one line.
 
@@ -222,7 +216,8 @@ def _show_bases(points: Mapping[str, Point]) -> None:
 
 def _show_detail(name: str, point: Point, more: Sequence[str | None]) -> None:
     """Print one scenario with its metrics, operators, schedule and memory. more: lines on its load and its limits."""
-    show(f"\n{name}: {point.phase} on {devices(point)} of {point.cluster}{_verdict(point)}", "bold")
+    verdict = "" if point.verdict in (None, "stable") else f", {point.verdict}"
+    show(f"\n{name}: {point.phase} on {devices(point)} of {point.cluster}{verdict}", "bold")
     if point.fits:
         show(metrics_table(point.metrics, point.intervals, readable))
         for key, reason in point.reasons.items():
@@ -250,11 +245,6 @@ def _show_detail(name: str, point: Point, more: Sequence[str | None]) -> None:
     if met:
         show(f"basis of a time: {'; '.join(f'{shown_basis(name)}, {BASES[name]}' for name in met)}", "dim")
     show_notes({name: point})
-
-
-def _verdict(point: Point) -> str:
-    """Return that a server does not keep up with its load, to follow on a line, nothing where it does."""
-    return "" if point.verdict in (None, "stable") else f", {point.verdict}"
 
 
 def _show_tails(point: Point) -> None:

@@ -113,12 +113,9 @@ def _show_reasons(name: str, summary: Mapping[str, Any], constraints: list[str])
             more = f"; {len(others):,} more reasons (see the table)"
             lines.append((sum(points for points, _ in others), kind, more))
         for points, reason, more in lines:
-            why = f"do not meet {missed[reason]}" if reason in missed else _refusal(reason)
+            why = f"are {reason}" if reason == OVERLOADED else f"cannot run: {reason}"
+            why = f"do not meet {missed[reason]}" if reason in missed else why
             show(f"{name}: {points:,} of {summary['points']:,} points {why}{more}", "yellow")
-
-
-def _refusal(reason: str) -> str:
-    return f"are {reason}" if reason == OVERLOADED else f"cannot run: {reason}"
 
 
 def _value(value: Any, dimension: str | None) -> str:

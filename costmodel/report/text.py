@@ -11,6 +11,7 @@ from costmodel.units import base_unit, parse, render
 
 SHOWN_DIGITS = 4
 BILLION = 1e9
+_GIB = parse("1 GiB", "size")
 NONE = "-"
 SHORT = 10  # characters of a quantity
 
@@ -106,12 +107,7 @@ def memory_use(used: float, capacity: float) -> str:
 
 def gib(value: float, digits: int = 1) -> str:
     """Return a size as a number of GiB."""
-    return Number(f"{value / _gib():.{digits}f}", value, _base("size"))
-
-
-@cache
-def _gib() -> float:
-    return parse("1 GiB", "size")
+    return Number(f"{value / _GIB:.{digits}f}", value, _base("size"))
 
 
 def interval(name: str, low: float, high: float, digits: int = SHOWN_DIGITS) -> str:

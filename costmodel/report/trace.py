@@ -12,6 +12,7 @@ import json
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,21 +33,18 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 def write_trace(path: Path, timelines: Mapping[str, Timeline]) -> None:
     """Write timelines by scenario as one file, gzip-compressed if its name ends in `.gz`."""
-    _write(path, _all_events(timelines))
-
-
-def write_events(path: Path, events: Iterable[Event]) -> None:
-    """Write events as one file, gzip-compressed if its name ends in `.gz`."""
-    _write(path, events)
+    write_events(path, _all_events(timelines))
 
 
 def write_merged(path: Path, predicted: Sequence[Slice], measured: Sequence[Slice]) -> None:
     """Write two timelines as one file, each starting at zero."""
     sides = (("predicted", predicted), ("measured", measured))
-    _write(path, (event for i, (side, slices) in enumerate(sides) for event in _slice_events(side, slices, _SIDE * i)))
+    parts = (_slice_events(side, slices, _SIDE * i) for i, (side, slices) in enumerate(sides))
+    write_events(path, chain.from_iterable(parts))
 
 
-def _write(path: Path, events: Iterable[Event]) -> None:
+def write_events(path: Path, events: Iterable[Event]) -> None:
+    """Write events as one file, gzip-compressed if its name ends in `.gz`."""
     make_folder(path.parent)
     lines = document_lines(events)
     write_whole(path, _compressed(lines) if path.suffix == ".gz" else lines)

@@ -101,16 +101,9 @@ def _show_own(scenario: str, rows: Sequence[Worth]) -> None:
     together = f">{headline} with it and all before it in the list of changes"
     named = _has_names(rows)
     view = table(
-        "lever",
-        *(["?change"] if named else []),
-        ">alone",
-        ">80 % interval",
-        f">{_CEILING}",
-        _DIFFERENCE,
-        _WORTH,
-        f"?{together}",
-        "?",
-    )
+        "lever", *(["?change"] if named else []), ">alone", ">80 % interval", f">{_CEILING}", _DIFFERENCE, _WORTH,
+        f"?{together}", "?",
+    )  # fmt: skip
     for row in rows:
         view.add(
             *_named(row, named=named), _share(row.saved), _interval(row), _share(row.ceiling), _difference(row),

@@ -24,13 +24,13 @@ from costmodel.report.text import percent, readable
 from costmodel.schema.answers import ReproducedValue
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.references import Library
+from costmodel.study.published.accuracy import has_interval
 
 MOST, ONE_ROW, FEWEST = 4, 3, 4  # panels, and those in one row; results below which a kind of quantity has none
 NAMED = 9  # publications with most results; the others share a mark
 POINTS = 100  # of a publication in a panel at most: a sample shows as much, and the file stays small
 SEED = 0
 BAND = 1.2  # predicted over published at the dashed lines, and its inverse
-NARROW = 1e-9  # relative width below which an interval is exact
 ROOM = 1.4  # beyond the outermost points, on both logarithmic axes
 TICKS = 4  # of a panel's axis at most: their labels have to fit side by side
 MARKS = tuple((shape, colour) for shape, colour in product("os^D", CYCLE))
@@ -42,18 +42,16 @@ NUMBERS = ("published", "predicted", "low", "high", "error")
 
 def reproduced_plot(name: str, rows: Sequence[ReproducedValue]) -> Plot | None:
     """Return the predictions of a class, as `reproduce` printed them, against published values, null for none."""
-    scored = [
-        row for row in rows if row.error is not None and row.predicted and row.published and not _is_unitless(row)
-    ]
+    scored = [row for row in rows if row.error is not None and row.predicted and row.published and _has_unit(row)]
     figure = compared_figure(finding(name, scored), scored)
     columns = ("id", "publication", "metric", "unit", *NUMBERS, "verdict")
     data = table(columns, ([getattr(row, column) for column in columns] for row in rows))
     return None if figure is None else Plot(figure, {"": data})
 
 
-def _is_unitless(row: ReproducedValue) -> bool:
-    """Tell whether a value is a ratio of two runs: it has no unit although its metric has one."""
-    return row.unit == "1" and dimension_of(row.metric or "") not in ("ratio", "count", None)
+def _has_unit(row: ReproducedValue) -> bool:
+    """Tell whether a value is no ratio of two runs, which has no unit although its metric has one."""
+    return row.unit != "1" or dimension_of(row.metric or "") in ("ratio", "count", None)
 
 
 def compared_figure(title: str, rows: Sequence[Compared]) -> Figure | None:
@@ -118,7 +116,7 @@ def _draw(axes: Axes, kind: str, shown: Sequence[Compared], marks: Mapping[str, 
         rows = _sample([row for row in shown if row.publication == publication])
         drawn += len(rows)
         x, y = ([getattr(row, name) for row in rows] for name in ("published", "predicted"))
-        wide = [(row.published, row.low, row.high) for row in rows if _has_interval(row)]
+        wide = [(row.published, row.low, row.high) for row in rows if has_interval(row)]
         positions, lows, highs = np.array(wide, dtype=float).reshape(-1, 3).T
         axes.vlines(positions, lows, highs, color=colour, linewidth=0.8, alpha=0.35, zorder=2)
         axes.scatter(x, y, 22.0, colour, marker=shape, alpha=0.8, linewidths=0, zorder=3)
@@ -140,11 +138,6 @@ def _compare_axes(axes: Axes, kind: str, ends: tuple[float, float]) -> None:
         _label(axis, what, kind, ends)
         axis.set_major_locator(LogLocator(10, subs=steps, numticks=TICKS))
     axes.tick_params(labelsize=SMALL)
-
-
-def _has_interval(row: Compared) -> bool:
-    """Tell whether a prediction has an interval of any width."""
-    return row.low is not None and row.high is not None and row.high - row.low > NARROW * abs(row.high)
 
 
 def _label(axis: Axis, what: str, kind: str, ends: tuple[float, float]) -> None:

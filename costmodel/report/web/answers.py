@@ -11,6 +11,7 @@ from costmodel.report.plots.pareto import layout_name
 from costmodel.report.plotting import by_class, file_names
 from costmodel.report.reproduce import Compared, results_table
 from costmodel.report.search import considered
+from costmodel.report.sensitivity import change
 from costmodel.report.text import NONE, interval, metric, percent, title_of, whole
 from costmodel.report.web.document import Section
 from costmodel.report.web.inline import EmbeddedPlot, figure
@@ -74,10 +75,6 @@ def sensitivity_sections(
     ]  # fmt: skip
 
 
-def _change(value: float | None) -> str:
-    return NONE if value is None else Number(f"{100 * value:+.2f} %", value)
-
-
 def _slopes(sensitivity: SensitivityFile, scenario: str) -> str:
     name = sensitivity.metric
     rows = table(
@@ -86,7 +83,7 @@ def _slopes(sensitivity: SensitivityFile, scenario: str) -> str:
     )  # fmt: skip
     for slope in sensitivity.scenarios[scenario]:
         rows.add(
-            slope.path, Number(f"{slope.value:.6g}", slope.value), _change(slope.more), _change(slope.less),
+            slope.path, Number(f"{slope.value:.6g}", slope.value), change(slope.more), change(slope.less),
             Number(f"{slope.elasticity:+.3f}", slope.elasticity), metric(name, slope.better),
             _interval(name, slope.better_interval),
             NONE if slope.saved is None else whole(slope.saved),
@@ -126,10 +123,8 @@ def _errors(results: Sequence[Compared]) -> list[str]:
     ]  # fmt: skip
 
 
-def topologies_sections(
-    topologies: TopologiesFile, plots: Mapping[str, EmbeddedPlot], prefix: str = ""
-) -> list[Section]:
+def topologies_sections(rows: TopologiesFile, plots: Mapping[str, EmbeddedPlot], prefix: str = "") -> list[Section]:
     """Return the topologies as a plot and a table."""
     plot = figure(plots, f"{prefix}topologies", "Endpoints, cost and bisection bandwidth of each topology")
-    rows = topologies_table([topology.model_dump() for topology in topologies.root])
-    return [Section("Topologies", [plot, html_table("Parts, prices and distances", rows)])]
+    content = topologies_table([topology.model_dump() for topology in rows.root])
+    return [Section("Topologies", [plot, html_table("Parts, prices and distances", content)])]

@@ -34,14 +34,11 @@ def about_result(result: ResultFile) -> str:
 def result_sections(result: ResultFile, plots: Mapping[str, EmbeddedPlot], prefix: str = "") -> list[Section]:
     """Return the sections of a result. prefix: of the names of its plots."""
     scenarios = result.scenarios
-    return [
-        Section("Scenarios", [_overview(scenarios)]),
-        *(
-            Section(name, list(_scenario(name, scenarios[name], plots, (prefix, file))))
-            for name, file in file_names(scenarios).items()
-        ),
-        Section("Memory", [_ledgers(scenarios), figure(plots, f"{prefix}memory", "Memory of the most-loaded device")]),
-    ]  # fmt: skip
+    sections = [Section("Scenarios", [_overview(scenarios)])]
+    for name, file in file_names(scenarios).items():
+        sections.append(Section(name, list(_scenario(name, scenarios[name], plots, (prefix, file)))))
+    memory = figure(plots, f"{prefix}memory", "Memory of the most-loaded device")
+    return [*sections, Section("Memory", [_ledgers(scenarios), memory])]
 
 
 def _headline(scenario: ScenarioResult) -> str:

@@ -15,19 +15,12 @@ from costmodel.schema.results import SweepAxis, SweepFile
 ALL_ROWS, FEWEST_ROWS = 6000, 20  # of the tables of all plots together, and of one
 MOST_VALUES = 12  # of an axis that are listed
 ABOUT_TIMELINE = "Work of each rank or stream over time; blank means waiting. Data in seconds."
-
-
 ABOUT_REQUESTS = "Requests over time, simulated one by one: their times, who ran and waited, and how long queues were."
 REQUEST_PLOTS = {
     "times": "Share of requests that took at most so long",
     "load": "Requests that run and wait",
     "queue": "Waiting requests against the rate of arrivals",
 }
-
-
-def about_sweep(study: SweepFile) -> str:
-    """Return a sentence on a sweep."""
-    return f"Sweep of {study.points:,} points, predicted by costmodel {study.version}. Bands are 80 % intervals."
 
 
 def sweep_sections(study: SweepFile, plots: Mapping[str, EmbeddedPlot]) -> list[Section]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from costmodel.quantities import Array
 from costmodel.records import ValueRecord, asdict
+from costmodel.schema.answers import ReproducedValue
 from costmodel.study.published.provenance import IN_SAMPLE, REFITTED, UNSEEN
 from costmodel.study.published.reproduce import Comparison
 
@@ -102,7 +103,7 @@ def errors_of(comparisons: Iterable[Comparison]) -> Errors | None:
     )  # fmt: skip
 
 
-def has_interval(one: Comparison) -> bool:
+def has_interval(one: Comparison | ReproducedValue) -> bool:
     """Tell whether a prediction has an interval of any width."""
     return one.low is not None and one.high is not None and one.high - one.low > EXACT * abs(one.high)
 
