@@ -52,21 +52,15 @@ class Conditions(Record):
     def of(cls, scenario: Scenario) -> Conditions:
         """Return the conditions that a scenario states."""
         simulation, processors = scenario.simulation, scenario.cluster.device.processors
-        return cls(
-            seed=simulation.seed,
-            jitter=simulation.jitter,
-            slowdown_windows=tuple(
-                SlowdownWindow(
-                    slowdown.rank, slowdown.begin, np.inf if slowdown.end is None else slowdown.end, slowdown.speed,
-                    _KINDS[slowdown.slows],
-                )
-                for slowdown in simulation.slowdowns
-            ),
-            processors=(processors, processors - scenario.communication.processors)
-            if simulation.shares_processors
-            else None,
-            patience=np.inf if simulation.patience is None else simulation.patience,
-        )  # fmt: skip
+        windows = tuple(
+            SlowdownWindow(
+                each.rank, each.begin, np.inf if each.end is None else each.end, each.speed, _KINDS[each.slows]
+            )
+            for each in simulation.slowdowns
+        )
+        shared = (processors, processors - scenario.communication.processors) if simulation.shares_processors else None
+        patience = np.inf if simulation.patience is None else simulation.patience
+        return cls(simulation.seed, simulation.jitter, windows, shared, patience)
 
     def __post_init__(self) -> None:
         windows = {f"slowdown_windows[{i}]": window for i, window in enumerate(self.slowdown_windows)}
@@ -77,11 +71,6 @@ class Conditions(Record):
                 raise InputError.single(f"is {value:g}", field=name, hint="write a number of 0 or more")
         if not self.patience > 0:
             raise InputError.single(f"is {float(self.patience):g}", field="patience", hint="write a time above zero")
-
-    @property
-    def tells_devices_apart(self) -> bool:
-        """Tell whether devices with the same work may take different times."""
-        return bool(self.jitter or self.slowdown_windows)
 
     def factors(self, graph: Graph) -> list[float]:
         """Return the factor of jitter on each task's time: the same seed gives the same factors."""

@@ -35,7 +35,7 @@ from costmodel.event.rollout import rollout_of_requests
 from costmodel.event.training import step_graph, step_times_of
 from costmodel.network.nominal import nominal_cluster
 from costmodel.quantities import Quantity
-from costmodel.records import MutableRecord, field, replace
+from costmodel.records import MutableRecord, asdict, field, replace
 from costmodel.result import Entry, Metrics, Point
 from costmodel.workload.plans import Decode, Prefill, Serving, Training
 from costmodel.workload.pools import Pools
@@ -77,8 +77,8 @@ class EventEngine(MutableRecord):
 
     def _tells_ranks_apart(self, scenario: Scenario) -> bool:
         """Tell whether symmetric ranks may take different times."""
-        own = self.conditions is not None and self.conditions.tells_devices_apart
-        return own or scenario.simulation.ranks_differ
+        own = self.conditions
+        return scenario.simulation.ranks_differ or (own is not None and bool(own.jitter or own.slowdown_windows))
 
     def simulates_all(self, scenario: Scenario) -> bool:
         """Tell whether every rank is simulated by itself."""
@@ -125,16 +125,14 @@ class EventEngine(MutableRecord):
         """Return a single scenario in full: of training with its goodput, with a note where it is the closed form's."""
         point = evaluate_point(scenario, calibration, self.evaluate)
         simulation, plan, step = scenario.simulation, scenario.plan, point.metrics[point.headline]
-        if isinstance(plan, Serving | Pools) and self.requests is not None:
-            return point
-        if isinstance(plan, Reinforcement):
+        if isinstance(plan, Reinforcement) or (isinstance(plan, Serving | Pools) and self.requests is not None):
             return point
         if not isinstance(plan, Training | Prefill | Decode):
             return replace(point, notes=(*point.notes, NOT_SIMULATED))
         if not isinstance(plan, Training) or simulation.checkpoints is None or step is None:
             return point
         goodput = simulate_goodput(step, scenario.devices, simulation.checkpoints, simulation.seed)
-        return replace(point, goodput=goodput.document())
+        return replace(point, goodput=asdict(goodput))
 
 
 @contextmanager

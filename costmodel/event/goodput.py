@@ -9,7 +9,7 @@ import simpy
 from simpy.events import ProcessGenerator
 
 from costmodel.quantities import Count, Seconds
-from costmodel.records import MutableRecord, ValueRecord, asdict
+from costmodel.records import MutableRecord, ValueRecord
 from costmodel.workload.simulation import Checkpoints
 
 FAILURES = 2000  # in a run: the share is then within two or three per cent of its mean
@@ -23,10 +23,6 @@ class Goodput(ValueRecord):
     lost: float
     restarting: float
     failures_per_day: float
-
-    def document(self) -> dict[str, float]:
-        """Return the shares as a result holds them."""
-        return asdict(self)
 
 
 class _Clock(MutableRecord):

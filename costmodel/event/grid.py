@@ -32,12 +32,10 @@ def simulate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
     return Result(
         scenario.name,
         {name: None if fits.any() and np.isnan(grid[fits]).all() else grid for name, grid in metrics.items()},
-        fits,
-        reason,
-        lambda names: _intervals(scenario, calibration, fits, names, engine),
+        fits, reason, lambda names: _intervals(scenario, calibration, fits, names, engine),
         lambda index: engine.point(single(scenario, index), calibration),
         lambda: routing_grid(scenario, shape, layout),
-    )
+    )  # fmt: skip
 
 
 def _points(mask: npt.NDArray[np.bool_]) -> list[tuple[int, ...]]:
@@ -46,12 +44,9 @@ def _points(mask: npt.NDArray[np.bool_]) -> list[tuple[int, ...]]:
 
 
 def _intervals(
-    scenario: Scenario,
-    calibration: Calibration,
-    fits: npt.NDArray[np.bool_],
-    names: Collection[str],
+    scenario: Scenario, calibration: Calibration, fits: npt.NDArray[np.bool_], names: Collection[str],
     engine: EventEngine,
-) -> dict[str, Interval]:
+) -> dict[str, Interval]:  # fmt: skip
     """Return the intervals of some metrics over the grid."""
     lows, highs = ({name: empty_grid(fits.shape) for name in names} for _ in range(2))
     for index in _points(fits):

@@ -83,13 +83,7 @@ class Links(MutableRecord):
         return known
 
     def task(
-        self,
-        group: TaskGroup,
-        stream: int,
-        kind: str,
-        after: tuple[int, ...],
-        device: int,
-        use: LinkUse | None = None,
+        self, group: TaskGroup, stream: int, kind: str, after: tuple[int, ...], device: int, use: LinkUse | None = None
     ) -> Task:
         """Return a group as a task on a stream of a device. kind: of a group that is no message.
 
@@ -207,7 +201,7 @@ def binding_links(loads: Sequence[LinkLoad], senders: Sequence[Sender]) -> list[
     """
     matrix = _weights(loads)
     devices, streams = ([sender[i] for sender in senders] for i in (0, 1))
-    matrix = matrix[:, _summed(_peaks(matrix, streams)) > FULL]
+    matrix = matrix[:, _peaks(matrix, streams).sum(axis=0) > FULL]
     matrix = _undominated(matrix)
     matrix = matrix[:, ~_implied(matrix, streams, devices)]
     return [{int(link): float(row[link]) for link in np.flatnonzero(row)} for row in matrix]
@@ -233,11 +227,6 @@ def _peaks(matrix: Array, groups: Sequence[int]) -> Array:
     return np.maximum.reduceat(matrix[order], starts, axis=0) if len(order) else matrix
 
 
-def _summed(values: Array) -> Array:
-    total: Array = values.sum(axis=0)
-    return total
-
-
 def _undominated(matrix: Array) -> Array:
     """Return the links without those on which no message has more weight than on another one of them."""
     order = np.argsort(-matrix.sum(axis=0), kind="stable")
@@ -260,7 +249,7 @@ def _implied(matrix: Array, streams: Sequence[int], devices: Sequence[int]) -> F
     users = np.array([np.unique(device_of[column > 0]).size for column in matrix.T], np.intp)
     for device in np.unique(device_of):
         own = matrix[device_of == device]
-        most = _summed(_peaks(own, np.asarray(streams)[device_of == device].tolist()))
+        most = _peaks(own, np.asarray(streams)[device_of == device].tolist()).sum(axis=0)
         for link in np.flatnonzero((users == 1) & (own > 0).any(axis=0)):
             base = own[:, link][:, None]
             with np.errstate(divide="ignore", invalid="ignore"):

@@ -104,14 +104,9 @@ class _Builder(Record):
         return self.graph.add(Task("pipeline send", stream, before, after, MESSAGE, message=message))
 
     def stage(
-        self,
-        stage: StageModel,
-        uses: Mapping[SegmentKey, LinkUse],
-        groups: Mapping[SegmentKey, Sequence[TaskGroup]],
-        streams: Mapping[int, int],
-        before: tuple[int, ...],
-        device: int,
-    ) -> list[int]:
+        self, stage: StageModel, uses: Mapping[SegmentKey, LinkUse], groups: Mapping[SegmentKey, Sequence[TaskGroup]],
+        streams: Mapping[int, int], before: tuple[int, ...], device: int,
+    ) -> list[int]:  # fmt: skip
         """Add the events of a stage in the order of the closed form and return their last tasks."""
         program = stage.program
         done: list[int] = []

@@ -73,22 +73,20 @@ def task_groups(
     """
     groups: list[TaskGroup] = []
     timed = [(operator, float(seconds)) for operator, seconds in exposed_seconds(operators, None)]
-    for stream, run in itertools.groupby(
-        timed, lambda item: _message_stream(item[0].operator, split=split_collectives)
-    ):
+
+    def stream_of(item: _Timed) -> str | None:
+        """Return the stream of a message that is a group of its own, null for all else."""
+        if isinstance(item[0].operator, ExpertAllToAll):
+            return ALL_TO_ALL
+        return COMPUTE if split_collectives and isinstance(item[0].operator, Collective) else None
+
+    for stream, run in itertools.groupby(timed, stream_of):
         if stream is None:
             groups.append(_computation(list(run), name))
         else:
             taken = processors if stream == ALL_TO_ALL else 0.0
             groups.extend(_message(operator, seconds, stream, taken) for operator, seconds in run)
     return [group for group in groups if group.seconds > 0]
-
-
-def _message_stream(operator: Operator, *, split: bool) -> str | None:
-    """Return the stream of a message that is a group of its own, null for all else."""
-    if isinstance(operator, ExpertAllToAll):
-        return ALL_TO_ALL
-    return COMPUTE if split and isinstance(operator, Collective) else None
 
 
 def _message(timed: TimedOperator, seconds: float, stream: str, processors: float) -> TaskGroup:
