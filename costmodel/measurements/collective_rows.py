@@ -14,7 +14,6 @@ from costmodel.workload.operators import Collective, ExpertAllToAll, Group, Oper
 # A40 pairs move every size at 4 GB/s, where their bridge has 56 and their PCIe 32. Keys: how a table names the device;
 # values: devices, and nodes, that still work well.
 _SLOW_BEYOND = {"A100_SXM4_80GB": (8, 1), "A40": (1, 1)}
-_MODES = {"normal": "normal", "low_latency": "low_latency"}
 _GROUPS = 4.0  # deepseek-ai/DeepEP, tests/test_internode.py: min(nodes, 4) groups a token
 _LOW_LATENCY_HEADER = 16.0  # the tables' schema: bytes in front of a low-latency FP8 copy
 
@@ -28,9 +27,9 @@ def collective(batch: RowGroup) -> list[Operator]:
 
 def expert_all_to_all(batch: RowGroup) -> list[Operator]:
     """Return one direction of the expert all-to-all of `num_tokens` tokens a rank. `topk` is the same in all rows."""
-    mode = _MODES.get(batch.text("sub_op"))
-    if mode is None:
-        raise Unmapped(f"exchange mode {batch.text('sub_op') or 'without a name'} is unknown")
+    mode = batch.text("sub_op")
+    if mode not in ("normal", "low_latency"):
+        raise Unmapped(f"exchange mode {mode or 'without a name'} is unknown")
     hidden, experts = batch.number("hidden"), batch.number("num_experts")
     kind = batch.format("dtype_in")
     copy = hidden * kind.left

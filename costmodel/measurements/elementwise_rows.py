@@ -12,13 +12,10 @@ _PASSES = {
     "silu_and_mul": (2.0, 1.0),  # gate and up
     "fused_add_rmsnorm": (2.0, 2.0),  # input and residual in, normalised and new residual out
     "rmsnorm_or_layernorm": (1.0, 1.0),
-    "layernorm": (1.0, 1.0),
-    "softmax": (1.0, 1.0),
+    **dict.fromkeys(("layernorm", "softmax", "kv_cache_write", "copy"), (1.0, 1.0)),
     "rope": (1.0, 1.0),  # queries and keys in place
     "embedding": (1.0, 1.0),  # one row of the table a token
-    "kv_cache_write": (1.0, 1.0),
     "sampler_greedy": (1.0, 0.0),  # logits in, one token out
-    "copy": (1.0, 1.0),
     "adamw": (4.0, 3.0),  # gradient, parameter and two moments in; all but the gradient out
     **dict.fromkeys(("add", "mul", "div", "pow"), (2.0, 1.0)),
     **dict.fromkeys(("addu", "mulu", "divu", "powu", "gelu", "relu", "tanh"), (1.0, 1.0)),  # one input, or a scalar
@@ -26,9 +23,7 @@ _PASSES = {
 
 _KINDS = {
     **dict.fromkeys(("silu_and_mul", "gelu", "relu", "tanh"), "activation"),
-    "fused_add_rmsnorm": "norm",
-    "rmsnorm_or_layernorm": "norm",
-    "layernorm": "norm",
+    **dict.fromkeys(("fused_add_rmsnorm", "rmsnorm_or_layernorm", "layernorm"), "norm"),
     "softmax": "softmax",
     "rope": "rotary",
     "embedding": "embedding",

@@ -40,14 +40,9 @@ def _exponents(batch: RowGroup) -> Array:
     unknown = [name for name in np.unique(names) if not name.startswith(_POWER_LAW) and name not in _BALANCED]
     if unknown:
         raise Unmapped(f"routing distribution {unknown[0]} is unknown")
-    return np.array([_exponent(name) for name in names])
-
-
-def _exponent(name: str) -> float:
-    """Return the exponent that a distribution names: of replicated experts (`_eplb`) zero, since that evens ranks."""
-    if not name.startswith(_POWER_LAW) or name.endswith(_REPLICATED):
-        return 0.0
-    return float(name.removeprefix(_POWER_LAW))
+    even = (name in _BALANCED or name.endswith(_REPLICATED) for name in names)  # replicated experts even ranks
+    exponents = (0.0 if flat else float(name.removeprefix(_POWER_LAW)) for name, flat in zip(names, even, strict=True))
+    return np.fromiter(exponents, dtype=np.float64)
 
 
 def _fullest(

@@ -37,17 +37,10 @@ def gemm(batch: RowGroup) -> list[Operator]:
     return [
         *operators,
         Gemm(
-            "gemm",
-            m=m,
-            n=n,
-            k=k,
-            dtype=kind.unit,
-            a_bytes=kind.left,
-            b_bytes=kind.right,
-            out_bytes=out,
+            "gemm", m=m, n=n, k=k, dtype=kind.unit, a_bytes=kind.left, b_bytes=kind.right, out_bytes=out,
             block_scaled=kind.block_scaled,
         ),
-    ]
+    ]  # fmt: skip
 
 
 def batched(batch: RowGroup) -> list[Operator]:
@@ -57,8 +50,7 @@ def batched(batch: RowGroup) -> list[Operator]:
     return [
         Gemm(
             "bmm", m=m, n=n, k=k, dtype=kind.unit, a_bytes=kind.left, b_bytes=kind.right, out_bytes=_out(batch),
-            groups=groups, family="bmm",
-            block_scaled=kind.block_scaled,
+            groups=groups, family="bmm", block_scaled=kind.block_scaled,
         )
     ]  # fmt: skip
 
@@ -80,8 +72,7 @@ def grouped(batch: RowGroup) -> list[Operator]:
     return [
         Gemm(
             "grouped gemm", m=rows, n=columns, k=depth, dtype=kind.unit, a_bytes=kind.left, b_bytes=kind.right,
-            out_bytes=out, groups=groups,
-            family="grouped_gemm", m_std=deviation, block_scaled=kind.block_scaled,
+            out_bytes=out, groups=groups, family="grouped_gemm", m_std=deviation, block_scaled=kind.block_scaled,
             masked=layer.startswith("masked"), local_experts=groups, experts=_stated(batch, "num_experts", groups),
             tokens=_stated(batch, "num_tokens", total / _stated(batch, "topk", np.ones_like(total))),
         )

@@ -28,8 +28,10 @@ def recurrence(batch: RowGroup) -> list[Operator]:
     name, _, part = batch.text("sub_op").partition("_")
     if name not in _DECAYS or part not in ("conv", "scan", "fused"):
         raise Unmapped(f"what kernel {batch.text('sub_op') or 'without a name'} computes is unknown")
+    if part == "conv" and batch.text("kernel").endswith(_SEPARATE):
+        return [_convolution(batch, batch.number("conv_channels") / 3.0)] * 3
     if part == "conv":
-        return _convolutions(batch)
+        return [_convolution(batch)]
     if part == "scan":
         return [_scan(batch, name)]
     rows = batch.number("batch") * batch.number("q_len")
@@ -47,19 +49,10 @@ def _decodes(batch: RowGroup) -> bool:
     return not batch.text("op").endswith("prefill")
 
 
-def _convolutions(batch: RowGroup) -> list[Operator]:
-    """Return one convolution, or those of queries, keys and values where they are calls of their own."""
-    if not batch.text("kernel").endswith(_SEPARATE):
-        return [_convolution(batch)]
-    return [_convolution(batch, batch.number("conv_channels") / 3.0)] * 3
-
-
 def _convolution(batch: RowGroup, width: Array | None = None) -> Elementwise:
     """Return the convolution of `conv_channels` over a few tokens. A decoding step shifts the inputs that wait.
 
-    A channel of a prompt is a row.
-
-    Drafts that are verified leave the waiting inputs of each token behind.
+    A channel of a prompt is a row. Drafts that are verified leave the waiting inputs of each token behind.
     """
     channels = batch.number("conv_channels") if width is None else width
     sequences, new = batch.number("batch"), batch.number("q_len")

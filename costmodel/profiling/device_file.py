@@ -97,15 +97,8 @@ def rates_of(rows: Iterable[Mapping[str, str]], cache: int) -> Rates:
                 inner.append(rate)
     # Of a device that does not state its cache only the largest copy is sure to miss it.
     least = 0.0 if cache else max((size for size, _ in copied), default=0.0)
-    return Rates(
-        peaks,
-        max((rate for size, rate in copied if size >= least), default=None),
-        max(inner, default=None),
-        max(host, default=None),
-    )
-
-
-_SIZES = ("capacity", "bandwidth")
+    memory = max((rate for size, rate in copied if size >= least), default=None)
+    return Rates(peaks, memory, max(inner, default=None), max(host, default=None))
 
 
 def write_device(root: Path, name: str, facts: Facts, rates: Rates, table: str) -> Path | None:
@@ -154,7 +147,7 @@ def _device(name: str, facts: Facts, rates: Rates, table: str) -> Iterator[str]:
         yield f"power: {{tdp: {_in(facts.power, 'power')}}}"
     if facts.link != "pcie":
         peaks = [f"math.{each}.peak" for each in sorted(rates.peaks)]
-        levels = [f"memory.{level}.{what}" for level in ("l2", "hbm") for what in _SIZES]
+        levels = [f"memory.{level}.{what}" for level in ("l2", "hbm") for what in ("capacity", "bandwidth")]
         fields = ["processors", *peaks, *levels, f"links.{facts.link}.bandwidth"]
         yield f"plausible: [{', '.join(fields)}]             # those of a CPU; bands are learnt from GPUs"
     yield "sources:"

@@ -108,13 +108,8 @@ def _amd_smi() -> list[str]:
         limit = _number(str(library.amdsmi_get_power_cap_info(handle)["power_cap"]))
         driver = str(library.amdsmi_get_gpu_driver_info(handle)["driver_version"])
     except (
-        getattr(library, "AmdSmiException", OSError),
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-    ) as error:
+        getattr(library, "AmdSmiException", OSError), AttributeError, LookupError, TypeError, ValueError, RuntimeError,
+    ) as error:  # fmt: skip
         return _not_stated(error)
     drawn = next((power[name] for name in _AMD_POWER if _is_number(str(power.get(name, "")))), "")
     watts = limit if limit < _HIGHEST_LIMIT else limit * 1e-6

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from costmodel.errors import Location, MeasurementError, Problem
+from costmodel.errors import MeasurementError
 from costmodel.measurements.importing import kineto, nccl, serving
-from costmodel.measurements.importing.compressed import parse_json, read_bytes
+from costmodel.measurements.importing.compressed import parse_json, problem, read_bytes
 from costmodel.records import ValueRecord
 
 
@@ -50,4 +50,4 @@ def _unknown(shown: str, document: Any) -> MeasurementError:
     known = "known are tables, traces of the PyTorch profiler, and output of nccl-tests"
     served = "it is a serving benchmark: `costmodel compare RESULT FILE` holds a result against it"
     hint = served if serving.is_benchmark(document) else known
-    return MeasurementError([Problem(Location(shown), "", "holds no measured kernels", hint)])
+    return problem(shown, "holds no measured kernels", hint)

@@ -28,9 +28,9 @@ def read_bytes(path: Path, shown: str, most: int = MOST_BYTES) -> bytes:
         with open_regular(path) as file:
             data = file.read(most + 1)
     except FileNotFoundError:
-        raise _problem(shown, "does not exist", "check the path") from None
+        raise problem(shown, "does not exist", "check the path") from None
     except OSError as error:
-        raise _problem(shown, f"cannot be read: {error.strerror}", "") from None
+        raise problem(shown, f"cannot be read: {error.strerror}", "") from None
     if data.startswith(_GZIP):
         return _inflate(data, shown, most)
     if len(data) > most:
@@ -45,7 +45,7 @@ def _inflate(data: bytes, shown: str, most: int) -> bytes:
     while data.startswith(_GZIP, offset):
         members += 1
         if members > MOST_MEMBERS:
-            raise _problem(shown, f"has more than {MOST_MEMBERS:,} gzip members", "compress it again, as one")
+            raise problem(shown, f"has more than {MOST_MEMBERS:,} gzip members", "compress it again, as one")
         member = zlib.decompressobj(_WINDOW)
         rest = b""
         while not member.eof:
@@ -56,13 +56,13 @@ def _inflate(data: bytes, shown: str, most: int) -> bytes:
             try:
                 part = member.decompress(rest, _PART)
             except zlib.error as error:
-                raise _problem(shown, f"is no valid gzip file: {error}", "copy it again") from None
+                raise problem(shown, f"is no valid gzip file: {error}", "copy it again") from None
             rest = member.unconsumed_tail
             size += len(part)
             if size > most:
                 raise _too_large(shown, most)
             if ended and not part and not member.eof:
-                raise _problem(shown, "is cut off: its gzip stream has no end", "copy it again")
+                raise problem(shown, "is cut off: its gzip stream has no end", "copy it again")
             parts.append(part)
         offset -= len(member.unused_data)
     return b"".join(parts)
@@ -78,13 +78,14 @@ def parse_json(text: str, shown: str) -> Any:
             [Problem(location, "", f"is no valid JSON: {error.msg}", "complete the file: it may be cut off")]
         ) from None
     except (RecursionError, ValueError) as error:
-        raise _problem(shown, f"is no readable JSON: {error}", "") from None
+        raise problem(shown, f"is no readable JSON: {error}", "") from None
 
 
 def _too_large(shown: str, most: int) -> MeasurementError:
     limit = units.render(most, "size")
-    return _problem(shown, f"holds more than {limit}", "profile fewer steps, or cut the trace into parts")
+    return problem(shown, f"holds more than {limit}", "profile fewer steps, or cut the trace into parts")
 
 
-def _problem(shown: str, message: str, hint: str) -> MeasurementError:
-    return MeasurementError([Problem(Location(shown), "", message, hint)])
+def problem(shown: str, message: str, hint: str, *, field: str = "", line: int | None = None) -> MeasurementError:
+    """Return an error at a place in a file. shown: its name in messages."""
+    return MeasurementError([Problem(Location(shown, line), field, message, hint)])

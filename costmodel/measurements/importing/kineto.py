@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from costmodel.errors import Location, MeasurementError, Problem
+from costmodel.measurements.importing.compressed import problem
 from costmodel.measurements.importing.documents import Arguments, DeviceProperties, Event, checked
 from costmodel.records import ValueRecord
 
@@ -58,7 +58,7 @@ def rows(document: Mapping[str, Any], shown: str) -> list[Row]:
     for row, microseconds in _messages(timed, devices):
         known.setdefault(tuple(row.items()), []).append(microseconds)
     if not known:
-        raise _problem(shown, "has no product, attention or message with its shape", _HINT)
+        raise problem(shown, "has no product, attention or message with its shape", _HINT)
     return [
         (index, {**dict(row), "time_us": f"{statistics.median(times):.6g}", "repeats": str(len(times))})
         for index, (row, times) in enumerate(known.items(), start=1)
@@ -166,12 +166,9 @@ def _gemm(left: list[int], right: list[int]) -> Sizes | None:
     return {"op": "gemm", "m": str(left[0]), "n": str(right[1]), "k": str(left[1])}
 
 
-def _mm(tensors: list[list[int]], _: Sequence[Any]) -> Sizes | None:
-    return _gemm(tensors[0], tensors[1]) if len(tensors) >= 2 else None
-
-
-def _addmm(tensors: list[list[int]], _: Sequence[Any]) -> Sizes | None:
-    return _gemm(tensors[1], tensors[2]) if len(tensors) >= 3 else None
+def _product(first: int) -> Sizing:
+    """Return the columns of a product of two matrices. first: position of the left one among the tensors."""
+    return lambda tensors, _: _gemm(*tensors[first : first + 2]) if len(tensors) >= first + 2 else None
 
 
 def _bmm(tensors: list[list[int]], _: Sequence[Any]) -> Sizes | None:
@@ -215,8 +212,8 @@ def _rows_of(kind: str) -> Sizing:
 
 _CORE = "aten::_scaled_dot_product"
 _OPERATORS: dict[str, Sizing] = {
-    "aten::mm": _mm,
-    "aten::addmm": _addmm,
+    "aten::mm": _product(0),
+    "aten::addmm": _product(1),
     "aten::bmm": _bmm,
     f"{_CORE}_flash_attention": _attention(4),
     f"{_CORE}_flash_attention_for_cpu": _attention(4),
@@ -228,7 +225,3 @@ _OPERATORS: dict[str, Sizing] = {
     "aten::_softmax": _rows_of("softmax"),
     "aten::gelu": _rows_of("gelu"),
 }
-
-
-def _problem(shown: str, message: str, hint: str) -> MeasurementError:
-    return MeasurementError([Problem(Location(shown), "", message, hint)])

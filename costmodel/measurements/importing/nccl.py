@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from costmodel.errors import Location, MeasurementError, Problem
+from costmodel.measurements.importing.compressed import problem
 from costmodel.measurements.importing.documents import NcclReport, NcclTimes, checked
 
 Row = tuple[int, Mapping[str, str]]
@@ -46,7 +46,7 @@ def rows_of_text(text: str, path: Path, shown: str) -> list[Row]:
     lines = text.splitlines()
     hosts = [(match[1], match[2]) for line in lines if (match := _RANK.match(line))]
     if len(hosts) < 2:
-        raise _problem(shown, 1, "names fewer than two ranks", "keep the lines `#  Rank  0 …` of the output")
+        raise problem(shown, "names fewer than two ranks", "keep the lines `#  Rank  0 …` of the output", line=1)
     started = next((line for line in lines if "Collective test starting" in line), "")
     named = _TEST.search(started) or _TEST.search(path.name) or next(filter(None, map(_TEST.search, lines)), None)
     version = next((match[1] for line in lines if (match := _VERSION.search(line))), "")
@@ -56,13 +56,14 @@ def rows_of_text(text: str, path: Path, shown: str) -> list[Row]:
             continue
         cells = line.split()
         if len(cells) < 9:
-            raise _problem(shown, number, f"has {len(cells)} values, and a result has at least 9", "it may be cut off")
+            message = f"has {len(cells)} values, and a result has at least 9"
+            raise problem(shown, message, "it may be cut off", line=number)
         size, seconds = _number(cells[0], shown, number, "size"), _number(cells[5], shown, number, "time")
         operation = _operation(named, cells[3], shown, number)
         if size > 0 and seconds > 0:
             rows.append((number, _row(operation, cells[2], size, seconds, hosts, version)))
     if not rows:
-        raise _problem(shown, len(lines), "holds no result", "the run may have stopped before its first size")
+        raise problem(shown, "holds no result", "the run may have stopped before its first size", line=len(lines))
     return rows
 
 
@@ -73,21 +74,21 @@ def rows_of_report(document: Mapping[str, Any], shown: str) -> list[Row]:
     if len(hosts) == 1:  # without MPI only the first device of the process is written
         hosts *= report.config.nthreads * report.config.ngpus
     if len(hosts) < 2:
-        raise _problem(shown, None, "config.devices names fewer than two ranks", "write the report of a group of ranks")
+        raise problem(shown, "config.devices names fewer than two ranks", "write the report of a group of ranks")
     arguments = " ".join(map(str, report.args))
     rows: list[Row] = []
     for index, result in enumerate(report.results):
         times = result.out_of_place or result.in_place or NcclTimes()
         microseconds = times.cpu_time if times.time is None else times.time
         if microseconds is None:
-            raise _problem(shown, None, f"results[{index}] states no time", "the file may be cut off")
+            raise problem(shown, f"results[{index}] states no time", "the file may be cut off")
         named = _TEST.search(result.experiment_name) or _TEST.search(arguments)
         operation = _operation(named, result.redop, shown, None)
         if result.size > 0 and microseconds > 0:
             version = str(report.nccl_version)
             rows.append((index + 1, _row(operation, result.type, result.size, microseconds, hosts, version)))
     if not rows:
-        raise _problem(shown, None, "holds no result", "the run may have stopped before its first size")
+        raise problem(shown, "holds no result", "the run may have stopped before its first size")
     return rows
 
 
@@ -108,10 +109,8 @@ def _operation(named: re.Match[str] | None, redop: str, shown: str, line: int | 
     if named is not None:
         return _OPERATIONS[named[1]]
     said = "a reduction" if redop not in ("none", "") else "no reduction"
-    raise _problem(
-        shown, line, f"says that it is {said}, but not which test it was",
-        "name the file after the test, as in all_reduce_perf.txt",
-    )  # fmt: skip
+    hint = "name the file after the test, as in all_reduce_perf.txt"
+    raise problem(shown, f"says that it is {said}, but not which test it was", hint, line=line)
 
 
 def _number(cell: str, shown: str, line: int, name: str) -> float:
@@ -120,9 +119,5 @@ def _number(cell: str, shown: str, line: int, name: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value < 0:
-        raise _problem(shown, line, f"{cell!r} is no {name}", "complete the line: the file may be cut off")
+        raise problem(shown, f"{cell!r} is no {name}", "complete the line: the file may be cut off", line=line)
     return value
-
-
-def _problem(shown: str, line: int | None, message: str, hint: str) -> MeasurementError:
-    return MeasurementError([Problem(Location(shown, line), "", message, hint)])

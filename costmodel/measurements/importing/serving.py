@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from costmodel.errors import Location, MeasurementError, Problem
-from costmodel.measurements.importing.compressed import parse_json, read_bytes
+from costmodel.measurements.importing.compressed import parse_json, problem, read_bytes
 from costmodel.measurements.importing.documents import Average, ServingBenchmark, checked
 from costmodel.records import ValueRecord
 
@@ -91,13 +90,11 @@ def read_benchmark(path: Path, shown: str) -> Benchmark:
     lines = [line for line in text.splitlines() if line.strip()]
     several = len(lines) > 1 and all(_is_whole(line) for line in lines)
     if several:
-        raise _problem(shown, "", f"holds {len(lines)} runs", "keep one line")
+        raise problem(shown, f"holds {len(lines)} runs", "keep one line")
     document = parse_json(text, shown)
     if not is_benchmark(document):
-        raise _problem(
-            shown, "", "is no serving benchmark",
-            "known are the JSON files of vLLM, SGLang, genai-perf and AIPerf, and the text of /metrics",
-        )  # fmt: skip
+        known = "known are the JSON files of vLLM, SGLang, genai-perf and AIPerf, and the text of /metrics"
+        raise problem(shown, "is no serving benchmark", known)
     return _of_averages(document, shown) if _averages(document) else _of_keys(document, shown)
 
 
@@ -123,13 +120,19 @@ def _rate(stated: float | str | None, shown: str) -> float | None:
     """Return a rate of requests, infinite as text or number, null for times of a trace."""
     if stated is None or stated == "trace":
         return None
-    try:
-        rate = float(stated)
-    except ValueError:
-        raise _problem(shown, "request_rate", f"{stated!r} is no rate", "write requests a second, or inf") from None
+    rate = _number(stated)
     if not rate > 0.0:
-        raise _problem(shown, "request_rate", f"{stated!r} is no rate", "write requests a second, or inf")
+        hint = "write requests a second, or inf"
+        raise problem(shown, f"{stated!r} is no rate", hint, field="request_rate")
     return rate
+
+
+def _number(text: float | str) -> float:
+    """Return a number, NaN where a text is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _averages(document: Mapping[str, Any]) -> bool:
@@ -146,7 +149,7 @@ def _of_averages(document: Mapping[str, Any], shown: str) -> Benchmark:
         is_time = not key.endswith("_per_second")
         if is_time and one.unit not in _UNITS:
             hint = f"known are {', '.join(_UNITS)}"
-            raise _problem(shown, f"{_AVERAGES[key]}.unit", f"{one.unit!r} is no unit of time", hint)
+            raise problem(shown, f"{one.unit!r} is no unit of time", hint, field=f"{_AVERAGES[key]}.unit")
         metrics[key] = one.avg * (_UNITS[one.unit] if is_time else 1.0)
     config = document.get("input_config")
     stated = {name: _configured(config, name) for name in ("request_rate", "concurrency")}
@@ -176,28 +179,20 @@ def _of_snapshot(text: str, shown: str) -> Benchmark:
         match = _SAMPLE.match(line)
         if match is None or not match[1].endswith(("_sum", "_count")):
             continue
-        try:
-            value = float(match[2])
-        except ValueError:
-            value = math.nan
+        value = _number(match[2])
         if not 0.0 <= value < math.inf:
-            where = Location(shown, number)
-            raise MeasurementError([Problem(where, match[1], f"{match[2]!r} is no sum or count", "read it again")])
+            raise problem(shown, f"{match[2]!r} is no sum or count", "read it again", field=match[1], line=number)
         sums[match[1]] = sums.get(match[1], 0.0) + value
     means = {}
     for key, names in _HISTOGRAMS.items():
-        of = (sums[f"{name}_sum"] / sums[f"{name}_count"] for name in names if _is_counted(sums, name))
-        mean = next(of, None)
-        if mean is not None and mean > 0.0:
+        pairs = [(sums.get(f"{name}_sum"), sums.get(f"{name}_count")) for name in names]
+        mean = next((total / count for total, count in pairs if total is not None and count), 0.0)
+        if mean > 0.0:
             means[key] = mean
     metrics = {key: value for key, value in means.items() if not key.endswith("_tokens")}
     if not metrics:
-        raise _problem(shown, "", "no request has ended yet", "read /metrics after a run")
+        raise problem(shown, "no request has ended yet", "read /metrics after a run")
     return Benchmark("", metrics, Load(None, None, means.get("input_tokens"), means.get("output_tokens")))
-
-
-def _is_counted(sums: Mapping[str, float], name: str) -> bool:
-    return f"{name}_sum" in sums and sums.get(f"{name}_count", 0.0) > 0.0
 
 
 def _is_whole(line: str) -> bool:
@@ -205,7 +200,3 @@ def _is_whole(line: str) -> bool:
         return isinstance(json.loads(line), dict)
     except ValueError:
         return False
-
-
-def _problem(shown: str, field: str, message: str, hint: str) -> MeasurementError:
-    return MeasurementError([Problem(Location(shown), field, message, hint)])
