@@ -55,7 +55,8 @@ def ceiling(before: Whole, scenario: Scenario, values: Mapping[str, tuple[Any, A
     """
     if before.phase in _SERVERS:
         return None
-    share, factor = _of_lines(before, values), _of_rates(scenario, values)
+    share = _of_lines(before, values)
+    factor = 1.0 - 1.0 / max((_factor(scenario, path, *pair) for path, pair in values.items()), default=1.0)
     of_kernels = all(path.startswith(KERNELS) or path == SENDING for path in values)
     return share * factor if of_kernels else min(share, factor)
 
@@ -72,14 +73,8 @@ def with_waves(before: Whole, values: Mapping[str, tuple[Any, Any]]) -> float | 
     return min(0.5 * _of_lines(before, values) + _of_lines(before, exchanges), 1.0)
 
 
-def _of_rates(scenario: Scenario, values: Mapping[str, tuple[Any, Any]]) -> float:
-    """Return 1 - 1/f, with f the largest factor of any change. One where a change is no number or format."""
-    largest = max((_factor(scenario, path, *pair) for path, pair in values.items()), default=1.0)
-    return 1.0 - 1.0 / largest
-
-
 def _factor(scenario: Scenario, path: str, old: Any, new: Any) -> float:
-    """Return the factor by which a change improves a rate or reduces a size, at least one."""
+    """Return f by which a change improves a rate or reduces a size, at least one; infinite of no number or format."""
     if path == SENDING:
         processors = float(np.asarray(scenario.cluster.device.processors))
         return max((processors - float(new)) / (processors - float(old)), 1.0)
@@ -114,9 +109,7 @@ def _touches(path: str, entry: Entry) -> bool:
     is_message = entry.traffic is None
     if path.startswith(_MATH):
         return entry.dtype == path.removeprefix(_MATH).partition(".")[0]
-    if path.startswith(MESSAGES):
-        return is_message
-    if path.startswith(OF_EXCHANGE):
+    if path.startswith((*MESSAGES, *OF_EXCHANGE)):
         return is_message
     if path.startswith(KERNELS) or path == SENDING:
         return not is_message

@@ -82,7 +82,12 @@ def _what_if(tree: Tree, path: str, search_path: Sequence[str]) -> Iterator[Prob
 
         def made(changes: Mapping[str, object] = changes, scenarios: Sequence[str] = scenarios) -> None:
             for name in scenarios or (own,):
-                _load(workload, {_placed(key, name): value for key, value in changes.items()}, [name], search_path)
+                head = f"scenarios.{name}."
+                placed = {
+                    head + key.removeprefix(_OWN) if key.startswith(_OWN) else key: value
+                    for key, value in changes.items()
+                }
+                _load(workload, placed, [name], search_path)
 
         yield from _problems(made, tree, spot)
 
@@ -101,10 +106,6 @@ def _changes(file: WhatIfFile) -> Iterator[tuple[tuple[str | int, ...], Mapping[
         if alternative.set and alternative.message is None:
             both = {**alternative.against, **alternative.set}
             yield ("alternatives", number), both, alternative.scenarios
-
-
-def _placed(path: str, scenario: str) -> str:
-    return f"scenarios.{scenario}.{path.removeprefix(_OWN)}" if path.startswith(_OWN) else path
 
 
 def _fit_plan(tree: Tree, path: str, search_path: Sequence[str]) -> Iterator[Problem]:  # noqa: ARG001  one signature

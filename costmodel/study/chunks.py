@@ -289,7 +289,9 @@ def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
     overloaded = columns["fits"] & np.isinf(columns[piece.headline])
     columns["verdict"] = np.where(overloaded, VERDICTS[1], np.where(columns["fits"], VERDICTS[0], VERDICTS[2]))
     columns["reason"] = np.where(overloaded, OVERLOADED, reason)
-    return {name: _ended(column) if name in metrics else column for name, column in columns.items()}
+    for name in metrics:  # those without an end have no steady state
+        columns[name] = np.where(np.isinf(columns[name]), np.nan, columns[name])
+    return columns
 
 
 def _evaluated(scenario: Scenario, calibration: Calibration, sizes: tuple[int, ...], engine: str) -> Result:
@@ -299,11 +301,6 @@ def _evaluated(scenario: Scenario, calibration: Calibration, sizes: tuple[int, .
     from costmodel.event.grid import simulate_grid  # SimPy loads when it is used
 
     return simulate_grid(scenario, calibration, sizes, event_engine())
-
-
-def _ended(values: Array) -> Array:
-    """Return a metric's values, those without an end as not a number: no steady state has them."""
-    return np.where(np.isinf(values), np.nan, values)
 
 
 def _flat(value: Any, sizes: tuple[int, ...]) -> Array:

@@ -15,13 +15,7 @@ from costmodel.schema.whole_files import reporting_os_errors
 
 STUDY, POINTS = "study.json", "points"
 DIGITS = 16  # of a digest that are kept
-_OF_A_RUN = (
-    "version",
-    "form",
-    "parts",
-    "inputs",
-    "digests",
-)  # what a study says of its answers; the question is the rest
+_OF_A_RUN = ("version", "form", "parts", "inputs", "digests")  # of its answers; all else of a study is its question
 
 
 def check_folder(folder: Path, document: Mapping[str, Any]) -> None:

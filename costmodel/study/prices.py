@@ -47,7 +47,10 @@ def unlike(quotes: Iterable[Quoted]) -> Iterator[str]:
     known = list(quotes)
     if len({one.device for one in known}) < 2:
         return
-    pairs = [pair for pair in combinations(known, 2) if pair[0].device != pair[1].device and _differ(*pair)]
+    pairs = [  # of different kinds; a price that is no offer is like none
+        (one, other) for one, other in combinations(known, 2)
+        if one.device != other.device and (one.kind != other.kind or one.kind in NOT_AN_OFFER)
+    ]  # fmt: skip
     if not pairs:
         return
     first, second = pairs[0]
@@ -57,11 +60,6 @@ def unlike(quotes: Iterable[Quoted]) -> Iterator[str]:
         f"{f' and {len(pairs) - 1} more pairs' if len(pairs) > 1 else ''}: a ratio of costs says as much of the prices "
         f"as of the devices; state prices of one kind with --set hardware.price.{of}"
     )
-
-
-def _differ(one: Quoted, other: Quoted) -> bool:
-    """Tell whether two prices are of different kinds; one that is no offer is like none."""
-    return one.kind != other.kind or one.kind in NOT_AN_OFFER
 
 
 def _short(one: Quoted) -> str:

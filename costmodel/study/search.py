@@ -6,7 +6,7 @@ layouts have (a degree, a batch, a schedule) leaves those that have one of its v
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -154,7 +154,8 @@ def search(
         fixed = tuple(path.removeprefix(head) for path in one.choices)
         part = SearchResult(scenario, goal.sense)
         done = number / len(structures)
-        axes = [*_fixed_axes(one.choices, head), *sweep.numeric]
+        stated = {path: np.array([float(text)]) for path, text in one.choices.items() if path.removeprefix(head) in OWN}
+        axes = [*((Axis(path, value, "count", whole=True),) for path, value in stated.items()), *sweep.numeric]
         request = SearchRequest(loaded, scenario, goal, result.devices, axes, fixed, is_open=not devices)
         _add(part, request, lambda share, done=done: on_progress(done + share / len(structures)))  # type: ignore[misc]
         others = {path: text for path, text in one.choices.items() if path.removeprefix(head) not in (*OWN, *VARIED)}
@@ -175,13 +176,6 @@ def _loaded(workload: Workload, scenario: str, one: Structure) -> Workload | Non
         return workload.changed({**{name: SI(np.ones(1)) for name in names}, **one.choices}, [scenario])
     except LayoutError:
         return None
-
-
-def _fixed_axes(choices: Mapping[str, str], head: str) -> Iterator[tuple[Axis, ...]]:
-    """Yield structural values over something that layouts have as axes of one value: the layouts that have it stay."""
-    for path, text in choices.items():
-        if path.removeprefix(head) in OWN:
-            yield (Axis(path, np.array([float(text)]), "count", whole=True),)
 
 
 def _add(result: SearchResult, request: SearchRequest, on_progress: OnProgress) -> None:

@@ -198,19 +198,15 @@ def _searched(
     result.feasible += layouts
     result.scheduled += layouts
     best = edge = _NONE
+    columns = np.stack([column for name, column in space.columns.items() if name != BATCH])
+    layout = np.unique(columns, axis=1, return_inverse=True)[1].reshape(-1)  # a number, whatever the batch
     done = 0
     for index in cut(shape):
         rows = _evaluate(request, scenario, calibration, grid, index)
-        best, edge = _join(best, rows).near(_layout_of(space), looked_at // space.size), _join(edge, rows).front()
+        best, edge = _join(best, rows).near(layout, looked_at // space.size), _join(edge, rows).front()
         done += math.prod(len(part) for part in index)
         on_progress(done / looked_at)
     return _Found(scenario, calibration, grid, best, edge)
-
-
-def _layout_of(space: Space) -> Indices:
-    """Return a number for each row, the same where rows differ in the batch alone."""
-    columns = [column for name, column in space.columns.items() if name != BATCH]
-    return np.unique(np.stack(columns), axis=1, return_inverse=True)[1].reshape(-1)
 
 
 def _distinct(stages: Sequence[_Found]) -> list[tuple[_Found, Indices]]:

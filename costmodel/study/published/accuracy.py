@@ -83,7 +83,9 @@ def errors_of(comparisons: Iterable[Comparison]) -> Errors | None:
     scored = [one for one in comparisons if one.error is not None]
     if not scored:
         return None
-    weights = weights_in_groups(scored)
+    names = [one.group or str(at) for at, one in enumerate(scored)]
+    sizes_of_groups = Counter(names)
+    weights = np.array([1.0 / sizes_of_groups[name] for name in names])  # those of a group sum to one
     errors = np.array([one.error for one in scored], dtype=float)
     sizes = np.abs(errors)
     wide = np.array([has_interval(one) and one.interval_unseen for one in scored])
@@ -106,13 +108,6 @@ def errors_of(comparisons: Iterable[Comparison]) -> Errors | None:
 def has_interval(one: Comparison | ReproducedValue) -> bool:
     """Tell whether a prediction has an interval of any width."""
     return one.low is not None and one.high is not None and one.high - one.low > EXACT * abs(one.high)
-
-
-def weights_in_groups(comparisons: Sequence[Comparison]) -> Array:
-    """Return a weight for each figure, those of a group summing to one."""
-    names = [one.group or str(at) for at, one in enumerate(comparisons)]
-    sizes = Counter(names)
-    return np.array([1.0 / sizes[name] for name in names])
 
 
 def weighted_median(values: Array, weights: Array) -> float:

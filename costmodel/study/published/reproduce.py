@@ -335,14 +335,10 @@ def _summaries(named: Iterable[tuple[str, Comparison]]) -> list[Summary]:
     for name, one in named:
         if one.error is not None:
             groups.setdefault(name, []).append((one.error, one))
-    return [
-        Summary(
-            name,
-            len(group),
-            sum(one.verdict == PASS for _, one in group),
-            math.fsum(abs(error) for error, _ in group) / len(group),
-            median(abs(error) for error, _ in group),
-            math.fsum(error for error, _ in group) / len(group),
-        )
-        for name, group in sorted(groups.items())
-    ]
+    return [_summary(name, group) for name, group in sorted(groups.items())]
+
+
+def _summary(name: str, group: Sequence[tuple[float, Comparison]]) -> Summary:
+    sizes, passed = [abs(error) for error, _ in group], sum(one.verdict == PASS for _, one in group)
+    bias = math.fsum(error for error, _ in group) / len(group)
+    return Summary(name, len(group), passed, math.fsum(sizes) / len(group), median(sizes), bias)
