@@ -25,11 +25,6 @@ ALIASES: dict[tuple[str, str], str] = {
 """(key of the enclosing mapping, for a whole file its kind; alias) -> our key."""
 
 
-def alias_of(mapping: str, key: str) -> str | None:
-    """Return the second name of a key, null where it has none."""
-    return next((alias for (parent, alias), ours in ALIASES.items() if (parent, ours) == (mapping, key)), None)
-
-
 def without_aliases(tree: Tree, mapping: str) -> Tree:
     """Return a document with our keys for aliases. Raises InputError where a mapping has both names of one key.
 

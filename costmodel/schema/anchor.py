@@ -128,7 +128,7 @@ class Anchors(MutableRecord, eq=False):
             for step in self._of_scenario(name, anchor)
             if _site(step.scenario) == _site(scenario) and _class(step.scenario) == _class(scenario)
         ]
-        for reference in _references(own):
+        for reference in (item for item in _items(own) if isinstance(item.value, str)):
             steps.extend(self._of_file(reference, scenario))
         if not steps and any(item.is_mapping for item in _items(own)):
             note = "anchor: not used, since its run had another framework, device or cluster"
@@ -280,11 +280,6 @@ def _items(tree: Tree | None) -> list[Tree]:
     if tree is None or tree.value is None:
         return []
     return list(tree.value) if isinstance(tree.value, list) else [tree]
-
-
-def _references(tree: Tree | None) -> list[Tree]:
-    """Return the anchor files that a scenario names."""
-    return [item for item in _items(tree) if isinstance(item.value, str)]
 
 
 def _class(scenario: Scenario) -> str:

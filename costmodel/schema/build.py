@@ -201,18 +201,15 @@ def plan(file: workload.PlanFile, kernels: scenario.Framework, device: hardware.
 
 
 def _training(file: workload.TrainingFile) -> plans.Training:
+    own = file.optimizer
     return record(
         plans.Training,
         file,
-        zero=file.optimizer.zero,
+        zero=own.zero,
         stages=tuple(file.stages) if file.stages else None,
-        sharding=_sharding(file.optimizer),
-        muon=file.optimizer.newton_schulz if file.optimizer.name == "muon" else None,
+        sharding=record(plans.Sharding, own, group=own.shard_group, gradients=own.gradient_communication),
+        muon=own.newton_schulz if own.name == "muon" else None,
     )
-
-
-def _sharding(file: workload.OptimizerFile) -> plans.Sharding:
-    return record(plans.Sharding, file, group=file.shard_group, gradients=file.gradient_communication)
 
 
 def _rate_of_sessions(drawn: requests_files.RequestsFile) -> Quantity | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from costmodel.schema.device import DeviceFile
-from costmodel.schema.framework import EagerPromptsFile, EngineFile, FrameworkFile
+from costmodel.schema.framework import EagerPromptsFile, FrameworkFile
 from costmodel.schema.records import record
 from costmodel.workload import engine, scenario
 from costmodel.workload.framework_parts import EagerPrompts, TunedTiles
@@ -18,11 +18,12 @@ def framework(file: FrameworkFile, device: DeviceFile | None = None) -> scenario
     named = {key: [names] if isinstance(names, str) else names for key, names in file.implementations.items()}
     if device is not None and (device.calibration is None or "attention_mixed" not in device.calibration.default):
         named.pop("attention_mixed", None)
+    sizes = () if file.engine is None else tuple(sorted(file.engine.graph_sizes))
     return record(
         scenario.Framework,
         file,
         implementations={key: tuple(names) for key, names in named.items()},
-        engine=None if file.engine is None else _engine(file.engine),
+        engine=None if file.engine is None else record(engine.Engine, file.engine, graph_sizes=sizes),
         eager_prompts=_eager_prompts(file.eager_prompts, device),
         tuned_tiles=tuned_tiles(file, None if device is None else device.name),
     )
@@ -44,8 +45,3 @@ def _eager_prompts(file: EagerPromptsFile | None, device: DeviceFile | None) -> 
     of_experts = device is not None and device.die in file.expert_dies
     only = (*file.features, *(("experts",) if of_experts else ()))
     return record(EagerPrompts, file, only=None if of_all else only)
-
-
-def _engine(file: EngineFile) -> engine.Engine:
-    """Return the defaults of a serving engine."""
-    return record(engine.Engine, file, graph_sizes=tuple(sorted(file.graph_sizes)))

@@ -82,7 +82,8 @@ def keep(question: Question, rests_on: Answers, answer: object) -> None:
         body = pack((question.text(program()), _moved(rests_on, _root(), _SHIPPED), pack(answer)))
         make_folder(path.parent)
         write_whole(path, [source_hash(body), body])
-        _forget_oldest(path.parent)
+        for oldest in entries(path.parent)[:-MOST]:
+            oldest.unlink(missing_ok=True)
 
 
 @cache
@@ -140,8 +141,3 @@ def entries(kept: Path) -> list[Path]:
         with suppress(FileNotFoundError):  # another process has just deleted it
             by_age[path] = path.stat().st_mtime_ns
     return sorted(by_age, key=lambda path: by_age[path])
-
-
-def _forget_oldest(kept: Path) -> None:
-    for path in entries(kept)[:-MOST]:
-        path.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from costmodel.declared import DType
 from costmodel.errors import InputError, suggest
-from costmodel.schema.aliases import ALIASES, alias_of
+from costmodel.schema.aliases import ALIASES
 from costmodel.schema.case import CaseReferenceFile, EntryFile, TableFile
 from costmodel.schema.device import Source
 from costmodel.schema.files import FILES
@@ -136,10 +136,11 @@ def _rows(
     shown: long mappings of the table, each with where its rows are.
     """
     fields = {name: field for name, field in model.model_fields.items() if name not in base.model_fields}
+    second_names = {(parent, ours): alias for (parent, alias), ours in ALIASES.items()}
     for name, field in fields.items():
         key = field.alias or name
         nested, path = _nested(field.annotation, f"{prefix}{key}")
-        alias = alias_of(mapping, key)
+        alias = second_names.get((mapping, key))
         meaning = f"{field.description or ''}{f'; alias `{alias}`' if alias else ''}"
         yield path, _type(field), _default(field), meaning
         for part in nested if model in _SHARED.values() or name not in _SHARED else ():

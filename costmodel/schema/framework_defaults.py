@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from costmodel.records import replace
-from costmodel.schema.framework import FrameworkFile, TrainingDefaultsFile
+from costmodel.schema.framework import TrainingDefaultsFile
 from costmodel.schema.workload import PlanFile, TrainingFile
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.scenario import Framework
@@ -18,11 +18,6 @@ def with_defaults(plan: PlanFile, defaults: TrainingDefaultsFile) -> PlanFile:
     known = {"zero": defaults.zero, "overlap": defaults.overlap}
     changes = {key: value for key, value in known.items() if value is not None and key not in stated}
     return plan.model_copy(update={"optimizer": plan.optimizer.model_copy(update=changes)}) if changes else plan
-
-
-def formats_of(plan: PlanFile, framework: FrameworkFile) -> dict[str, str | None]:
-    """Return fields of a precision set that a framework has in BF16 runs, each null where it does not say."""
-    return {"gradients": framework.training.gradients} if isinstance(plan, TrainingFile) else {}
 
 
 def with_exchange(

@@ -43,14 +43,6 @@ class KvSourceFile(Declared, of=workload_mixers.KvSource):
             raise Wrong("`share` is of the layer's own tokens", "remove it, or `tokens`")
 
 
-def _one_full_group() -> list[HeadGroupFile]:
-    return [HeadGroupFile(share=1.0, pattern=PatternFile(kind="full"))]
-
-
-def _one_full_latent_group() -> list[LatentGroupFile]:
-    return [LatentGroupFile(share=1.0, pattern=PatternFile(kind="full"))]
-
-
 def _check_groups(groups: Sequence[HeadsFile], heads: Quantity, name: str) -> None:
     """Raise where head groups are not all heads together. name: of the key that states the heads."""
     total = sum(group.share_of(heads) for group in groups)
@@ -69,7 +61,7 @@ class AttentionFile(Declared, of=workload_mixers.Attention, mixer="attention"):
     head_dim: Number | None = Field(default=None, description="width of a query and key head; null: hidden / q_heads")
     v_head_dim: Number | None = Field(default=None, description="width of a value head; null: as head_dim")
     head_groups: list[HeadGroupFile] = Field(
-        default_factory=_one_full_group,
+        default_factory=lambda: [HeadGroupFile(share=1.0, pattern=PatternFile(kind="full"))],
         min_length=1,
         description="groups of heads with their patterns; together all heads",
     )
@@ -122,7 +114,7 @@ class MlaFile(Declared, of=workload_mixers.Mla, mixer="mla"):
     """Multi-head latent attention."""
 
     head_groups: list[LatentGroupFile] = Field(
-        default_factory=_one_full_latent_group,
+        default_factory=lambda: [LatentGroupFile(share=1.0, pattern=PatternFile(kind="full"))],
         min_length=1,
         description="groups of heads with their patterns; together all heads. Patterns that select keys by a "
         "computation are the indexer's",

@@ -22,7 +22,7 @@ from costmodel.schema.document import model_document, scenario_document
 from costmodel.schema.exchange_notes import exchange_notes
 from costmodel.schema.expert_load import expert_counts
 from costmodel.schema.framework import ExpertSpreadFile, FrameworkFile
-from costmodel.schema.framework_defaults import for_model, formats_of, with_defaults, with_exchange
+from costmodel.schema.framework_defaults import for_model, with_defaults, with_exchange
 from costmodel.schema.installation import Installation, install, unlike_others
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.model import ModelFile
@@ -267,7 +267,7 @@ def _of_plan(assembly: Assembly, name: str, tree: Tree, plan: PlanFile, of: _Mod
     mxfp8_experts = hardware.device_part.file.die in framework.file.mxfp8_experts
     chosen, notes = _formats(tree, plan, model, device, mxfp8_experts=mxfp8_experts)
     plan = with_defaults(plan, framework.file.training)
-    own = formats_of(plan, framework.file)
+    own = {"gradients": framework.file.training.gradients} if isinstance(plan, TrainingFile) else {}
     formats, replaced = choose_formats(assembly, chosen, device, f"{field}.precision", own)
     if isinstance(plan, TrainingFile):
         check_masters(assembly, chosen, f"{field}.precision")

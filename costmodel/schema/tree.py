@@ -86,7 +86,7 @@ def merge(base: Tree, over: Tree) -> Tree:
         for key, item in over.value.items():
             merged[key] = merge(merged[key], item) if key in merged else item
         return replace(over, value=merged)
-    if isinstance(base.value, list) and isinstance(over.value, list) and _all_named(base) and _all_named(over):
+    if all(isinstance(each.value, list) and each.value and all(each.names()) for each in (base, over)):
         items = dict(zip(base.names(), base.value, strict=True))
         for name, item in zip(over.names(), over.value, strict=True):
             items[name] = merge(items[name], item) if name in items else item
@@ -115,7 +115,3 @@ def replace_at(tree: Tree, path: Sequence[PathPart], new: Tree) -> Tree:
         raise LookupError(tree, part)
     below = tree.value.get(part, Tree(None, new.location, new.location))
     return replace(tree, value={**tree.value, part: replace_at(below, rest, new)})
-
-
-def _all_named(tree: Tree) -> bool:
-    return bool(tree.value) and all(tree.names())
