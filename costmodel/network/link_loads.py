@@ -91,7 +91,8 @@ class LinkLoads(MutableRecord, dict=True):
     def collective(self, operator: Message, rank: int, block: Block = WHOLE) -> LinkLoad:
         """Return the load of a collective of all groups of a pipeline rank, or of a block of its devices."""
         members = self._members(operator.group, rank)
-        local = _ranks_per_node(operator.group, int(self.cluster.node.count))
+        local = int(float(operator.group.on_one_node(float(int(self.cluster.node.count)))))
+        local = local if round(float(operator.group.size)) % local == 0 else 1  # whole nodes of ranks, or one by one
         rank_layout = Layout(members.shape[1], local, members.shape[1] // local)
         return self._load(self._phases(operator, rank_layout), members, rank, block)
 
@@ -188,12 +189,6 @@ def _flows(phase: Phase, members: Indices) -> Flows:
         source, target = pairs(members.shape[1])
         size = np.full(len(source), phase.size[0])
     return Flows(members[:, source].ravel(), members[:, target].ravel(), np.tile(size, len(members)))
-
-
-def _ranks_per_node(group: Group, devices: int) -> int:
-    """Return how many ranks of a group count as one node's: as many as are on one, where that divides the group."""
-    size, local = round(float(group.size)), int(float(group.on_one_node(float(devices))))
-    return local if size % local == 0 else 1
 
 
 def _rounded(shares: Array) -> bytes:

@@ -198,10 +198,6 @@ def _two_levels(network: Network, endpoints: Count) -> Fabric:  # noqa: ARG001  
     return in_planes(two_level_fat_tree(network.radix, network.oversubscription), network.planes)
 
 
-def _three_levels(network: Network, endpoints: Count) -> Fabric:  # noqa: ARG001
-    return in_planes(three_level_fat_tree(network.radix, network.oversubscription), network.planes)
-
-
 def _smallest(network: Network, endpoints: Count) -> Fabric:
     plane = smallest_fat_tree(network.radix, endpoints / network.planes, network.oversubscription)
     return in_planes(plane, network.planes)
@@ -212,7 +208,7 @@ TOPOLOGIES: dict[str, Callable[[Network, Count], Fabric]] = {
     "mrft": _two_levels,
     "rail": _smallest,
     "mpft": _two_levels,
-    "ft3": _three_levels,
+    "ft3": lambda network, _: in_planes(three_level_fat_tree(network.radix, network.oversubscription), network.planes),
     "fat-tree": _smallest,
     "sf": lambda network, _: in_planes(slim_fly(network.radix), network.planes),
     "df": lambda network, _: in_planes(dragonfly(network.radix, network.groups), network.planes),

@@ -72,13 +72,8 @@ def _add_pooling(builder: WorkBuilder, context: Context, mixer: CompressedAttent
     pooling = Elementwise("key pooling", read + written + 2 * waiting, kind="compressor", rows=context.tokens)
     builder.step("kv_write", [pooling], [Elementwise("key pooling gradient", 2 * (read + written))])
     builder.save("key pooling input", "mla_down", read)
-    builder.add_parameters(
-        Parameters.replicated("key pooling", mixer.ratio * mixer.pools * widths + mixer.head_dim + _index_norm(mixer))
-    )
-
-
-def _index_norm(mixer: CompressedAttention) -> Count:
-    return 0.0 if mixer.indexer is None else mixer.indexer.head_dim
+    norms = mixer.head_dim + (0.0 if mixer.indexer is None else mixer.indexer.head_dim)
+    builder.add_parameters(Parameters.replicated("key pooling", mixer.ratio * mixer.pools * widths + norms))
 
 
 def _add_kernel(builder: WorkBuilder, context: Context, mixer: CompressedAttention) -> None:

@@ -279,8 +279,10 @@ def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached:
     cp = context.parallel.cp
     *caches, drafts = (cached.sequences * size / cp for size in _cache_by_layer(context, cached.kv_len))
     layer_caches, host_cache = cache_by_memory(context, list(zip(stage.layers, caches, strict=True)))
-    host_layers = zip(stage.layers, _host_cache_by_layer(context, cached.kv_len), strict=True)
-    host_keys = sum_of(cached.sequences * count * size / cp for count, size in host_layers)
+    element, tp = context.precision.kv_element, context.parallel.tp
+    host_layers = zip(stage.layers, context.architecture.kinds, strict=True)
+    host_caches = [(count, host_cached_bytes(each.mixer, cached.kv_len, element, tp)) for count, each in host_layers]
+    host_keys = sum_of(cached.sequences * count * size / cp for count, size in host_caches)
     working = [_working_memory(batch, pass_work, stage) for batch, pass_work in passes]
     pass_activations, pass_buffers = zip(*working, strict=True)
     return Ledger(
@@ -351,12 +353,6 @@ def _cache_by_layer(context: Context, kv_len: Count) -> list[Bytes]:
 
     module = sum_of(layer.repeat * size(layer) for layer in mtp_layers(context.architecture))
     return [*(size(layer) for layer in context.architecture.kinds), module]
-
-
-def _host_cache_by_layer(context: Context, kv_len: Count) -> list[Bytes]:
-    """Return the cache of a sequence that patterns keep on the host, of one layer of each kind, for a rank."""
-    element, tp = context.precision.kv_element, context.parallel.tp
-    return [host_cached_bytes(layer.mixer, kv_len, element, tp) for layer in context.architecture.kinds]
 
 
 @equation

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from operator import attrgetter
 from typing import Any
 
@@ -52,11 +52,6 @@ def numbers(operator: ops.Operator) -> dict[str, Quantity]:
     return {name: value for name, value in values.items() if type(value) in (float, np.ndarray)}
 
 
-def _reader(kind: type) -> Callable[[Any], tuple[Any, ...]]:
-    """Return a reader of all fields of an operator but its name."""
-    return attrgetter(*(name for name in fields(kind) if name != "name"))
-
-
 def _defaults(kind: type[Struct]) -> dict[str, object]:
     """Return the default of every field, null where it has none."""
     names, values = kind.__struct_fields__, kind.__struct_defaults__
@@ -65,7 +60,7 @@ def _defaults(kind: type[Struct]) -> dict[str, object]:
 
 _PLAIN = {float, int, str, bool, type(None)}
 _READERS = {
-    kind: _reader(kind)
+    kind: attrgetter(*(name for name in fields(kind) if name != "name"))
     for kind in (
         ops.Gemm, ops.AttentionKernel, ops.MixedAttention, ops.Elementwise, ops.Group, ops.Collective,
         ops.ExpertAllToAll, ops.HostTransfer, ops.HostUpdate, ops.HostGemm, ops.HostTime,

@@ -50,15 +50,10 @@ def stage_parameters(context: Context, stage_layers: Sequence[tuple[int, LayerWo
     stage_layers: (how many, work) of each kind of layer on it.
     """
     owned = [(count, parameters) for count, work in stage_layers for parameters in work.parameters]
-    if _needs_tied_table(context, stage_layers):
+    names = {work.name for _, work in stage_layers}
+    if context.architecture.tied_embeddings and "head" in names and "embedding" not in names:
         owned.append((1, tied_table(context)))
     return owned
-
-
-def _needs_tied_table(context: Context, stage_layers: Sequence[tuple[int, LayerWork]]) -> bool:
-    """Tell whether a head is tied to an embedding that is not among these layers."""
-    names = {work.name for _, work in stage_layers}
-    return context.architecture.tied_embeddings and "head" in names and "embedding" not in names
 
 
 def tied_table(context: Context) -> Parameters:

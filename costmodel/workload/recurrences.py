@@ -261,7 +261,7 @@ def add_memory(builder: WorkBuilder, context: Context, mixer: NeuralMemory) -> N
     initial = mixer.weights(hidden)
     weights = initial / tp
     builder.add_parameters(Parameters("memory at the start", initial, weights, initial))
-    chunk = memory_step_tokens(context, mixer)
+    chunk = minimum(context.q_len, mixer.chunk)  # tokens of one training step of the memory
     chunks = context.sequences * ceil(context.q_len / chunk)
     element, dtype = context.residual, context.precision.attention
 
@@ -276,8 +276,3 @@ def add_memory(builder: WorkBuilder, context: Context, mixer: NeuralMemory) -> N
     builder.step("fused_core", forward, [*gradient, Elementwise("memory step gradient", 2 * chunks * state)])
     builder.save("memory states", "fused_core", chunks * weights * element)
     _add_output_projection(builder, context, hidden)
-
-
-def memory_step_tokens(context: Context, mixer: NeuralMemory) -> Count:
-    """Return the tokens of one training step of the memory: a chunk, or all new tokens where there are fewer."""
-    return minimum(context.q_len, mixer.chunk)
