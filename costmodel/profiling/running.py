@@ -280,7 +280,8 @@ class _Run:
     def _chosen(self, table: RowTable, failures: FailureLog) -> tuple[Iterator[Shape], int]:
         """Return the kernels that are left, the most informative first, the same on every rank, and their number."""
         limits = self._limits(rates_of(table.measured.values(), self._bench.facts.cache))
-        candidates = shapes(self._suites(), limits)
+        # In a group only its own suite: no rank times what another disturbs.
+        candidates = shapes(("collectives",) if self._ranks.size > 1 else self._request.suites, limits)
         rows = [shape.columns() | self._common_columns(shape) for shape in candidates]
         done = frozenset(table.measured) | failures.settled | self._tries.tried
         first = self._ranks.first
@@ -289,10 +290,6 @@ class _Run:
             return order, sum(shape.row_id not in done for shape in candidates)
         agreed: list[Shape] = self._ranks.agree(list(order))
         return iter(agreed), len(agreed)
-
-    def _suites(self) -> tuple[str, ...]:
-        """Return the suites: in a group those of the group alone, so that no rank times what another disturbs."""
-        return ("collectives",) if self._ranks.size > 1 else self._request.suites
 
     def _dtypes(self) -> tuple[str, ...]:
         """Return the number formats to time: those asked for that the device multiplies, as tables spell them."""

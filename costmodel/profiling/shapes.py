@@ -200,7 +200,8 @@ class ProfileLimits(ValueRecord):
             return False
         if shape.backend == "fa3" and not self.hopper:
             return False
-        if not self.gpu and (shape.sub_op in _OF_A_GPU or _is_shared(shape)):
+        is_shared = shape.suite == "attention" and shape.size("q_heads") != shape.size("kv_heads")
+        if not self.gpu and (shape.sub_op in _OF_A_GPU or is_shared):
             return False
         peak = self.peaks.get(shape.dtype)
         if peak is None:
@@ -216,10 +217,6 @@ class ProfileLimits(ValueRecord):
         """Return a kernel with the versions of what runs it."""
         backend = f"cudnn-{self.cudnn}" if shape.backend == "cudnn" and self.cudnn else shape.backend
         return replace(shape, version=self.versions[shape.library], backend=backend)
-
-
-def _is_shared(shape: Shape) -> bool:
-    return shape.suite == "attention" and shape.size("q_heads") != shape.size("kv_heads")
 
 
 def shapes(suites: Sequence[str], limits: ProfileLimits) -> list[Shape]:

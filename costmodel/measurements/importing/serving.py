@@ -95,7 +95,8 @@ def read_benchmark(path: Path, shown: str) -> Benchmark:
     if not is_benchmark(document):
         known = "known are the JSON files of vLLM, SGLang, genai-perf and AIPerf, and the text of /metrics"
         raise problem(shown, "is no serving benchmark", known)
-    return _of_averages(document, shown) if _averages(document) else _of_keys(document, shown)
+    has_blocks = any(isinstance(document.get(key), dict) for key in _AVERAGES.values())  # an average and a unit each
+    return _of_averages(document, shown) if has_blocks else _of_keys(document, shown)
 
 
 def _of_keys(document: Any, shown: str) -> Benchmark:
@@ -133,11 +134,6 @@ def _number(text: float | str) -> float:
         return float(text)
     except ValueError:
         return math.nan
-
-
-def _averages(document: Mapping[str, Any]) -> bool:
-    """Tell whether metrics are blocks with an average and a unit."""
-    return any(isinstance(document.get(key), dict) for key in _AVERAGES.values())
 
 
 def _of_averages(document: Mapping[str, Any], shown: str) -> Benchmark:
