@@ -86,7 +86,8 @@ class _Pair(Record):
             near = [_near(columns[pool], rows[pool]) for pool in range(2)]
             if any(len(own["row"]) > 1 for own in near):
                 finer = self._evaluated(near)
-                columns, rows = near, finer.cheapest(margins, load) or rows
+                columns, rows = near, finer.cheapest(margins, load)
+                assert rows is not None, "that of the first round is among them"
                 finest = finer.cheapest(self.limited, 1.0)
                 bound = bound if finest is None else min(bound, float(finer.cost[finest]))
             return self._deployment(columns, rows), bound
