@@ -68,8 +68,8 @@ if ranks.rank == 0:
 try:
     ranks.first_reason("RuntimeError: out of memory")
 except InputError as error:
-    print(error)
-    sys.exit(2)
+    print(error, flush=True)
+    os._exit(2)  # threads of the broken group may abort a process that ends by and by
 """
 
 
