@@ -57,7 +57,7 @@ def test_messages_of_one_rank_are_refused_with_the_command_that_starts_several(r
 
 
 LONE_FAILURE = """
-import datetime, os, sys
+import datetime, os
 import torch.distributed as dist
 from costmodel.errors import InputError
 from costmodel.profiling import collectives
