@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
 import costmodel
 from costmodel.analytic.intervals import NORMAL_90
@@ -63,6 +64,17 @@ def test_runs_of_a_site_are_no_independent_evidence(scenario):
     effects = fit(rows, "training")
     assert 0.6 < inside(rows, effects) < 0.95
     assert effects.of_class > 2.0 * effects.run
+
+
+def test_a_publication_costs_half_of_the_mean_over_its_pairs(scenario):
+    runs = Runs.of(drawn(scenario, 0.1, 0.04, 0.03, experts=0.25)[:3], ["experts"])
+    effects = Effects(0.1, 0.05, 2.0, 1.0, {"experts": 0.2})
+    covariance = runs.covariance(effects)
+    pairs = [
+        multivariate_normal(cov=covariance[np.ix_(pair, pair)]).logpdf(runs.late[pair]) + math.log(2.0 * math.pi)
+        for pair in ([0, 1], [0, 2], [1, 2])
+    ]
+    assert runs.cost(effects) == pytest.approx(-0.5 * np.mean(pairs))
 
 
 def test_each_publication_counts_once_however_many_figures_it_has(scenario):

@@ -164,6 +164,16 @@ def test_requests_one_by_one_take_what_the_closed_form_says_where_nobody_waits(l
     played, closed = dict(workload.points(engine="event")["run"].metrics), metrics(workload)
     assert closed["ttft"] * 0.97 < played["ttft"] < closed["ttft"]  # which has some that came together
     assert played["tpot"] == pytest.approx(closed["tpot"], rel=0.01)
+    assert played["kv_transfer_time"] == pytest.approx(closed["kv_transfer_time"], rel=0.01)
+
+
+def test_two_engines_for_prompts_work_half_as_long_as_one(load: Any) -> None:
+    few = {"rate": "0.5 /s", "requests": {"count": 30, "arrivals": "even"}, "output_tokens": 50}
+    loads = []
+    for instances in (1, 2):
+        workload = load(**few, prefill={"parallel": {"tp": 2}, "instances": instances})
+        loads.append(dict(workload.points(engine="event")["run"].metrics)["prefill_load"])
+    assert loads[1] == pytest.approx(0.5 * loads[0], rel=0.05)
 
 
 @pytest.mark.parametrize("instances", [1, 4])
