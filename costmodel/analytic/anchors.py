@@ -13,7 +13,7 @@ from costmodel.records import Record
 from costmodel.result import Interval, Metrics
 from costmodel.units import render, slip
 from costmodel.workload.counting import parameter_count
-from costmodel.workload.plans import Decode, Generate, Prefill, Serving, Training
+from costmodel.workload.plans import Decode, Diffusion, Generate, Prefill, Serving, Training
 from costmodel.workload.scenario import Anchor, Disaggregated, MeasuredStep, Scenario
 from costmodel.workload.site_scatter import Separation
 
@@ -175,6 +175,7 @@ def _work(scenario: Scenario) -> tuple[Quantity, ...]:
     """Return tokens of a sequence and of a step on a device, and the micro-batch of a training step.
 
     Of inference: requests a device, in flight or a second, the mean context, and tokens of prompts for each of outputs.
+    Of denoising: images a device, their pixels, and steps.
     Of plans that are no anchors nothing, since only equal ones are known to be alike.
     """
     plan, devices = scenario.plan, scenario.devices
@@ -186,6 +187,8 @@ def _work(scenario: Scenario) -> tuple[Quantity, ...]:
         return plan.batch_per_device, plan.mean_kv_len, 1.0
     if isinstance(plan, Generate):
         return plan.batch / devices, plan.input_tokens + plan.output_tokens / 2.0, 1.0
+    if isinstance(plan, Diffusion):
+        return plan.batch / devices, plan.height * plan.width * plan.frames, plan.steps
     if not isinstance(plan, Serving | Disaggregated):
         return 1.0, 1.0, 1.0
     lengths = plan.input_tokens + plan.output_tokens / 2.0, plan.input_tokens / plan.output_tokens

@@ -29,19 +29,21 @@ LINEAR = frozenset({
 TIMES = frozenset({
     "step_time", "ttft", "tpot", "latency", "device_hours_per_trillion_tokens", "cost_per_trillion_tokens",
     "cost_per_million_tokens", "rollout_time", "log_probability_time", "train_time", "update_time", "offload_time",
-    "cost_per_step", "cost_per_sample",
+    "cost_per_step", "cost_per_sample", "denoising_step_time", "denoiser_time",
+    "text_encoder_time", "encoder_time", "decoder_time", "cost_per_image",
 })  # fmt: skip
 """Metrics that grow with the time of a whole run, and `RATES`, which fall with it."""
 RATES = frozenset({
     "tokens_per_second", "tokens_per_day", "tokens_per_second_per_device", "tokens_per_second_per_user",
     "requests_per_second", "samples_per_second", "input_tokens_per_second", "prefill_tokens_per_second_per_device",
-    "decode_tokens_per_second_per_device", "mfu", "mfu_noncausal", "hfu", "flop_rate_per_device",
+    "decode_tokens_per_second_per_device", "mfu", "mfu_noncausal", "hfu", "flop_rate_per_device", "images_per_second",
+    "images_per_second_per_device",
 })  # fmt: skip
 _OFFERED = frozenset({
     "requests_per_second", "input_tokens_per_second", "tokens_per_second", "tokens_per_second_per_device",
     "cost_per_million_tokens",
 })  # fmt: skip  # that follow the requests which come while an engine keeps up
-ENERGIES = frozenset({"energy_per_token", "energy_per_trillion_tokens", "energy_per_sample"})
+ENERGIES = frozenset({"energy_per_token", "energy_per_trillion_tokens", "energy_per_sample", "energy_per_image"})
 _ROUNDING = 1e-9
 NORMAL_90 = 1.2815515655446004  # standard deviations beyond which a tenth of a normal distribution lies
 TRIED = "composition_tried/"  # what names of families begin with that stand for architectures of devices

@@ -23,7 +23,7 @@ from costmodel.quantities import Count, Seconds, anywhere, as_key, is_single
 from costmodel.records import MutableRecord, Record, content, field
 from costmodel.workload.operator_key import form_key, operator_key
 from costmodel.workload.operators import Collective, Kernel, Operator
-from costmodel.workload.plans import Training
+from costmodel.workload.plans import Diffusion, Training
 from costmodel.workload.scenario import Framework, Scenario
 from costmodel.workload.work import LayerWork
 
@@ -96,7 +96,7 @@ class OperatorTimer(MutableRecord, dict=True):
     """Times the operators of one scenario. Operators of equal sizes are evaluated once, whatever their names.
 
     processors: available to compute kernels.
-    is_training: kernels are slower than in benchmark loops.
+    is_sustained: kernels are slower than in benchmark loops, as where matrix products follow one another for seconds.
     kernels, messages: times of single sizes, kept for evaluations on equal devices, and on equal clusters.
     """
 
@@ -104,7 +104,7 @@ class OperatorTimer(MutableRecord, dict=True):
     framework: Framework
     calibration: Calibration
     processors: Count
-    is_training: bool = False
+    is_sustained: bool = False
     kernels: Kept = field(default_factory=Kept)
     messages: Kept = field(default_factory=Kept)
     _by_identity: dict[int, tuple[Operator, TimedOperator]] = field(default_factory=dict)
@@ -118,7 +118,7 @@ class OperatorTimer(MutableRecord, dict=True):
     def at_clock(self, clock: Clock) -> OperatorTimer:
         """Return the timer of the same boards at a clock."""
         return OperatorTimer(
-            at_clock(self.cluster, clock), self.framework, self.calibration, self.processors, self.is_training
+            at_clock(self.cluster, clock), self.framework, self.calibration, self.processors, self.is_sustained
         )
 
     def time_operator(self, operator: Operator) -> TimedOperator:
@@ -194,7 +194,7 @@ class OperatorTimer(MutableRecord, dict=True):
         seconds = time.seconds * sustained_slowdown
         """
         time = self._over_grid(operator, machine, self.calibration.fit(operator))
-        if self.is_training and isinstance(operator, Kernel):
+        if self.is_sustained and isinstance(operator, Kernel):
             sustained_slowdown = self.framework.sustained_slowdown
             return time.scaled(sustained_slowdown)
         return time
@@ -225,13 +225,13 @@ def _grid_of(cluster: Cluster, framework: Framework) -> tuple[int, ...]:
 
 
 def operator_timer(scenario: Scenario, calibration: Calibration) -> OperatorTimer:
-    """Return the timer of a scenario; in training kernels take `sustained_slowdown` times as long."""
+    """Return the timer of a scenario; in training and denoising kernels take `sustained_slowdown` times as long."""
     device = scenario.cluster.device
     processors = device.processors - scenario.communication.processors
-    is_training = isinstance(scenario.plan, Training)
-    timer = OperatorTimer(scenario.cluster, scenario.framework, calibration, processors, is_training=is_training)
+    is_sustained = isinstance(scenario.plan, Training | Diffusion)
+    timer = OperatorTimer(scenario.cluster, scenario.framework, calibration, processors, is_sustained=is_sustained)
     if not timer.grid:
-        machine = (content(scenario.framework), calibration, as_key(processors), is_training)
+        machine = (content(scenario.framework), calibration, as_key(processors), is_sustained)
         timer.kernels, timer.messages = (_known(content(each), *machine) for each in (device, scenario.cluster))
         for known in (timer.kernels, timer.messages):
             if len(known.times) > MOST:

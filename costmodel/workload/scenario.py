@@ -281,9 +281,9 @@ class Framework(Record):
         "slowdown of kernels that run concurrently with expert all-to-alls in normal mode, beside their "
         "loss of processors",
     ] = 1.0
-    sustained_slowdown: Annotated[LoadFactor, "slowdown of kernels in a training step relative to benchmark loops"] = (
-        1.0
-    )
+    sustained_slowdown: Annotated[
+        LoadFactor, "slowdown of kernels in training and denoising relative to benchmark loops"
+    ] = 1.0
     host: Annotated[HostTimes, "host time per step"] = HostTimes()
     kv_layout: Annotated[
         Literal["static", "paged", "concat"], "static: preallocated; paged; concat: copied as a whole in every step"

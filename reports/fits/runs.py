@@ -62,10 +62,11 @@ from costmodel.study.published.reproduce import load_cases
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.site_scatter import Separation
 
-CLASSES = ("training", "inference", "serving")
+CLASSES = ("training", "inference", "serving")  # of published cases
+DIFFUSION = "diffusion"  # a class of its own among runs of inference, of which no anchors are
 CONDITIONS = {
     "training": ("unknown", "experts", "untried"), "inference": ("unknown",),
-    "serving": ("unknown", "served_experts", "drafted", "first_token"),
+    "serving": ("unknown", "served_experts", "drafted", "first_token"), DIFFUSION: (),
 }  # fmt: skip
 FAMILY = "composition_"
 MOST = 60  # figures of a publication and class
@@ -210,7 +211,7 @@ def rows_of(cases: Sequence[Case], library: Library) -> Iterator[tuple[str, RunE
         changed = replace(case, overrides={**case.overrides, **without.changes.get(case.id, {})})
         try:
             for row in _rows(changed, library, without.refitted.fields):
-                yield str(case.case_class), row
+                yield DIFFUSION if row.scenario.plan.phase == DIFFUSION else str(case.case_class), row
         except CostModelError:  # `reproduce` says so
             continue
 
@@ -234,7 +235,7 @@ def _rows(case: Case, library: Library, refitted: frozenset[str]) -> Iterator[Ru
     if prediction.workload is None or prediction.infeasible or not case.expect:
         return
     scenario = prediction.scenario
-    if scenario.plan.phase not in MEASURED:  # its intervals are not of this law
+    if scenario.plan.phase not in (*MEASURED, DIFFUSION):  # its intervals are not of this law
         return
     evaluation = evaluate(scenario, prediction.workload.calibration(scenario))
     kernels = deviations(evaluation.metrics(None), evaluation.families(), evaluation.metrics)
@@ -362,13 +363,14 @@ def _family(name: str, width: float, rows: Sequence[RunError], more: str) -> Ite
 
 def render_site(effects: Mapping[str, Effects], rows: Mapping[str, Sequence[RunError]]) -> str:
     """Return the text of `calibrations/site_scatter`."""
+    rows = {name: rows[name] for name in CLASSES}
     every = list(itertools.chain.from_iterable(rows.values()))
     note = "Shares of the variance of whole runs, and distances at which runs are alike."
     lines = [
         "schema: costmodel/site_scatter@1", "name: site_scatter",
-        *(f"{name}: {{{_scatter(one, rows[name], name)}}}" for name, one in effects.items()),
-        *_sources(", ".join(effects), every, note),
-        f"  - fields: [{', '.join(f'{name}.repeat' for name in effects)}]",
+        *(f"{name}: {{{_scatter(one, rows[name], name)}}}" for name, one in effects.items() if name in rows),
+        *_sources(", ".join(rows), every, note),
+        f"  - fields: [{', '.join(f'{name}.repeat' for name in rows)}]",
         '    cite: "MLPerf Training 5.1, result logs: up to three runs of a submission, 0.21 % apart (median of 21)"',
         "    kind: measurement",
     ]  # fmt: skip
@@ -408,7 +410,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m reports.fits.runs", description=main.__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder `hardware` to write into")
     folder = parser.parse_args(arguments).output
-    rows: dict[str, list[RunError]] = {name: [] for name in CLASSES}
+    rows: dict[str, list[RunError]] = {name: [] for name in CONDITIONS}
     for case_class, row in rows_of(load_cases([])[0], Library()):
         rows[case_class].append(row)
     rows["training"] = marked(rows["training"])

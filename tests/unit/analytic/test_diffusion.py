@@ -9,6 +9,7 @@ from builders import CLUSTER, GQA, scenario, spreads
 from costmodel.analytic.diffusion import DiffusionEvaluation
 from costmodel.analytic.evaluation import evaluate, ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
+from costmodel.cost.spread import EXACT
 from costmodel.quantities import Quantity
 from costmodel.records import replace
 from costmodel.workload.architecture import (
@@ -83,6 +84,29 @@ def test_a_point_adds_up() -> None:
     point = evaluate_point(asked(replace(IMAGE, encoded=1.0, cached_steps=0.3, tile=256.0)), CALIBRATION)
     assert all(line.time >= 0 for line in point.breakdown)
     assert sum(line.time for line in point.breakdown) == pytest.approx(point.metrics["latency"])
+
+
+def test_kernels_take_as_much_longer_as_under_any_load_of_seconds() -> None:
+    """On one device all time is that of kernels. What is copied from the host is not."""
+    of = asked()
+    slow = replace(of, framework=replace(of.framework, sustained_slowdown=1.25))
+    before, after = (evaluate_point(each, CALIBRATION).metrics["latency"] for each in (of, slow))
+    assert after == pytest.approx(1.25 * before)
+    copied = [replace(each, plan=replace(IMAGE, resident="one")) for each in (of, slow)]
+    before_copied, after_copied = (evaluate_point(each, CALIBRATION).metrics["latency"] for each in copied)
+    assert after_copied - after == pytest.approx(before_copied - before)
+
+
+def test_an_interval_holds_how_whole_runs_scatter() -> None:
+    """Kernels that are known exactly leave the width of whole runs to the latency, the rate and the cost."""
+    known = {name: replace(fit, spread=EXACT) for name, fit in CALIBRATION.families.items()}
+    runs = spreads(0.8, 1.0, 1.25, ("composition_diffusion",)).families
+    kernel = spreads(0.999999, 1.0, 1.000001, ("gemm/bf16",)).families
+    point = evaluate_point(asked(), replace(CALIBRATION, families={**known, **kernel, **runs}))
+    for name in ("latency", "denoiser_time", "images_per_second", "cost_per_image"):
+        low, high = point.intervals[name]
+        value = point.metrics[name]
+        assert (low / value, high / value) == pytest.approx((0.8, 1.25), rel=1e-3), name
 
 
 def test_steps_scale_the_denoiser_and_nothing_else() -> None:
