@@ -424,11 +424,15 @@ class Calibration(Record):
     def told(self, operators: Iterable[Operator]) -> tuple[str, ...]:
         """Return the notes of some operators, `FAMILY/VARIANT: TEXT`, those of one family with the same text as one.
 
-        A calibration is kept for all runs of a device and framework. Each is stated what stands in for its own kernels.
+        A calibration is kept for all runs of a device and framework. Each is stated what stands in for its own kernels,
+        and for messages between several ranks.
         """
         notes: Iterable[str] = self.notes
         if self.notes_of is not None:
-            keys = dict.fromkeys(map(kernel_key, operators))
+            timed = (
+                one for one in operators if not isinstance(one, Collective) or np.any(np.greater(one.group.size, 1))
+            )
+            keys = dict.fromkeys(map(kernel_key, timed))
             notes = dict.fromkeys(note for key in keys for note in self.notes_of(key))
         variants: dict[tuple[str, str], list[str]] = {}
         for note in notes:

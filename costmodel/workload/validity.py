@@ -174,6 +174,10 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
         )
     for layer in architecture.kinds:
         yield from _mixer_rules(parallel, layer.mixer)
+        if isinstance(layer.mixer, Attention) and layer.mixer.partial is not None:
+            width = architecture.hidden if layer.width is None else layer.width
+            told = f"attention cannot project {shown(layer.mixer.partial)} of {shown(width)} channels (`partial`)"
+            yield Rule("model", layer.mixer.partial <= width, told, f"choose at most {shown(width)}")
         yield from context_rules(scenario, layer.mixer)
         if not isinstance(layer.ffn, NoFfn):
             yield from _ffn_rules(scenario, layer.ffn)

@@ -199,6 +199,18 @@ def test_a_run_is_told_nothing_of_the_kernels_of_another_one() -> None:
     assert notes("bf16") == []
 
 
+def test_a_device_alone_is_told_nothing_of_messages() -> None:
+    """An RTX 4090 has no collectives of its own, which matters to eight of them."""
+
+    def told(cluster: str, layout: dict[str, int]) -> bool:
+        split = {"scenarios.decode.parallel": layout}
+        found = costmodel.load("llama-3-8b", cluster=cluster, set=split).simulate(["decode"])["scenarios"]["decode"]
+        return any(note.startswith("collective") for note in found.get("notes", []))
+
+    assert not told("nodes/rtx-4090-x1", {"tp": 1})
+    assert told("nodes/rtx-4090-x8", {"tp": 8})
+
+
 ANCHORED = """\
 schema: costmodel/workload@1
 model: models/llama-3-8b

@@ -232,3 +232,16 @@ def test_devices_of_a_group_share_whole_requests(batch: float, fits: bool) -> No
     plan = replace(DECODE, batch_per_device=batch, micro_batches=1)
     found = broken(scenario(plan, DENSE_MODEL, Parallelism(tp=2.0, cp=2.0)))
     assert ("batch_per_device" in found) is not fits
+
+
+@pytest.mark.parametrize(
+    ("partial", "width", "found"), [(512.0, None, set()), (513.0, None, {"model"}), (96.0, 64.0, {"model"})]
+)
+def test_attention_projects_no_more_channels_than_a_layer_has(
+    partial: float, width: float | None, found: set[str]
+) -> None:
+    (layer,) = replace(DENSE_MODEL, hidden=512.0).layers[:1]
+    model = replace(
+        DENSE_MODEL, hidden=512.0, layers=(replace(layer, width=width, mixer=replace(GQA, partial=partial)),)
+    )
+    assert broken(scenario(PREFILL, model, Parallelism())) == found
