@@ -101,7 +101,7 @@ class Workload(Record):
             return evaluate_single(chosen, self.calibration(chosen), *simulated)
         varied, shape = self.varied(scenario, vary)
         if engine == "event":
-            from costmodel.event.grid import simulate_grid  # SimPy loads when it is used
+            from costmodel.event.evaluation import simulate_grid  # SimPy loads when it is used
 
             return simulate_grid(varied, self.calibration(varied), shape, event_engine())
         return evaluate_grid(varied, self.calibration(varied), shape)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from costmodel.event.conditions import SlowdownWindow
-from costmodel.event.graph import KERNEL, MESSAGE
+from costmodel.event.graph import KERNEL, MESSAGE, SlowdownWindow
 
 
 def straggler(device: int, factor: float) -> SlowdownWindow:

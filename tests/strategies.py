@@ -28,8 +28,7 @@ from costmodel.records import replace
 from costmodel.workload.architecture import Architecture, Attention, DenseFfn, HeadGroup, Layer, Mixer, Mtp, Pattern
 from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.engine import Scheduler
-from costmodel.workload.plans import Sharding, Speculative, Training
-from costmodel.workload.recompute import SETS
+from costmodel.workload.plans import SETS, Sharding, Speculative, Training
 from costmodel.workload.scenario import (
     Communication,
     Disaggregated,

@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from costmodel.analytic.blocks import single
 from costmodel.result import BAD_LAYOUT, REASONS
-from costmodel.workload.rule import Rule
 from costmodel.workload.scenario import Scenario
+from costmodel.workload.split_rules import Rule
 from costmodel.workload.validity import rules
 
 MAX_TEXTS = 500  # texts for one rule: each takes a quarter of a millisecond

@@ -7,7 +7,7 @@ from functools import cache
 from costmodel.records import ValueRecord
 from costmodel.schema.strict import file_models
 from costmodel.schema.workload import PHASES
-from costmodel.workload.recompute import SETS
+from costmodel.workload.plans import SETS
 from costmodel.workload.schedules import SCHEDULES
 
 INFERENCE = ("decode", "generate", "serving")

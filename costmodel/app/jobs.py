@@ -16,11 +16,11 @@ from costmodel.planning.machine import what_runs
 from costmodel.planning.request import PlanRequest
 from costmodel.planning.servers import plan_servers
 from costmodel.records import ValueRecord, replace
-from costmodel.report.machine import answer as machine_answer
-from costmodel.report.machine import rows_table
+from costmodel.report.models import answer as machine_answer
+from costmodel.report.models import rows_table
 from costmodel.report.plan import headline, plans_table
 from costmodel.report.web.markup import html_table
-from costmodel.schema.lever import load_levers
+from costmodel.schema.what_if import load_levers
 from costmodel.study.levers import hypothetical, worths_of
 from costmodel.study.what_if import Worth
 

@@ -15,12 +15,11 @@ from costmodel.app.state import State, check_names
 from costmodel.errors import CostModelError, InputError, Problem
 from costmodel.records import ValueRecord, field
 from costmodel.result import Point
-from costmodel.schema.lever import load_levers
+from costmodel.schema.loader import yaml_text
 from costmodel.schema.overrides import read_overrides
 from costmodel.schema.references import Library
 from costmodel.schema.tree import Tree, replace_at, to_python
-from costmodel.schema.what_if import AlternativeFile
-from costmodel.schema.writing import yaml_text
+from costmodel.schema.what_if import AlternativeFile, load_levers
 from costmodel.study.levers import switches
 from costmodel.study.what_if import changes_of
 

@@ -22,8 +22,8 @@ from costmodel.report.text import NONE, gib, metric, quantity, readable, share, 
 from costmodel.report.web.markup import html_table
 from costmodel.result import shown_line
 from costmodel.schema.anchor import MEASURED
-from costmodel.schema.lever import load_levers
 from costmodel.schema.references import Library
+from costmodel.schema.what_if import load_levers
 from costmodel.study.levers import switches
 from costmodel.study.what_if import Worth
 from costmodel.version import __version__

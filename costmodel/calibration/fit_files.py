@@ -27,14 +27,13 @@ from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.cost.xqa import XqaForm
 from costmodel.errors import InputError, Location, Problem
 from costmodel.records import Record, replace
-from costmodel.schema import build_framework
+from costmodel.schema.build import framework as framework_record
 from costmodel.schema.calibration import FamilyFitFile, FitsFile, SpreadFile
 from costmodel.schema.device import DeviceFile, WholeRunsFile
-from costmodel.schema.effects import EffectsFile
+from costmodel.schema.effects import EffectsFile, RelativeFile, RelativeFitFile, RelativesFile
 from costmodel.schema.forms import FormFile
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.references import Library, display_path
-from costmodel.schema.relatives import RelativeFile, RelativeFitFile, RelativesFile
 from costmodel.schema.strict import Strict, checked
 from costmodel.workload.scenario import Framework
 
@@ -440,4 +439,4 @@ def default_framework(search_path: Sequence[str | Path] = ()) -> Framework:
 
 def framework_of(name: str, library: Library) -> Framework:
     """Return a framework by the name of its file."""
-    return build_framework.framework(read(library, "frameworks", name, FrameworkFile))
+    return framework_record(read(library, "frameworks", name, FrameworkFile))

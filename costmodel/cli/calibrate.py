@@ -65,7 +65,7 @@ def _anchor(runs: tuple[Path, ...], output: Path, search_path: tuple[str, ...], 
     if as_json:
         print_json(site.document())
     else:
-        from costmodel.report.anchors import show_site
+        from costmodel.report.scores import show_site
 
         show_site(site, output)
     return 0

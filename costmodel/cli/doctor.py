@@ -92,7 +92,7 @@ def _package(required: Any) -> dict[str, Any]:
 def _data_roots(search_path: tuple[str, ...], problems: list[Problem]) -> list[dict[str, Any]]:
     """Return the folders that are searched, in that order, nothing where what reads files cannot be imported."""
     try:
-        from costmodel.schema.roots import roots
+        from costmodel.schema.references import roots
 
         import_module("costmodel.schema.loader")
     except ImportError as error:

@@ -144,7 +144,7 @@ def _servers(request: PlanRequest, on_progress: OnProgress) -> Planned:
     answer = {**planned, **_money(request, planned["plans"])}
 
     def show() -> None:
-        from costmodel.report.plan_money import show_money
+        from costmodel.report.plan import show_money
 
         show_plans(plans)
         show_money(answer)
@@ -173,7 +173,7 @@ def _machine(request: PlanRequest, on_progress: OnProgress) -> Planned:
     machine = what_runs(request, on_progress)
 
     def show() -> None:
-        from costmodel.report.machine import show_machine
+        from costmodel.report.models import show_machine
 
         show_machine(machine)
 

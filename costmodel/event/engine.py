@@ -15,16 +15,17 @@ fairly on the flow level.
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from costmodel.errors import InfeasibleError
-from costmodel.event.clock import Clock, Timer
-from costmodel.event.conditions import Conditions
-from costmodel.event.graph import KERNEL, Graph
+from costmodel.event.graph import KERNEL, Conditions, Graph
 from costmodel.network.flow_session import FlowSession
-from costmodel.quantities import Array
+from costmodel.quantities import Array, Seconds
 from costmodel.records import Record
 
 LISTED = 6  # waiting streams that an error names
@@ -278,3 +279,41 @@ class _Run:
         """Return the speed of a task that runs, or the rate of its flow."""
         flow = next((flow for flow, task in self._task_of.items() if task == number), None)
         return self._progress.get(number, (0.0, 0.0, 1.0))[2] if flow is None else self._flows.rate(flow)
+
+
+# ---- The clock of a simulation: actions at times to come, the earliest first and of equals the one that was set first.
+
+Timer: TypeAlias = int
+
+
+class Clock:
+    """A heap of actions by time. now: [s]."""
+
+    def __init__(self) -> None:
+        self.now: float = 0.0
+        self._timers: list[tuple[Any, ...]] = []  # (time, number, action, argument)
+        self._number = 0
+        self._stopped: set[Timer] = set()
+
+    def set(self, delay: Seconds, action: Callable[[Any], None], argument: Any = None) -> Timer:
+        """Call `action(argument)` after a delay [s]. Return the number of its timer."""
+        self._number += 1
+        heapq.heappush(self._timers, (self.now + delay, self._number, action, argument))
+        return self._number
+
+    def stop(self, timer: Timer) -> None:
+        """Forget an action that has not been called yet."""
+        self._stopped.add(timer)
+
+    def step(self) -> bool:
+        """Go to the next action and call it. False where there is none."""
+        stopped = self._stopped
+        while self._timers:
+            time, number, action, argument = heapq.heappop(self._timers)
+            if number in stopped:
+                stopped.discard(number)
+                continue
+            self.now = time
+            action(argument)
+            return True
+        return False

@@ -4,44 +4,48 @@ from __future__ import annotations
 
 import gc
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
+from costmodel.analytic.blocks import single
 from costmodel.analytic.breakdown import summing_to
 from costmodel.analytic.evaluation import Evaluation, PassEvaluation, evaluate
-from costmodel.analytic.grid import evaluate_point
+from costmodel.analytic.expert_load import routing_grid
+from costmodel.analytic.grid import evaluate_point, evaluate_single
 from costmodel.analytic.inference import PassModel, PassTimes
 from costmodel.analytic.metrics import pass_metrics, schedule_times, training_metrics
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.paces import Engines, paced
+from costmodel.analytic.serving.burst import BurstRollout, Rollout, RolloutTimes, rollout_of, scaled
 from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.analytic.training.step_model import StepModel, last_pass
 from costmodel.analytic.training.step_times import StepTimes
 from costmodel.analytic.training_evaluation import TrainingEvaluation
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
-from costmodel.event.conditions import Conditions
 from costmodel.event.engine import Timeline, run
 from costmodel.event.goodput import simulate_goodput
-from costmodel.event.graph import Graph
+from costmodel.event.graph import Conditions, Graph
 from costmodel.event.passes import pass_graph, pass_times_of
 from costmodel.event.perturbation import perturbed, scaled_as_closed_form, stacked
 from costmodel.event.replicas import Replicas
-from costmodel.event.rollout import rollout_of_requests
 from costmodel.event.training import step_graph, step_times_of
 from costmodel.network.nominal import nominal_cluster
-from costmodel.quantities import Quantity
+from costmodel.quantities import Count, Quantity
 from costmodel.records import MutableRecord, asdict, field, replace
-from costmodel.result import Entry, Metrics, Point
+from costmodel.result import BAD_LAYOUT, FITS, PHASES, Entry, Interval, Metrics, Point, Result, empty_grid
 from costmodel.workload.plans import Decode, Prefill, Serving, Training
 from costmodel.workload.pools import Pools
 from costmodel.workload.reinforcement import Reinforcement
+from costmodel.workload.requests import RequestStream
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import folded_order, order, steady_state
+from costmodel.workload.validity import feasible_layout
 
 MOST_PASSES = 200_000  # of all ranks: about a million tasks, less than a gigabyte
 FEW_TASKS = 100_000  # in all simulations for intervals together: a second
@@ -307,3 +311,89 @@ def _positions(perturbations: Mapping[str, Perturbation]) -> int:
 def _without_contention(scenario: Scenario) -> Scenario:
     """Return the scenario that messages are timed in: if contention is simulated, on a fabric without any."""
     return replace(scenario, cluster=nominal_cluster(scenario.cluster)) if scenario.simulation.contention else scenario
+
+
+# ---- Answers of a step of reinforcement learning whose requests are simulated one by one -----------------------------
+
+_Requests = Callable[[Scenario, Serving, Calibration], Evaluation]
+
+
+class SimulatedRollout(BurstRollout):
+    """Answers of engines to which all prompts come at once, with the closed form's uncertainty."""
+
+    def __init__(
+        self, scenario: Scenario, plan: Serving, calibration: Calibration, answers: Count, requests: _Requests
+    ) -> None:  # fmt: skip
+        super().__init__(scenario, plan, calibration, answers)
+        stream = plan.requests or RequestStream()
+        burst = replace(plan, rate=None, concurrency=None, requests=replace(stream, arrivals="burst", count=answers))
+        served = requests(replace(scenario, plan=burst), burst, calibration)
+        rate = served.metrics(None)["requests_per_second"]
+        assert rate is not None
+        self._whole = float(answers) / float(rate)
+        totals = served.details()["requests"]
+        assert isinstance(totals, dict)
+        self._busy = self._whole * float(totals["busy_share"])
+
+    def _evaluate(self, perturbations: Perturbations) -> RolloutTimes:
+        closed, usual = super()._evaluate(perturbations), super()._evaluate(None)
+        factor = closed.seconds / usual.seconds
+        return replace(closed, seconds=self._whole * factor, busy=self._busy * factor)
+
+    def breakdown(self) -> list[Entry]:
+        """Return the operators of the closed form, which here sum to the simulated time."""
+        listed = super().breakdown()
+        return [scaled(each, self._whole / sum(one.time for one in listed)) for each in listed]
+
+
+def rollout_of_requests(
+    requests: _Requests | None, scenario: Scenario, calibration: Calibration, answers: Count
+) -> Rollout:  # fmt: skip
+    """Return what generates answers, request by request where engines have continuous batching."""
+    if requests is None or not isinstance(scenario.plan, Serving):
+        return rollout_of(scenario, calibration, answers)
+    return SimulatedRollout(scenario, scenario.plan, calibration, answers, requests)
+
+
+# ---- The event engine over a grid: one simulation per point ----------------------------------------------------------
+
+
+def simulate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int, ...], engine: EventEngine) -> Result:
+    """Return a scenario whose values vary over a grid of that shape. Each feasible point is simulated by itself."""
+    _, names = PHASES[scenario.result_kind]
+    layout = np.broadcast_to(feasible_layout(scenario), shape)
+    reason = np.full(shape, BAD_LAYOUT, dtype=np.int8)
+    metrics = {name: empty_grid(shape) for name in names}
+    for index in _points(layout):
+        point = evaluate_single(single(scenario, index), calibration, engine.evaluate)
+        reason[index] = point.reason
+        for name, value in point.metrics.items():
+            metrics.setdefault(name, empty_grid(shape))[index] = np.nan if value is None else value
+    fits = reason == FITS
+    return Result(
+        scenario.name,
+        {name: None if fits.any() and np.isnan(grid[fits]).all() else grid for name, grid in metrics.items()},
+        fits, reason, lambda names: _intervals(scenario, calibration, fits, names, engine),
+        lambda index: engine.point(single(scenario, index), calibration),
+        lambda: routing_grid(scenario, shape, layout),
+    )  # fmt: skip
+
+
+def _points(mask: npt.NDArray[np.bool_]) -> list[tuple[int, ...]]:
+    """Return the indices of a mask's points."""
+    return [tuple(index) for index in np.argwhere(mask).tolist()]
+
+
+def _intervals(
+    scenario: Scenario, calibration: Calibration, fits: npt.NDArray[np.bool_], names: Collection[str],
+    engine: EventEngine,
+) -> dict[str, Interval]:  # fmt: skip
+    """Return the intervals of some metrics over the grid."""
+    lows, highs = ({name: empty_grid(fits.shape) for name in names} for _ in range(2))
+    for index in _points(fits):
+        spans = evaluate_single(single(scenario, index), calibration, engine.evaluate).intervals
+        for name in names:
+            pair = spans[name]
+            if pair is not None:
+                lows[name][index], highs[name][index] = pair
+    return {name: (lows[name], highs[name]) for name in names}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from scipy.special import ndtr, ndtri
 
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.recurrence import Slot
@@ -13,7 +14,6 @@ from costmodel.analytic.training.step_model import OptimizerStep, StepModel
 from costmodel.analytic.training.step_times import ROUNDING, StepTimes, once_per_step, step_streams
 from costmodel.event.action_tasks import ActionTasks
 from costmodel.event.engine import Timeline
-from costmodel.event.expert_draws import ExpertDraws, expert_draws
 from costmodel.event.graph import COPY, KERNEL, LAUNCH, MESSAGE, Graph, Span, Task
 from costmodel.event.links import links_of
 from costmodel.event.list_scheduling import ActionTask
@@ -23,8 +23,8 @@ from costmodel.quantities import Array, Quantity, sum_of
 from costmodel.records import Record, replace
 from costmodel.workload.operators import Collective, HostTransfer
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.schedules import Action, Kind, Schedule
-from costmodel.workload.schedules.table import KINDS, NONE, Table
+from costmodel.workload.schedules import Action, Chunk, Kind, Schedule
+from costmodel.workload.schedules.schedule import KINDS, NONE, Table
 from costmodel.workload.sharding import saved_bytes
 
 SENDS = ("send activations", "send gradients")
@@ -359,3 +359,39 @@ def step_times_of(step: StepGraph, timeline: Timeline) -> StepTimes:
         exposed_communication=exposed if abs(exposed) > ROUNDING * span else 0.0,
         host=host,
     )
+
+
+# ---- Load of the busiest expert rank, drawn for each micro-batch: who waits for whom then follows from events --------
+
+_GRID = np.linspace(-10.0, 14.0, 4801)  # of standard deviations: the largest of 1e12 ranks is at 7
+
+
+class ExpertDraws(Record):
+    """Excess of the busiest rank over the mean, over its expected value, (micro-batches, stages, layers of a stage).
+
+        x = max of n standard normal loads / E[max] = Phi^-1(u^(1/n)) / E[max],      u uniform; mean one
+
+    A micro-batch's backward pass retraces the routes of its forward pass, and has its draws.
+    """
+
+    excess: Array
+
+    def of(self, chunk: Chunk, layer: int) -> float:
+        """Return x of a layer of a chunk's stage."""
+        micro_batches, stages, layers = self.excess.shape
+        return float(self.excess[chunk.micro_batch % micro_batches, chunk.stage % stages, layer % layers])
+
+
+def expert_draws(schedule: Schedule, layers: int, ranks: float, seed: int, *, shared: bool) -> ExpertDraws:
+    """Return the draws of a step. layers: most of a stage; ranks: that share the experts.
+
+    shared: all layers of a micro-batch have one draw, as its texts decide. Else each layer of each has its own.
+    """
+    shape = (schedule.micro_batches, *((1, 1) if shared else (schedule.stages, max(layers, 1))))
+    uniform = np.random.default_rng(seed).uniform(size=shape)
+    return ExpertDraws(ndtri(uniform ** (1.0 / ranks)) / expected_largest(ranks))
+
+
+def expected_largest(ranks: float) -> float:
+    """Return E[max] of standard normal numbers: the upper bound less the integral of Phi^n up to there."""
+    return float(_GRID[-1] - np.trapezoid(ndtr(_GRID) ** ranks, _GRID))

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.errors import Location, suggest
-from costmodel.measurements.nccl_tables import is_nccl, translated
-from costmodel.measurements.raw_tables import FOREIGN, RawTable, read_raw_table, table_files
+from costmodel.measurements.raw_tables import FOREIGN, RawTable, is_nccl, read_raw_table, table_files, translated
 from costmodel.quantities import Array, Indices
 from costmodel.records import Record, replace
 from costmodel.schema.references import display_path

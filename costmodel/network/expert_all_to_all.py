@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from costmodel.errors import InputError
 from costmodel.network.collectives import both_links
 from costmodel.network.group_links import GroupLinks
-from costmodel.quantities import Count, Seconds, minimum, where
+from costmodel.quantities import Bytes, Count, Seconds, minimum, where
 from costmodel.records import Record, replace
+from costmodel.workload.dtypes import LOGARITHMIC, LOGFMT_TILE, payload_element
 from costmodel.workload.operators import ExpertAllToAll
 
 
@@ -66,3 +68,19 @@ def expert_all_to_all_time(exchange: ExpertAllToAll, links: GroupLinks) -> Secon
     """
     sent, copies = exchange.tokens * exchange.token_bytes, token_copies(exchange, links)
     return where(links.size > 1, both_links(sent * copies.intra, sent * copies.inter, links), 0.0)
+
+
+# ---- Payload formats of dispatch and combine: bytes of one element with its share of a tile's scales -----------------
+
+PAYLOADS = ("bf16", "fp16", "fp8", *LOGARITHMIC)
+
+
+def payload_bytes(name: str) -> Bytes:
+    """Return the bytes of one element of a payload [B]. Raises InputError where it is unknown.
+
+    fp8      1 + 4/128                a tile has one FP32 scale
+    logfmtN  N/8 + 2*4/128            a tile has its least and its greatest logarithm
+    """
+    if name not in PAYLOADS:
+        raise InputError.single(f"unknown payload {name!r}", hint=f"write one of {', '.join(PAYLOADS)}")
+    return payload_element(name, LOGFMT_TILE)

@@ -46,17 +46,17 @@ def drained(incidence: Incidence, sizes: Array) -> tuple[float, Array]:
     return done.makespan, done.carried
 
 
-def run_collapsed(incidence: Incidence, sizes: Array, starts: Array | None = None, *, batch: float = 0.0) -> Completed:
+def run_collapsed(incidence: Incidence, sizes: Array, *, batch: float = 0.0) -> Completed:
     """Return what `run_flows` does, with the flows of a class shared as one."""
-    collapsed = None if len(incidence.links) > MAX_ENTRIES else flow_classes(incidence, sizes, starts)
+    collapsed = None if len(incidence.links) > MAX_ENTRIES else flow_classes(incidence, sizes)
     if collapsed is None:
-        return run_flows(incidence, sizes, starts, batch=batch)
+        return run_flows(incidence, sizes, batch=batch)
     flows = collapsed.representative
-    done = run_flows(collapsed.incidence, sizes[flows], None if starts is None else starts[flows], batch=batch)
+    done = run_flows(collapsed.incidence, sizes[flows], batch=batch)
     return Completed(done.finish[collapsed.class_of], incidence.load(sizes.astype(float)))
 
 
-def flow_classes(incidence: Incidence, sizes: Array, starts: Array | None = None) -> FlowClasses | None:
+def flow_classes(incidence: Incidence, sizes: Array) -> FlowClasses | None:
     """Return the coarsest division of flows and links into equivalent ones, null where it saves nothing.
 
     A class is refined until flows of one class load as many links of each class, with the same weights, and links of
@@ -68,8 +68,6 @@ def flow_classes(incidence: Incidence, sizes: Array, starts: Array | None = None
     weights, owner = incidence.entry_weights(), incidence.flow_of
     weight_bits = mixed(weights.view(np.uint64))
     flow = mixed(sizes.astype(float).view(np.uint64))
-    if starts is not None:
-        flow = mixed(flow + starts.astype(float).view(np.uint64))
     link = mixed(incidence.capacity.view(np.uint64))
     last_count = 0
     while True:

@@ -1,4 +1,4 @@
-"""Flows over time: they arrive, share links fairly, and complete."""
+"""Flows over time: they share links fairly, and complete."""
 
 from __future__ import annotations
 
@@ -24,50 +24,39 @@ class Completed(Record):
         return float(self.finish.max(initial=0.0))
 
 
-def run_flows(incidence: Incidence, sizes: Array, starts: Array | None = None, *, batch: float = 0.0) -> Completed:
-    """Return the completion of flows of `sizes` [B] that arrive at `starts` [s] (default: all at once).
+def run_flows(incidence: Incidence, sizes: Array, *, batch: float = 0.0) -> Completed:
+    """Return the completion of flows of `sizes` [B] that start together.
 
-    Between two arrivals or completions rates are constant and max-min fair. batch: completions within this share of the
-    time since the start, or of this share of the flows, count as one event. Each flow still completes at its own time,
-    but what it leaves is shared anew only at the end of the batch, so that the makespan errs to the long side.
+    Between two completions rates are constant and max-min fair. batch: completions within this share of the time since
+    the start, or of this share of the flows, count as one event. Each flow still completes at its own time, but what it
+    leaves is shared anew only at the end of the batch, so that the makespan errs to the long side.
     """
-    _check(incidence, sizes, starts)
-    arrivals = np.zeros(len(sizes)) if starts is None else starts.astype(float)
-    finish = arrivals.copy()
+    _check(incidence, sizes)
+    finish = np.zeros(len(sizes))
     active, remaining = np.flatnonzero(sizes > 0), sizes[sizes > 0].astype(float)
     part = incidence.select(sizes > 0)
-    now = float(arrivals[active].min(initial=0.0)) if len(active) else 0.0
+    now = 0.0
     while len(active):
-        arrived = arrivals[active] <= now
-        upcoming = float(arrivals[active[~arrived]].min(initial=np.inf)) if not arrived.all() else np.inf
-        if not arrived.any():
-            now = upcoming
-            continue
-        rates = np.zeros(len(active))
-        rates[arrived] = fair_rates(part if arrived.all() else part.select(arrived))
+        rates = fair_rates(part)
         with np.errstate(divide="ignore"):
             ends = np.where(rates > 0, now + remaining / rates, np.inf)
         first = float(ends.min())
-        if not np.isfinite(min(first, upcoming)):
+        if not np.isfinite(first):
             raise InfeasibleError("flows remain that no link lets through")
         batch_end = np.partition(ends, int(batch * len(ends)))[int(batch * len(ends))] if batch else first
-        horizon = min(max(first * (1 + batch), float(batch_end)), upcoming)
+        horizon = max(first * (1 + batch), float(batch_end))
         done = ends <= horizon * (1 + TIE)
         finish[active[done]] = ends[done]
         remaining = remaining - np.where(np.isfinite(rates), rates, 0.0) * (horizon - now)
         now = horizon
-        if done.any():
-            active, remaining = active[~done], np.maximum(remaining[~done], 0.0)
-            part = part.select(~done)
+        active, remaining = active[~done], np.maximum(remaining[~done], 0.0)
+        part = part.select(~done)
     return Completed(finish, incidence.load(sizes.astype(float)))
 
 
-def _check(incidence: Incidence, sizes: Array, starts: Array | None) -> None:
-    for name, values in (("size", sizes), ("start", starts)):
-        if values is None:
-            continue
-        if len(values) != incidence.flows:
-            raise InputError.single(f"{len(values):,} flows have a {name}, {incidence.flows:,} have links")
-        if not (np.isfinite(values).all() and (values >= 0).all()):
-            raise InputError.single(f"a flow's {name} is negative or not a number")
+def _check(incidence: Incidence, sizes: Array) -> None:
+    if len(sizes) != incidence.flows:
+        raise InputError.single(f"{len(sizes):,} flows have a size, {incidence.flows:,} have links")
+    if not (np.isfinite(sizes).all() and (sizes >= 0).all()):
+        raise InputError.single("a flow's size is negative or not a number")
     check_flow_count(incidence.flows)

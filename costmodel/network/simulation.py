@@ -13,11 +13,10 @@ from costmodel.network.collective_flows import Phase, algorithms, expert_phases,
 from costmodel.network.flow_classes import MAX_EXACT_FLOWS, drained
 from costmodel.network.flows import run_flows
 from costmodel.network.group_links import lit_share
-from costmodel.network.hashed_all_to_all import hashed_all_to_all
 from costmodel.network.layout import Layout, pairs
 from costmodel.network.routing import FlowRoutes, Flows, fabric_latency, inside_latency, route
 from costmodel.network.sharing import Incidence, check_flow_count
-from costmodel.network.uniform_all_to_all import LINKS, UniformFlows, uniform_flow_classes
+from costmodel.network.uniform_all_to_all import LINKS, UniformFlows, hashed_all_to_all, uniform_flow_classes
 from costmodel.quantities import Array, Indices
 from costmodel.records import MutableRecord, Record, field, replace
 from costmodel.workload.operators import ExpertAllToAll

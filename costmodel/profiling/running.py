@@ -14,8 +14,7 @@ import numpy.typing as npt
 from costmodel.errors import InputError
 from costmodel.profiling.device_file import Facts, Rates, file_of, rates_of, unit_of, write_device
 from costmodel.profiling.failures import FailureLog, SecondTries, passes
-from costmodel.profiling.rows import RowTable
-from costmodel.profiling.shape_selection import most_informative
+from costmodel.profiling.rows import RowTable, most_informative
 from costmodel.profiling.shapes import (
     BYTES,
     FP4,

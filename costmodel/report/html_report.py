@@ -12,16 +12,20 @@ from costmodel.report.plan_file import asked, read_plan, sections_of
 from costmodel.report.plots.sweep import count_not_drawn
 from costmodel.report.plotting import draw, file_names
 from costmodel.report.text import title_of
-from costmodel.report.web.answers import reproduced_sections, search_sections, sensitivity_sections, topologies_sections
-from costmodel.report.web.document import Section, page
 from costmodel.report.web.inline import EmbeddedPlot, read_plots
-from costmodel.report.web.result import about_result, result_sections
-from costmodel.report.web.sweep import (
+from costmodel.report.web.markup import Section, page
+from costmodel.report.web.result import (
     ABOUT_REQUESTS,
     ABOUT_TIMELINE,
+    about_result,
+    reproduced_sections,
     request_sections,
+    result_sections,
+    search_sections,
+    sensitivity_sections,
     sweep_sections,
     timeline_sections,
+    topologies_sections,
 )
 from costmodel.schema.answers import Answer, ReproducedFile, SearchFile, SensitivityFile, TopologiesFile, read_answer
 from costmodel.schema.whole_files import write_whole

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from costmodel.report.equation_blocks import show_blocks
+from costmodel.report.operators import show_blocks
 from costmodel.report.page import Number, Table, is_verbose, show, show_hint, table
 from costmodel.report.text import NONE, dollars, quantity, shown_basis, whole
 

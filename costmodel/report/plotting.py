@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
+from costmodel.report.plots.bars import tornado_plot
 from costmodel.report.plots.breakdown import breakdown_plot
 from costmodel.report.plots.memory import memory_plot
 from costmodel.report.plots.pareto import search_plots
 from costmodel.report.plots.plot import Plot
-from costmodel.report.plots.requests import request_plots
+from costmodel.report.plots.requests import request_plots, timeline_plots
 from costmodel.report.plots.roofline import roofline_plot
 from costmodel.report.plots.sweep import sweep_plots
-from costmodel.report.plots.timeline import timeline_plots
 from costmodel.report.plots.topologies import topologies_plot
-from costmodel.report.plots.tornado import tornado_plot
 from costmodel.report.plots.validation import reproduced_plot
 from costmodel.report.style import figure_bytes, styled
 from costmodel.schema.answers import Answer, ReproducedFile, ReproducedValue, SearchFile, SensitivityFile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from costmodel.fitting.run_plan import FEWEST
 from costmodel.fitting.scoring import Score
 from costmodel.measurements.exclusions import Exclusion
 from costmodel.report.page import Number, show, table
-from costmodel.report.text import NONE
+from costmodel.report.text import NONE, metric
+from costmodel.study.anchoring import AnchoredSite
 
 _FOLDERS = re.compile(r"(?<!\S)\S*/(?=\S+:\d+)")  # folders before a file's name and line
 _MODELS = {
@@ -124,3 +126,19 @@ def _show_sibling(run: CalibrationRun) -> None:
 
 def _percent(value: float | None, sign: str = "") -> str:
     return NONE if value is None else Number(f"{100 * value:{sign}.1f} %", value)
+
+
+# ---- The terminal view of `calibrate --run`: measured steps next to predictions, and what they say of their site -----
+
+
+def show_site(site: AnchoredSite, output: Path) -> None:
+    """Print the steps, the site's factor, and how to use the file."""
+    show(f"{site.framework} on {site.cluster} ({site.device})", "bold")
+    rows = table("run", "metric", ">measured", ">predicted", ">time: measured/predicted")
+    for (name, step), ratio in zip(site.steps.items(), site.anchored.ratios, strict=True):
+        values = metric(step.metric, step.value), metric(step.metric, site.predicted[name])
+        rows.add(name, step.metric, *values, f"{ratio:.3f}")
+    show(rows)
+    logs = [math.log(ratio) for ratio in site.anchored.ratios]
+    show(f"times of these runs are {math.exp(sum(logs) / len(logs)):.3f} times the predicted ones (geometric mean)")
+    show(f"wrote {output}; name it in a scenario of this framework and device: anchor: ./{output.name}")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from costmodel.report.page import Number, is_verbose, show, show_hint, table
 from costmodel.report.text import NONE, metric, readable, shortened
-from costmodel.schema.lever import Levers
+from costmodel.schema.what_if import Levers
 from costmodel.study.what_if import Worth
 
 _APART = (

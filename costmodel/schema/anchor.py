@@ -8,15 +8,15 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
-from costmodel.declared import Measure, Verbatim, Wrong
+from costmodel.declared import Measure, NumberOrZero, Verbatim, Wrong
 from costmodel.errors import InputError, Location, Problem
 from costmodel.records import MutableRecord, Record, replace
 from costmodel.schema.device import Source
 from costmodel.schema.fields import field_error
 from costmodel.schema.inputs import note_folder
 from costmodel.schema.metrics import dimension_of
+from costmodel.schema.records import Declared
 from costmodel.schema.references import Library, folder_of
-from costmodel.schema.site_scatter import SiteScatterFile
 from costmodel.schema.strict import Strict, checked
 from costmodel.schema.tree import Tree, to_python
 from costmodel.workload.scenario import Anchor, MeasuredStep, Scenario
@@ -290,3 +290,27 @@ def _class(scenario: Scenario) -> str:
 def _site(scenario: Scenario) -> tuple[str, str, str]:
     """Return framework, device and cluster."""
     return scenario.framework.name, scenario.cluster.device.name, scenario.cluster.name
+
+
+# ---- The file of how runs of a site scatter about predictions: `calibrations/site_scatter` ---------------------------
+
+
+class ScatterFile(Declared, of=SiteScatter):
+    """How alike errors of runs are, shares of the variance of log(measured / predicted time). The rest is own."""
+
+    rows: NumberOrZero = Field(description="published figures behind it")
+    publications: NumberOrZero = Field(description="publications behind it")
+
+    def _check_shares(self) -> None:
+        if isinstance(self.site, float) and isinstance(self.alike, float) and self.site + self.alike > 1.0:
+            raise Wrong(f"site {self.site:g} and alike {self.alike:g} are more than a whole", "write site + alike <= 1")
+
+
+class SiteScatterFile(Strict):
+    """How runs of a site scatter about predictions: what measured steps of the site say of others."""
+
+    name: str = Field(description="name in references")
+    training: ScatterFile = Field(description="of training steps")
+    inference: ScatterFile = Field(description="of passes and batches: prefill, decode, generate")
+    serving: ScatterFile = Field(description="of servers")
+    sources: list[Source] = Field(default=[], description="where the values come from")

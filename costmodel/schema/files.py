@@ -12,36 +12,32 @@ from costmodel.errors import ImplausibleInput, InputError, Problem
 from costmodel.hardware import Cluster, Device, Network, Node
 from costmodel.quantities import Quantity
 from costmodel.records import Record
-from costmodel.schema import build, build_framework, build_model
-from costmodel.schema.anchor import AnchorFile
+from costmodel.schema import build, build_model
+from costmodel.schema.anchor import AnchorFile, SiteScatterFile
 from costmodel.schema.assemble import Assembly, Stop, in_order
 from costmodel.schema.calibration import FitsFile, KernelAnchorsFile
 from costmodel.schema.case import CaseFile, check_cases
 from costmodel.schema.cluster import ClusterFile, NodeFile, TopologyFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.document import model_document
-from costmodel.schema.effects import EffectsFile
+from costmodel.schema.effects import EffectsFile, RelativesFile
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile
 from costmodel.schema.hugging_face import import_config
 from costmodel.schema.installation import install, install_device, install_node, unlike_others
 from costmodel.schema.kernel_names import unknown_names
-from costmodel.schema.lever import LeversFile
-from costmodel.schema.loader import parse_tree
+from costmodel.schema.loader import parse_tree, yaml_of
 from costmodel.schema.model import ModelFile
 from costmodel.schema.model_names import is_config, model_reference
 from costmodel.schema.overrides import read_overrides
 from costmodel.schema.references import Library, as_reference, folder_of
-from costmodel.schema.relatives import RelativesFile
 from costmodel.schema.resolve import measured_steps, resolve_tree
-from costmodel.schema.site_scatter import SiteScatterFile
 from costmodel.schema.strict import Strict
 from costmodel.schema.study import StudyFile
 from costmodel.schema.tree import Tree
 from costmodel.schema.validation import ValidationFile
-from costmodel.schema.what_if import WhatIfFile
+from costmodel.schema.what_if import LeversFile, WhatIfFile
 from costmodel.schema.workload import WorkloadFile
-from costmodel.schema.writing import yaml_of
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.framework_parts import TunedTiles
 
@@ -109,7 +105,7 @@ def load_tuned_tiles(framework: str, device: str, search_path: Sequence[str | Pa
     """Return the layers of experts whose tiles a framework ships tuned on a device, both by name."""
     return _load(
         framework, "framework", search_path,
-        lambda assembly, tree: build_framework.tuned_tiles(assembly.part(FrameworkFile, tree).file, device),
+        lambda assembly, tree: build.tuned_tiles(assembly.part(FrameworkFile, tree).file, device),
     )  # fmt: skip
 
 

@@ -9,9 +9,8 @@ from costmodel.schema.device import PLAUSIBLE, Source
 from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
 from costmodel.workload.engine import Engine, SchedulerRule
-from costmodel.workload.framework_parts import EagerPrompts
+from costmodel.workload.framework_parts import EagerPrompts, TrainingProgram
 from costmodel.workload.scenario import Framework, PartFormats, Precision, Tile
-from costmodel.workload.training_program import TrainingProgram
 
 TunedFormat: TypeAlias = Literal["bf16", "fp8", "fp8_block", "int8"]
 """Number formats of products of experts by which engines look up tuned tiles; `bf16` is any of 16 bits."""

@@ -6,8 +6,10 @@ parser's own rules (YAML 1.1) read `1e12` as text, `no` as false and `1:30` as n
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from costmodel import units
 from costmodel.errors import InputError, Location, kind_of
 from costmodel.reading import open_regular
 from costmodel.schema.inputs import note_content
-from costmodel.schema.tree import KEPT, Tree
+from costmodel.schema.tree import KEPT, Tree, to_python
 
 MAX_BYTES = 16 * 2**20  # of a YAML or JSON file; far above any real one
 MAX_TABLE_BYTES = 64 * 2**20  # of a table, which Python holds at ten times its size
@@ -242,3 +244,43 @@ def _syntax_error(error: yaml.YAMLError, source: str, label: Location | None) ->
         hint = "define the anchor (`&name`) before its alias (`*name`)"
     location = label or (Location(source, mark.line + 1, mark.column + 1) if mark else Location(source))
     return InputError.single(f"is not valid YAML: {problem}", hint=hint, location=location)
+
+
+# ---- A document as YAML text for people to keep and edit -------------------------------------------------------------
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_FLOW = ("mixer", "ffn", "mtp", "sources")  # each on one line
+
+
+def yaml_of(tree: Tree, schema: str) -> str:
+    """Return the YAML file of a document. It reads back as the same document."""
+    return yaml_text(to_python(tree), schema)
+
+
+def yaml_text(document: Mapping[str, Any], schema: str) -> str:
+    """Return the YAML file of nested dicts, lists and scalars."""
+    return "\n".join([f"schema: costmodel/{schema}@1", *_block(document, "")]) + "\n"
+
+
+def _block(value: Mapping[str, Any], indent: str) -> Iterator[str]:
+    """Yield the lines of a mapping, with lists of mappings as blocks."""
+    for key, item in value.items():
+        if isinstance(item, list) and item and isinstance(item[0], Mapping) and key not in _FLOW:
+            yield f"{indent}{key}:"
+            for entry in item:
+                first, *rest = _block(entry, f"{indent}    ")
+                yield f"{indent}  - {first.lstrip()}"
+                yield from rest
+        else:
+            yield f"{indent}{key}: {_flow(item)}"
+
+
+def _flow(value: Any) -> str:
+    """Return a value on one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and parse_tree(value, "").value == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)

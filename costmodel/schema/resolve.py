@@ -13,13 +13,12 @@ from costmodel.errors import InputError, LayoutError, Location, Problem, availab
 from costmodel.hardware import Device
 from costmodel.quantities import is_single, minimum, where
 from costmodel.records import replace
-from costmodel.schema import build, build_framework, build_model
+from costmodel.schema import build, build_model
 from costmodel.schema.aliases import without_aliases
 from costmodel.schema.anchor import Anchors, read_steps
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop, in_order
 from costmodel.schema.device import Source, forecast_notes
 from costmodel.schema.document import model_document, scenario_document
-from costmodel.schema.exchange_notes import exchange_notes
 from costmodel.schema.expert_load import expert_counts
 from costmodel.schema.framework import ExpertSpreadFile, FrameworkFile
 from costmodel.schema.framework_defaults import for_model, with_defaults, with_exchange
@@ -47,7 +46,9 @@ from costmodel.schema.strict import validate_tree
 from costmodel.schema.tree import Tree, merge
 from costmodel.schema.workload import (
     PHASES,
+    CommunicationFile,
     ExpertBoundFile,
+    ParallelFile,
     PlanFile,
     ReinforcementFile,
     ServingFile,
@@ -59,7 +60,7 @@ from costmodel.workload.architecture import Architecture, MoeFfn
 from costmodel.workload.pools import Pools
 from costmodel.workload.popularity import DRAWN, LEARNED
 from costmodel.workload.reinforcement import Reinforcement
-from costmodel.workload.scenario import MeasuredStep, Parallelism, Scenario
+from costmodel.workload.scenario import Framework, MeasuredStep, Parallelism, Scenario
 
 _Model: TypeAlias = "tuple[Architecture | None, DocumentPart[ModelFile] | None]"
 
@@ -276,7 +277,7 @@ def _of_plan(assembly: Assembly, name: str, tree: Tree, plan: PlanFile, of: _Mod
     if architecture is None:
         raise Stop
     by_chance = list(_by_chance(plan, architecture))
-    kernels = for_model(build_framework.framework(framework.file, hardware.device_part.file), architecture)
+    kernels = for_model(build.framework(framework.file, hardware.device_part.file), architecture)
     plan = _with_load(plan, architecture, framework.file.expert_spread)
     plan = with_exchange(plan, framework.file.training, kernels, architecture)
     layout = build.layout(plan, slices_experts=framework.file.training.slices_experts)
@@ -417,3 +418,44 @@ def _look_ahead(assembly: Assembly, tree: Tree, name: str) -> None:
     if reference is not None and isinstance(reference.value, (str, dict)):
         with assembly.collecting_problems():
             install(assembly, reference, name, build.Ranks(1.0))
+
+
+# ---- Notes for a reader on a framework's own way of carrying tokens to the experts of other ranks --------------------
+
+
+def exchange_notes(
+    plan: PlanFile, kernels: Framework, architecture: Architecture, *, has_deepep: bool
+) -> Iterator[str]:
+    """Yield a note where ranks of expert parallelism gather all tokens only because the framework does by default.
+
+    It does so where groups of ranks have tokens of their own, ep*etp/tp > 1, as of `exchange_messages`. has_deepep: the
+    framework can use DeepEP on the device. A scenario that states its exchange gets none.
+    """
+    if isinstance(plan, TrainingFile | ExpertBoundFile) or not architecture.has_experts:
+        return
+    where = [path for path, parallel, own in _pools(plan) if _gathers(parallel, own, kernels)]
+    if not where:
+        return
+    text = f"experts' tokens are exchanged by an all-gather, as {kernels.name} does by default"
+    if has_deepep:
+        paths = " and ".join(where)
+        text += (
+            f"; for DeepEP, which is made for many ranks, set {paths}: {{mode: low_latency, dispatch: fp8}}, or bf16 "
+            "where its tokens are not in FP8"
+        )
+    yield text
+
+
+def _pools(plan: PlanFile) -> Iterator[tuple[str, ParallelFile, CommunicationFile]]:
+    """Yield (path of the communication settings, degrees, settings) of a scenario, or of each of two pools."""
+    pools = (("prefill", plan.prefill), ("decode", plan.decode)) if isinstance(plan, ServingFile) else ()
+    parts = [(f"{name}.communication", pool.parallel, pool.communication) for name, pool in pools if pool is not None]
+    yield from parts or [("communication", plan.parallel, plan.communication)]
+
+
+def _gathers(parallel: ParallelFile, own: CommunicationFile, kernels: Framework) -> bool:
+    """Tell whether a layout gathers tokens, and does not say so itself."""
+    degrees = build.parallelism(parallel)
+    groups = np.asarray(degrees.ep * degrees.etp / degrees.tp)
+    is_by_default = own.exchange is None and build.communication(own, kernels).exchange == "gather"
+    return is_by_default and degrees.expert_pool is None and bool(np.any(groups > 1))

@@ -15,13 +15,12 @@ from costmodel.errors import InputError
 from costmodel.records import Record, replace
 from costmodel.schema.anchor import CLASSES, MEASURED, read_scatter
 from costmodel.schema.case import load_case_file
-from costmodel.schema.loader import parse_tree
+from costmodel.schema.loader import parse_tree, yaml_text
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.references import Library, is_name, relative_path
 from costmodel.schema.resolve import measured_steps
 from costmodel.schema.tree import Tree, to_python
 from costmodel.schema.whole_files import write_whole
-from costmodel.schema.writing import yaml_text
 from costmodel.study.served_anchors import with_anchors
 from costmodel.workload.scenario import Anchor, MeasuredStep, Scenario
 

@@ -298,7 +298,7 @@ def _evaluated(scenario: Scenario, calibration: Calibration, sizes: tuple[int, .
     """Return a grid as an engine gives it."""
     if engine == "analytic":
         return evaluate_grid(scenario, calibration, sizes)
-    from costmodel.event.grid import simulate_grid  # SimPy loads when it is used
+    from costmodel.event.evaluation import simulate_grid  # SimPy loads when it is used
 
     return simulate_grid(scenario, calibration, sizes, event_engine())
 

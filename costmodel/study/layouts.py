@@ -16,8 +16,7 @@ from costmodel.quantities import Array, Indices
 from costmodel.records import Record, replace
 from costmodel.study.axes import Axis
 from costmodel.workload.architecture import Architecture, MoeFfn
-from costmodel.workload.plans import Decode, Training
-from costmodel.workload.recompute import SETS
+from costmodel.workload.plans import SETS, Decode, Training
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import SCHEDULES
 from costmodel.workload.split_rules import heads_of

@@ -15,9 +15,8 @@ from pathlib import Path
 from costmodel.api import Workload
 from costmodel.errors import CostModelError, ImplausibleInput, InputError, suggest
 from costmodel.records import replace
-from costmodel.schema.lever import LeverFile, Levers, SwitchFile, load_levers
 from costmodel.schema.references import FOLDERS, Library
-from costmodel.schema.what_if import AlternativeFile, load_what_if
+from costmodel.schema.what_if import AlternativeFile, LeverFile, Levers, SwitchFile, load_levers, load_what_if
 from costmodel.study import what_if
 from costmodel.study.what_if import Worth, changes_of, reason_of, same, worths
 from costmodel.workload.pools import Pools

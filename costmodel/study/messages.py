@@ -11,7 +11,7 @@ from costmodel.calibration.fit_files import DEFAULT_FRAMEWORK, framework_of
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
-from costmodel.network.payload import PAYLOADS, payload_bytes
+from costmodel.network.expert_all_to_all import PAYLOADS, payload_bytes
 from costmodel.records import replace
 from costmodel.schema.files import load_cluster, load_model
 from costmodel.schema.references import Library

@@ -19,6 +19,7 @@ from costmodel.workload.attention_kernels import (
     add_cache_write,
     add_fused_attention,
     add_gate_product,
+    add_indexer,
     add_output_projection,
     add_unfused_attention,
     has_quantized_kv,
@@ -29,7 +30,6 @@ from costmodel.workload.context import Context, per_rank
 from costmodel.workload.context_parallel import attention_shard, gather_kv, kv_replicas
 from costmodel.workload.denoising import runs_eager_denoising
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.indexer import add_indexer
 from costmodel.workload.linear import Linear, add_linear, add_transposition, norm_vectors
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, HostTransfer
 from costmodel.workload.work import Parameters, WorkBuilder
@@ -133,11 +133,10 @@ def _add_foreign_keys(
     if context.phase == "decode" or mixer.borrowed_kv or (is_single(foreign) and foreign == 0):
         return
     rows = context.sequences * foreign / context.parallel.cp
-    projection = Linear(
+    add_linear(builder, context, Linear(
         "foreign key projection", operator="qkv", producer="norm", rows=rows, inputs=context.architecture.hidden,
         outputs=width, gathered=True, tied=True, replicas=maximum(context.parallel.tp / mixer.kv_heads, 1.0),
-    )  # fmt: skip
-    add_linear(builder, context, projection)
+    ))  # fmt: skip
     builder.save("foreign keys and values", "qkv", rows * width * replicas * context.residual)
     if context.phase != "training" and mixer.has_kv_cache:
         written = rows * width * (context.residual + context.precision.kv_element)
@@ -178,11 +177,10 @@ def _add_rotary(builder: WorkBuilder, context: Context, mixer: Attention, heads:
 
 def _add_head_router(builder: WorkBuilder, context: Context, route: HeadRoute) -> None:
     """Add the weights of heads: d x routed, d x shared, and d x 2 between the two [arXiv 2410.11842, equations 5-7]."""
-    router = Linear(
+    add_linear(builder, context, Linear(
         "head router", operator="router", producer="norm", rows=context.tokens, inputs=context.architecture.hidden,
         outputs=route.routed + route.shared + 2.0, cast_input=False, saved_element=0.0, replicas=context.parallel.tp,
-    )  # fmt: skip
-    add_linear(builder, context, router)
+    ))  # fmt: skip
 
 
 def _add_qk_norm(

@@ -38,13 +38,12 @@ def add_source_projections(builder: WorkBuilder, context: Context, mixer: Attent
     tp, hidden, tokens = context.parallel.tp, context.architecture.hidden, context.tokens
     gate = mixer.gate_width
     wide = mixer.q_heads * mixer.head_dim + gate
-    query = Linear(
+    add_linear(builder, context, Linear(
         "query projection", operator="qkv", producer="norm", rows=tokens, inputs=hidden,
         outputs=mixer.q_heads * mixer.query_share * mixer.head_dim + gate, split="columns", total=hidden * wide,
         stored_ratio=wide / (mixer.q_heads * mixer.query_share * mixer.head_dim + gate), gathered=True,
         bias=wide if mixer.bias else 0.0,
-    )  # fmt: skip
-    add_linear(builder, context, query)
+    ))  # fmt: skip
     rows = context.sequences * source.keys(context.q_len)
     own = mixer.kv_heads * (mixer.head_dim + mixer.v_head_dim)
     if context.phase == "decode" and source.tokens is not None:
@@ -52,13 +51,12 @@ def add_source_projections(builder: WorkBuilder, context: Context, mixer: Attent
         total = (hidden if source.width is None else source.width) * own
         builder.add_parameters(Parameters("key and value projection", total, total * local / own, total, linear=True))
         return 0.0
-    pair = Linear(
+    add_linear(builder, context, Linear(
         "key and value projection", operator="qkv", producer="norm", rows=rows,
         inputs=hidden if source.width is None else source.width,
         outputs=per_rank(mixer.kv_heads, tp) * (mixer.head_dim + mixer.v_head_dim),
         total=(hidden if source.width is None else source.width) * own, bias=own if mixer.bias else 0.0,
-    )  # fmt: skip
-    add_linear(builder, context, pair)
+    ))  # fmt: skip
     return rows
 
 
@@ -89,11 +87,10 @@ def add_positions(builder: WorkBuilder, context: Context, mixer: Attention) -> N
     if mixer.score != "relative":
         return
     width = mixer.q_heads * mixer.head_dim
-    positions = Linear(
+    add_linear(builder, context, Linear(
         "position projection", operator="qkv", producer="norm", rows=context.kv_len,
         inputs=context.architecture.hidden, outputs=width, split="columns", saved_element=0.0, bias=2.0 * width,
-    )  # fmt: skip
-    add_linear(builder, context, positions)
+    ))  # fmt: skip
 
 
 def add_score_terms(builder: WorkBuilder, context: Context, mixer: Attention, heads: Count) -> None:

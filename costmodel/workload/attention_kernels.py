@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from costmodel.quantities import Count, Quantity
+from costmodel.quantities import Count, Quantity, is_single
 from costmodel.records import Record, replace
-from costmodel.workload.architecture import Attention, HeadGroup
+from costmodel.workload.architecture import Attention, HeadGroup, Indexer, Pattern
 from costmodel.workload.context import Context
 from costmodel.workload.context_parallel import AttentionShard, attention_shard, ring_exchange, ulysses_exchange
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.linear import Linear, add_linear, batched_gemm
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm, Operator
-from costmodel.workload.work import WorkBuilder
+from costmodel.workload.work import Parameters, WorkBuilder
 
 
 class HeadSizes(Record):
@@ -207,11 +207,10 @@ def add_output_gate(builder: WorkBuilder, context: Context, outputs: Count) -> N
 
     [Qiu et al., Gated Attention, arXiv 2505.06708]
     """
-    gate = Linear(
+    add_linear(builder, context, Linear(
         "output gate", operator="qkv", producer="norm", rows=context.tokens, inputs=context.architecture.hidden,
         outputs=outputs, split="columns", cast_input=False, saved_element=0.0,
-    )  # fmt: skip
-    add_linear(builder, context, gate)
+    ))  # fmt: skip
     add_gate_product(builder, context, context.tokens * outputs / context.parallel.tp, gate_share=1.0)
 
 
@@ -235,10 +234,92 @@ def add_output_projection(
     Its input is the attention output, which the precision may save in a format of its own.
     """
     saved = context.precision.attention_output
-    output = Linear(
+    add_linear(builder, context, Linear(
         "output projection", operator="output_projection", producer="attention_output", rows=context.tokens,
         inputs=active_share * inputs / context.parallel.tp, outputs=context.architecture.hidden,
         total=inputs * context.architecture.hidden, stored_ratio=1.0 / active_share,
         saved_element=None if saved is None else ELEMENT_BYTES[saved], bias=bias,
+    ))  # fmt: skip
+
+
+# ---- Selection of keys by an indexer: small heads score every earlier key, and a query attends to the best of them.
+
+SCORE_BYTES = ELEMENT_BYTES["fp32"]
+INDEX_BYTES = 4.0  # one int32 per selected key
+
+
+def add_indexer(builder: WorkBuilder, context: Context, indexer: Indexer, *, query_inputs: Count, ratio: Count) -> None:
+    """Add projections of an indexer, its scores, and the selection, nothing where the layer reuses a selection.
+
+    Parameters: query_inputs*H_i*d_i + d*d_i, d*H_i of the heads' weights, and a norm of keys with 2*d_i. Every rank of
+    a tensor-parallel group has them whole and repeats the work [vllm-project/vllm, deepseek_v2.py: ReplicatedLinear].
+    query_inputs: width from which queries are projected, the residual stream's or a query latent's.
+    ratio: tokens per scored key. With pooled keys (> 1) the caller projects these.
+    """
+    if indexer.reused:
+        return
+    _add_projections(builder, context, indexer, query_inputs, ratio)
+    keys = context.kv_len / ratio
+    pairs = context.pairs(Pattern(), causal=True) / ratio
+    score, gradient = _scores(context, indexer, pairs, keys)
+    builder.step("attention_core", [score], [gradient] if context.phase == "training" else [])
+    builder.step("attention_core", [_selection(context, indexer, pairs)])
+
+
+def _add_projections(
+    builder: WorkBuilder, context: Context, indexer: Indexer, query_inputs: Count, ratio: Count
+) -> None:
+    """Add the projections of queries, from latents or the residual stream, of keys, and of the heads' weights."""
+    hidden, tokens, tp = context.architecture.hidden, context.tokens, context.parallel.tp
+    projects_keys = is_single(ratio) and ratio == 1.0
+    add_linear(builder, context, Linear(
+        "indexer query", operator="indexer", producer="norm", rows=tokens, inputs=query_inputs,
+        outputs=indexer.heads * indexer.head_dim, cast_input=False, saved_element=0.0, replicas=tp,
+    ))  # fmt: skip
+    keys = indexer.head_dim if projects_keys else 0.0
+    outputs = keys + (indexer.heads if indexer.weighted else 0.0)
+    if not (is_single(outputs) and outputs == 0.0):
+        add_linear(builder, context, Linear(
+            "indexer keys and weights", operator="indexer", producer="norm", rows=tokens, inputs=hidden,
+            outputs=outputs, cast_input=False, saved_element=0.0, replicas=tp, dtype=context.precision.attention,
+        ))  # fmt: skip
+    if projects_keys:
+        builder.add_parameters(Parameters.replicated("indexer key norm", 2.0 * indexer.head_dim))
+    size = 2 * tokens * (indexer.heads + 1.0) * indexer.head_dim * context.residual
+    builder.step("qkv", [Elementwise("indexer rotary", size, kind="rotary", rows=tokens)])
+    if context.phase != "training":
+        written = tokens / ratio * indexer.key_bytes(context.precision.kv_element)
+        builder.step("kv_write", [Elementwise("indexer cache write", written, kind="cache_write", rows=tokens)])
+
+
+def _scores(context: Context, indexer: Indexer, pairs: Count, keys: Count) -> tuple[AttentionKernel, AttentionKernel]:
+    """Return the kernel of the scores, and its gradient: one key head, of which every query head is a row.
+
+        I(t, s) = sum over heads of w(t, h) * relu(q(t, h) . k(s))          2*H_i*d_i FLOP a pair; one FP32 score a pair
+
+    pairs: (query, key) pairs of a sequence.
+    keys: of a sequence.
+    """
+    dtype = context.precision.linear if context.precision.linear == "fp8" else context.precision.attention
+    queries = context.sequences * context.q_len * indexer.heads * indexer.head_dim * ELEMENT_BYTES[dtype]
+    cache = context.sequences * keys / context.parallel.cp * indexer.key_bytes(context.precision.kv_element)
+    traffic = queries + cache + context.sequences * pairs * SCORE_BYTES
+    kernel = AttentionKernel(
+        "indexer scores", sequences=context.sequences, heads=1.0, q_len=indexer.heads * context.q_len,
+        qk_pairs=indexer.heads * pairs, macs_per_pair=indexer.head_dim, dtype=dtype, traffic=traffic,
+        family="paged_mqa_logits" if context.phase == "decode" else "mqa_logits", kv_len=keys,
+        kv_token_bytes=indexer.key_bytes(context.precision.kv_element), replicas=context.parallel.tp,
     )  # fmt: skip
-    add_linear(builder, context, output)
+    gradient = AttentionKernel(
+        "indexer scores gradient", sequences=context.sequences, heads=1.0, q_len=indexer.heads * context.q_len,
+        qk_pairs=indexer.heads * pairs, macs_per_pair=2.0 * indexer.head_dim, dtype=context.precision.attention,
+        traffic=2.0 * traffic, family="mqa_logits_backward", kv_len=keys, replicas=context.parallel.tp,
+    )  # fmt: skip
+    return kernel, gradient
+
+
+def _selection(context: Context, indexer: Indexer, pairs: Count) -> Operator:
+    """Return the selection of the best keys: it reads every score and writes an index per selected key."""
+    selected = context.tokens * indexer.top_k / indexer.block
+    size = context.sequences * pairs * SCORE_BYTES + selected * INDEX_BYTES
+    return Elementwise("key selection", size, kind="topk_select", rows=context.tokens)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from costmodel.quantities import Count, maximum, minimum
 from costmodel.workload.architecture import CompressedAttention, Pattern
-from costmodel.workload.attention_kernels import add_cache_write, has_quantized_kv
+from costmodel.workload.attention_kernels import add_cache_write, add_indexer, has_quantized_kv
 from costmodel.workload.context import Context
 from costmodel.workload.context_parallel import gather_kv
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.indexer import add_indexer
 from costmodel.workload.linear import Linear, add_linear, add_norm, batched_gemm
 from costmodel.workload.operators import AttentionKernel, Elementwise
 from costmodel.workload.patterns import Selected
@@ -23,11 +22,10 @@ def add_compressed_attention(builder: WorkBuilder, context: Context, mixer: Comp
     pooled entries whole.
     """
     hidden, tokens, tp = context.architecture.hidden, context.tokens, context.parallel.tp
-    down = Linear(
+    add_linear(builder, context, Linear(
         "latent projection", operator="mla_down", producer="norm", rows=tokens, inputs=hidden,
         outputs=mixer.q_lora + mixer.head_dim + mixer.pooling_width, gathered=True, replicas=tp,
-    )  # fmt: skip
-    add_linear(builder, context, down)
+    ))  # fmt: skip
     add_norm(builder, context, "query latent norm", norm, tokens, mixer.q_lora)
     add_norm(builder, context, "key norm", norm, tokens, mixer.head_dim)
     query = Linear(
@@ -126,8 +124,7 @@ def _add_grouped_output(builder: WorkBuilder, context: Context, mixer: Compresse
     builder.step("output_projection", gemms[:1], gemms[1:2], gemms[2:])
     builder.save("group projection input", "fused_core", context.tokens * groups * inputs * element)
     builder.add_parameters(Parameters("group projection", total, total / context.parallel.tp, total, linear=True))
-    output = Linear(
+    add_linear(builder, context, Linear(
         "output projection", operator="output_projection", producer="attention_output", rows=context.tokens,
         inputs=mixer.output_groups * mixer.output_rank, outputs=context.architecture.hidden, split="rows",
-    )  # fmt: skip
-    add_linear(builder, context, output)
+    ))  # fmt: skip

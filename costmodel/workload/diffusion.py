@@ -16,8 +16,8 @@ from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger,
 from costmodel.workload.operators import Collective, Group, Operator
 from costmodel.workload.passes import Pass, PassWork, pass_work
 from costmodel.workload.plans import Diffusion
-from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Parallelism, Scenario
+from costmodel.workload.split_rules import Rule, divides_rule, shown
 from costmodel.workload.stages import stage_layout
 
 TEXT_ENCODER, ENCODER, DENOISER, DECODER = "text encoder", "encoder", "denoiser", "decoder"

@@ -146,12 +146,11 @@ def _may_exist(count: Count) -> bool:
 
 def _add_router(builder: WorkBuilder, context: Context, name: str, outputs: Count, bias: Count = 0.0) -> None:
     """Add a small GEMM in the router's format over the tokens of the residual stream."""
-    router = Linear(
+    add_linear(builder, context, Linear(
         name, operator="router", producer="norm", rows=context.residual_tokens, inputs=context.architecture.hidden,
         outputs=outputs, dtype=context.precision.router, saved_element=0.0, bias=bias,
         replicas=1.0 if context.parallel.sequence_parallel else context.parallel.tp,
-    )  # fmt: skip
-    add_linear(builder, context, router)
+    ))  # fmt: skip
 
 
 def _add_score_smoothing(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> None:
@@ -200,20 +199,18 @@ def _add_latent(
         return
     hidden, rows = context.architecture.hidden, context.residual_tokens
     replicas = 1.0 if context.parallel.sequence_parallel else context.parallel.tp
-    down = Linear(
+    add_linear(builder, context, Linear(
         "latent down", operator="ffn_up", producer="norm", rows=rows, inputs=hidden, outputs=ffn.latent,
         replicas=replicas, saved_element=0.0,
-    )  # fmt: skip
-    add_linear(builder, context, down)
+    ))  # fmt: skip
     narrow = replace(context, architecture=replace(context.architecture, hidden=ffn.latent))
     add(builder, narrow, ffn)
     if ffn.latent_norm:
         add_norm(builder, context, "latent norm", "rms", rows, ffn.latent)
-    up = Linear(
+    add_linear(builder, context, Linear(
         "latent up", operator="ffn_down", producer="combine", rows=rows, inputs=ffn.latent, outputs=hidden,
         replicas=replicas,
-    )  # fmt: skip
-    add_linear(builder, context, up)
+    ))  # fmt: skip
 
 
 def _add_shared_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_input: bool) -> None:

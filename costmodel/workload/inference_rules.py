@@ -8,8 +8,8 @@ from costmodel.quantities import Count, divides
 from costmodel.workload.architecture import Architecture, Attention
 from costmodel.workload.passes import pipeline_batches
 from costmodel.workload.plans import Decode, Diffusion, Generate, Images, Prefill, Serving
-from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Plan, Scenario
+from costmodel.workload.split_rules import Rule, divides_rule, shown
 
 
 def inference_rules(scenario: Scenario, plan: Plan) -> Iterator[Rule]:

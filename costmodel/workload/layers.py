@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from costmodel.quantities import Count, divides, is_single, sum_of, where
+import numpy as np
+
+from costmodel.quantities import Count, Seconds, anywhere, divides, is_single, sum_of, where
 from costmodel.records import Record, replace
 from costmodel.workload import architecture as arch
+from costmodel.workload.architecture import Layer, Recurrence, SelectiveScan
 from costmodel.workload.attention import add_attention, add_joint_core, add_joint_inputs, add_joint_result
 from costmodel.workload.compressed import add_compressed_attention
 from costmodel.workload.context import Context
@@ -21,7 +24,6 @@ from costmodel.workload.denoising import (
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.ffn import add_dense_ffn, add_moe
 from costmodel.workload.host_offload import add_host_transfers
-from costmodel.workload.host_time import add_host_time
 from costmodel.workload.linear import (
     Linear,
     add_dropout,
@@ -32,8 +34,14 @@ from costmodel.workload.linear import (
     norm_vectors,
 )
 from costmodel.workload.mla import add_mla
-from costmodel.workload.operators import Elementwise
-from costmodel.workload.output_head import add_final_norm, add_vocabulary
+from costmodel.workload.operators import Elementwise, HostTime
+from costmodel.workload.output_head import (
+    add_final_norm,
+    add_vocabulary,
+    enter_tensor_parallel,
+    leave_tensor_parallel,
+    overlap_tensor_parallel,
+)
 from costmodel.workload.recurrences import add_memory, add_recurrence, add_selective_scan
 from costmodel.workload.residual_streams import (
     add_block_attention,
@@ -46,7 +54,6 @@ from costmodel.workload.residual_streams import (
 )
 from costmodel.workload.scenario import Parallelism
 from costmodel.workload.split_rules import heads_of
-from costmodel.workload.tensor_parallel import enter_tensor_parallel, leave_tensor_parallel, overlap_tensor_parallel
 from costmodel.workload.vision_mixers import add_convolution, add_gate, add_pool, add_residual_block, add_spectral
 from costmodel.workload.work import LayerWork, Parameters, WorkBuilder
 
@@ -307,11 +314,10 @@ _ADD: Mapping[type, Callable[[WorkBuilder, Context, Any], None]] = {
 def _add_plain_projection(builder: WorkBuilder, context: Context) -> None:
     """Add a d x d matrix instead of attention. Parameters: d^2."""
     width = context.architecture.hidden
-    projection = Linear(
+    add_linear(builder, context, Linear(
         "plain projection", operator="output_projection", producer="norm", rows=context.tokens, inputs=width,
         outputs=width, split="rows",
-    )  # fmt: skip
-    add_linear(builder, context, projection)
+    ))  # fmt: skip
 
 
 def _add_ffn(builder: WorkBuilder, context: Context, layer: arch.Layer, *, owns_input: bool = True) -> None:
@@ -436,14 +442,32 @@ def _mtp(context: Context, logits: Count) -> LayerWork:
     builder = WorkBuilder("mtp", context.recompute, context.is_frozen)
     add_norm(builder, context, "mtp hidden norm", last.norm, context.residual_tokens, hidden)
     add_norm(builder, context, "mtp embedding norm", last.norm, context.residual_tokens, hidden)
-    projection = Linear(
+    add_linear(builder, context, Linear(
         "mtp projection", operator="mtp_projection", producer="norm", rows=context.tokens, inputs=2 * hidden,
         outputs=hidden, replicas=context.parallel.tp,
-    )  # fmt: skip
-    add_linear(builder, context, projection)
+    ))  # fmt: skip
     for layer in mtp_layers(context.architecture):
         for _ in range(layer.repeat):
             add_layer(builder, context, layer)
     add_residual_norm(builder, context, "mtp final norm", last.norm)
     add_vocabulary(builder, context, logits, tied=True)
     return builder.build(_layer_input(context))
+
+
+# ---- Time of the host's program in passes of an inference engine, during kernels -------------------------------------
+
+
+def add_host_time(builder: WorkBuilder, context: Context, layer: Layer | None = None) -> None:
+    """Add what the host's program adds to a layer of an inference step, or to the step itself."""
+    if context.phase == "training":
+        return
+    host, floor = context.framework.host, context.framework.eager_prompts.layer
+    is_recurrent = layer is not None and isinstance(layer.mixer, Recurrence | SelectiveScan)
+    if context.phase == "prefill" and is_recurrent:  # a CUDA graph ends, where one holds the pass
+        _add(builder, "graph break", where(np.asarray(floor) == 0.0, host.recurrence, 0.0))
+    _add(builder, "host", host.step if layer is None else host.layer)
+
+
+def _add(builder: WorkBuilder, name: str, seconds: Seconds) -> None:
+    if anywhere(seconds):
+        builder.step("host", [HostTime(name, seconds)])

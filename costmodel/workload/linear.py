@@ -257,12 +257,11 @@ def _add_adapter(
     sizes = (("A", local.inputs, rank, wide_in), ("B", rank, outputs, wide_out))
     for half, inputs, columns, ranks in sizes:
         total = count * ranks * inputs * columns
-        layer = Linear(
+        add_linear(builder, context, Linear(
             f"adapter {half}", operator=linear.operator, producer=linear.operator, rows=linear.rows, inputs=inputs,
             outputs=columns, total=total, active=active * total, dtype=context.precision.residual,
             saved_element=0.0 if half == "A" else element, experts=linear.experts, is_adapter=True,
-        )  # fmt: skip
-        add_linear(builder, context, layer)
+        ))  # fmt: skip
     hidden = Collective(f"{name} adapter all-reduce", "all_reduce", local.rows * rank * element, Group(degree))
     passes, calls = (5.0, 2.0) if context.framework.training.is_unfused else (3.0, 1.0)
     scaled_sum = Elementwise("adapter sum", passes * local.rows * outputs * element, kind="add", calls=calls)

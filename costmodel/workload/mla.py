@@ -9,6 +9,7 @@ from costmodel.workload.attention_kernels import (
     HeadSizes,
     add_cache_write,
     add_fused_attention,
+    add_indexer,
     add_output_gate,
     add_output_projection,
     has_quantized_kv,
@@ -18,7 +19,6 @@ from costmodel.workload.attention_kernels import (
 from costmodel.workload.context import Context
 from costmodel.workload.context_parallel import gather_kv
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.indexer import add_indexer
 from costmodel.workload.linear import Linear, add_linear, add_norm, batched_gemm
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
 from costmodel.workload.work import Parameters, WorkBuilder
@@ -33,11 +33,10 @@ def add_mla(builder: WorkBuilder, context: Context, mixer: Mla, *, norm: str) ->
     hidden, tokens = context.architecture.hidden, context.tokens
     queries = mixer.heads * (mixer.nope_dim + mixer.rope_dim)
     latent = (0.0 if mixer.q_lora is None else mixer.q_lora) + mixer.kv_lora + mixer.rope_dim
-    down = Linear(
+    add_linear(builder, context, Linear(
         "latent projection", operator="mla_down", producer="norm", rows=tokens, inputs=hidden, outputs=latent,
         gathered=True, replicas=context.parallel.tp,
-    )  # fmt: skip
-    add_linear(builder, context, down)
+    ))  # fmt: skip
     if mixer.q_lora is None:
         query = Linear(
             "query projection", operator="mla_down", producer="norm", rows=tokens, inputs=hidden, outputs=queries,
@@ -70,11 +69,10 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     """
     heads, tokens, element = mixer.heads / context.parallel.tp, context.tokens, context.residual
     cached = context.sequences * (context.kv_len / context.parallel.cp)
-    up = Linear(
+    add_linear(builder, context, Linear(
         "key-value up", operator="mla_up", producer="norm", rows=cached, inputs=mixer.kv_lora,
         outputs=mixer.heads * (mixer.nope_dim + mixer.v_head_dim), split="columns",
-    )  # fmt: skip
-    add_linear(builder, context, up)
+    ))  # fmt: skip
     key = mixer.nope_dim + mixer.rope_dim
     # The rotated part of q in place; k from its latent part and the rotated part that all heads share.
     assembled_keys = cached * (heads * mixer.nope_dim + mixer.rope_dim + heads * key)

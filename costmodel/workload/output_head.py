@@ -6,9 +6,8 @@ from costmodel.quantities import Count, where
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.linear import Linear, add_linear, add_norm, add_residual_norm
-from costmodel.workload.operators import Elementwise
+from costmodel.workload.operators import Collective, Elementwise
 from costmodel.workload.residual_streams import add_block_attention, add_stream_reads, has_streams
-from costmodel.workload.tensor_parallel import enter_tensor_parallel
 from costmodel.workload.work import WorkBuilder
 
 
@@ -42,14 +41,13 @@ def add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, tie
     """
     vocabulary = context.architecture.vocabulary
     enter_tensor_parallel(builder, context, "head")
-    projection = Linear(
+    add_linear(builder, context, Linear(
         "vocabulary projection", operator="head", producer="final_norm", rows=tokens, split="columns",
         inputs=context.architecture.hidden, outputs=vocabulary, dtype=context.precision.head,
         weight_bytes=None if context.precision.head_weights is None else context.head_weight, gathered=True,
         # Every context-parallel rank has the last tokens of a prompt and repeats the GEMM.
         replicas=context.parallel.cp if context.phase == "prefill" else 1.0, tied=tied, bias=bias,
-    )  # fmt: skip
-    add_linear(builder, context, projection)
+    ))  # fmt: skip
     if context.phase == "training":
         logits = tokens * (vocabulary / context.parallel.tp)
         _add_loss(builder, context, tokens, logits)
@@ -94,3 +92,47 @@ def _add_loss(builder: WorkBuilder, context: Context, tokens: Count, logits: Cou
     else:
         forward, gradients = [Elementwise("loss", logits * (element + 2 * fp32))], []
     builder.step("loss", forward, gradients)
+
+
+# ---- The messages of a tensor-parallel group around the GEMMs that it splits, and their overlap with them ------------
+
+
+def enter_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> None:
+    """Add the collectives before a column-parallel GEMM.
+
+    Sequence parallel: all-gather, backward reduce-scatter. Otherwise: nothing, backward all-reduce.
+    """
+    if context.parallel.sequence_parallel:
+        forward = [_tp_collective(context, name, "all_gather")]
+        backward = [_tp_collective(context, f"{name} gradient", "reduce_scatter")]
+    else:
+        forward, backward = [], [_tp_collective(context, f"{name} gradient", "all_reduce")]
+    builder.step("tensor_parallel", forward, backward)
+    builder.mark_entry()
+
+
+def leave_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> None:
+    """Add the collectives after a row-parallel GEMM, the mirror image of entering."""
+    if context.parallel.sequence_parallel:
+        forward = [_tp_collective(context, name, "reduce_scatter")]
+        backward = [_tp_collective(context, f"{name} gradient", "all_gather")]
+    else:
+        forward, backward = [_tp_collective(context, name, "all_reduce")], []
+    builder.step("tensor_parallel", forward, backward)
+    builder.mark_exit()
+
+
+def _tp_collective(context: Context, name: str, kind: str) -> Collective:
+    size = context.tokens * context.architecture.hidden * context.residual
+    return Collective(f"{name} {kind.replace('_', '-')}", kind, size, context.tp_group)
+
+
+def overlap_tensor_parallel(builder: WorkBuilder, context: Context) -> None:
+    """Overlap a finished layer's tensor-parallel collectives with its GEMMs, as the framework does in training.
+
+    [NVIDIA Megatron-LM, core/tensor_parallel/layers.py, LinearWithGradAccumulationAndAsyncCommunication; Transformer
+    Engine, userbuffers]
+    """
+    overlap = context.framework.training.tensor_overlap
+    if context.phase == "training" and overlap != "none":
+        builder.overlap_collectives(context.parallel.tp if overlap == "all" else None)

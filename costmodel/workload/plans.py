@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -19,11 +20,38 @@ from costmodel.declared import (
     StoredType,
     Whole,
 )
+from costmodel.errors import InputError
 from costmodel.quantities import Count, Quantity, anywhere, where
 from costmodel.records import Record, ValueRecord, field
 from costmodel.workload.engine import EngineMemory, Scheduler
-from costmodel.workload.recompute import OPERATORS, SETS
 from costmodel.workload.requests import Replicas, RequestStream, SessionMeans, Slo
+
+# What may be named: each drops the tensors that the operator produces. `layer` keeps a layer's input only.
+OPERATORS = frozenset(
+    {"norm", "qkv", "mla_down", "mla_up", "attention_core", "ffn_up", "activation", "dispatch", "dropout", "layer"}
+)
+
+SETS = {
+    "none": frozenset[str](),
+    "selective": frozenset({"attention_core"}),  # Korthikanti et al., arXiv 2205.05198, section 5
+    "full": frozenset({"layer"}),  # Chen et al., arXiv 1604.06174: one checkpoint a layer
+    "deepseek_v3": frozenset({"norm", "mla_up", "activation"}),  # arXiv 2412.19437, section 3.2.3
+}
+
+
+def expand(names: Iterable[str]) -> frozenset[str]:
+    """Return the operators that set and operator names stand for. Raises InputError on an unknown name."""
+    operators: set[str] = set()
+    for name in names:
+        if name not in SETS and name not in OPERATORS:
+            raise InputError.single(
+                f"unknown operator `{name}`",
+                field="recompute",
+                hint=f"write one of {', '.join([*SETS, *sorted(OPERATORS)])}",
+            )
+        operators |= SETS.get(name, frozenset({name}))
+    return frozenset(operators)
+
 
 StageNumber: TypeAlias = Annotated[int, Whole(-(2**16), single=True)]
 

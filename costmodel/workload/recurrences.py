@@ -108,21 +108,19 @@ def _add_output_norm(builder: WorkBuilder, context: Context, mixer: Recurrence) 
 
 
 def _add_output_projection(builder: WorkBuilder, context: Context, inputs: Count) -> None:
-    output = Linear(
+    add_linear(builder, context, Linear(
         "output projection", operator="output_projection", producer="attention_output", rows=context.tokens,
         inputs=inputs, outputs=context.architecture.hidden, split="rows",
-    )  # fmt: skip
-    add_linear(builder, context, output)
+    ))  # fmt: skip
 
 
 def _add_memory_dispatch(builder: WorkBuilder, context: Context, memories: Memories) -> None:
     """Add the router of memories and the sorting of tokens by memory and back: 4*top_k*d elements per token."""
     hidden, tokens = context.architecture.hidden, context.tokens
-    router = Linear(
+    add_linear(builder, context, Linear(
         "memory router", operator="router", producer="norm", rows=tokens, inputs=hidden, outputs=memories.number,
         cast_input=False, saved_element=0.0, replicas=context.parallel.tp, dtype=context.precision.router,
-    )  # fmt: skip
-    add_linear(builder, context, router)
+    ))  # fmt: skip
     size = 4 * tokens * memories.top_k * hidden * context.residual
     sort = Elementwise("memory dispatch", size, kind="permute")
     builder.step("dispatch", [sort], [Elementwise("memory dispatch gradient", size)])
@@ -209,11 +207,10 @@ def add_selective_scan(builder: WorkBuilder, context: Context, mixer: SelectiveS
     """
     hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
     inner, state, rank = mixer.inner, mixer.state, mixer.rank
-    entry = Linear(
+    add_linear(builder, context, Linear(
         "channel projection", operator="qkv", producer="norm", rows=tokens, inputs=hidden, outputs=2.0 * inner,
         split="columns", gathered=True,
-    )  # fmt: skip
-    add_linear(builder, context, entry)
+    ))  # fmt: skip
     size = tokens * inner / tp * context.residual
     builder.step(
         "qkv",

@@ -99,11 +99,10 @@ def add_embedding_of_layers(builder: WorkBuilder, context: Context, embedding: L
     builder.step("embedding", [Elementwise("per-layer embedding", 2 * size, kind="embedding", rows=context.tokens)])
     # A token uses one row of the table, which engines may leave on the host: it counts as an embedding does.
     builder.add_parameters(Parameters("per-layer embedding", table, table / tp, table))
-    projection = Linear(
+    add_linear(builder, context, Linear(
         "per-layer projection", operator="embedding", producer="embedding", rows=context.tokens,
         inputs=context.architecture.hidden, outputs=width, split="columns",
-    )  # fmt: skip
-    add_linear(builder, context, projection)
+    ))  # fmt: skip
     builder.step("norm", [Elementwise("per-layer norm", 2 * size, kind="norm", rows=context.residual_tokens * depth)])
     builder.step("embedding", [Elementwise("per-layer sum", 3 * size, kind="add")])
     builder.add_parameters(Parameters.replicated("per-layer norm", embedding.width))
@@ -112,17 +111,15 @@ def add_embedding_of_layers(builder: WorkBuilder, context: Context, embedding: L
 def add_layer_embedding(builder: WorkBuilder, context: Context, embedding: LayerEmbedding, norm: str) -> None:
     """Add a layer's part of the embedding to the residual stream: d x w, the product, w x d and a norm."""
     tokens, hidden, width = context.tokens, context.architecture.hidden, embedding.width
-    gate = Linear(
+    add_linear(builder, context, Linear(
         "per-layer gate", operator="ffn_up", producer="norm", rows=tokens, inputs=hidden, outputs=width,
         replicas=context.parallel.tp,
-    )  # fmt: skip
-    add_linear(builder, context, gate)
+    ))  # fmt: skip
     size = tokens * width * context.residual
     product = Elementwise("per-layer product", 3 * size, kind="activation", rows=tokens)
     builder.step("activation", [product], [Elementwise("per-layer product gradient", 5 * size)])
-    back = Linear(
+    add_linear(builder, context, Linear(
         "per-layer output", operator="ffn_down", producer="activation", rows=tokens, inputs=width, outputs=hidden,
         replicas=context.parallel.tp,
-    )  # fmt: skip
-    add_linear(builder, context, back)
+    ))  # fmt: skip
     add_norm(builder, context, "per-layer output norm", norm, context.residual_tokens, hidden)

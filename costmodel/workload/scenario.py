@@ -31,12 +31,18 @@ from costmodel.records import Record, field, replace
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, GroupScaling
 from costmodel.workload.engine import Engine
-from costmodel.workload.framework_parts import NOTHING_TUNED, EagerPrompts, HostTimes, TunedTiles, Unsupported
+from costmodel.workload.framework_parts import (
+    NOTHING_TUNED,
+    EagerPrompts,
+    HostTimes,
+    TrainingProgram,
+    TunedTiles,
+    Unsupported,
+)
 from costmodel.workload.operators import WEIGHT_ONLY
 from costmodel.workload.plans import Decode, Diffusion, ExpertBound, Generate, PlanOfParts, Prefill, Serving, Training
 from costmodel.workload.simulation import Simulation
 from costmodel.workload.site_scatter import SiteScatter
-from costmodel.workload.training_program import TrainingProgram
 
 UNFUSED = "unfused"  # attention with its scores in device memory
 MASKED = "masked-softmax"  # unfused, but scale, causal mask and softmax are one kernel

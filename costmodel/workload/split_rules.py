@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from costmodel.quantities import Count, Mask, divides, is_single, maximum
+from costmodel.quantities import Count, Mask, Quantity, divides, is_single, maximum
+from costmodel.records import Record
 from costmodel.workload import architecture as arch
 from costmodel.workload.plans import Decode, Training
-from costmodel.workload.rule import Rule, divides_rule, shown
 from costmodel.workload.scenario import Scenario
 
 
@@ -202,3 +202,30 @@ def sharding_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
         f"groups of {shown(sharding.group)} cut through the {shown(block)} ranks (ep * expert_tensor) of the experts",
         "choose a group that holds whole sets of experts, or that fits into one",
     )
+
+
+# ---- One condition on a layout, said once for a point (an error that shows the fix) and for a grid (a mask) ----------
+
+
+class Rule(Record):
+    """One condition on a scenario. field: path below the scenario; holds: where it is met; hint: the fix."""
+
+    field: str
+    holds: Mask
+    message: str
+    hint: str
+
+
+def divides_rule(field: str, divisor: Quantity, value: Quantity, what: str) -> Rule:
+    """Return the rule that `divisor` divides `value`."""
+    return Rule(
+        field,
+        divides(divisor, value),
+        f"{shown(divisor)} does not divide {what} ({shown(value)})",
+        f"choose a divisor of {shown(value)}",
+    )
+
+
+def shown(value: Quantity) -> str:
+    """Return a count as a person writes it."""
+    return f"{value:g}" if isinstance(value, float | int) else "one of its values"

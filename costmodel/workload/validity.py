@@ -8,18 +8,25 @@ import numpy as np
 
 from costmodel.quantities import Mask, Quantity, divides, is_single
 from costmodel.records import replace
-from costmodel.workload.adapter_rules import adapter_rules
 from costmodel.workload.architecture import Attention, DenseFfn, MoeFfn, NoFfn, Recurrence
+from costmodel.workload.counting import has_linear_layer
 from costmodel.workload.inference_rules import inference_rules
 from costmodel.workload.mixers import Mixer
 from costmodel.workload.plans import Decode, ExpertBound, Serving, Training
 from costmodel.workload.pools import Pools
-from costmodel.workload.reinforcement import Reinforcement
-from costmodel.workload.reinforcement_rules import reinforcement_rules
-from costmodel.workload.rule import Rule, divides_rule, shown
+from costmodel.workload.reinforcement import Reinforcement, reinforcement_rules
 from costmodel.workload.scenario import Disaggregated, Parallelism, Precision, Scenario
 from costmodel.workload.schedules import rules_of
-from costmodel.workload.split_rules import context_rules, heads_of, offload_rules, sharding_rules, splits_nothing
+from costmodel.workload.split_rules import (
+    Rule,
+    context_rules,
+    divides_rule,
+    heads_of,
+    offload_rules,
+    sharding_rules,
+    shown,
+    splits_nothing,
+)
 from costmodel.workload.stages import ENDS
 
 __all__ = ["Rule", "feasible_layout", "rules"]
@@ -389,3 +396,32 @@ def feasible_layout(scenario: Scenario) -> Mask:
     for rule in rules(scenario):
         mask = mask & rule.holds
     return mask
+
+
+# ---- What adapters and preference training ask of a model ------------------------------------------------------------
+
+
+def adapter_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
+    """Yield what adapters ask: layers that the model has, a rank below its width; and the reference of preferences."""
+    if plan.reference == "base":
+        has_base = plan.adapters is not None
+        yield Rule(
+            "preference.reference", has_base, "without adapters no base is kept", "write `reference: copy` or `none`"
+        )
+    if plan.adapters is None:
+        return
+    architecture, rank = scenario.architecture, plan.adapters.rank
+    for target in plan.adapters.targets:
+        yield Rule(
+            "adapters.targets", has_linear_layer(architecture, target),
+            f"{architecture.name} has no linear layer {target!r}",
+            "write layers such as q, v, o, gate, up, down, or leave `targets` out for all linear layers",
+        )  # fmt: skip
+    yield Rule(
+        "adapters.rank",
+        np.less_equal(rank, architecture.hidden),
+        f"a rank of {shown(rank)} is above the model's width",
+        f"write at most {shown(architecture.hidden)}",
+    )
+    if not is_single(rank):
+        yield Rule("adapters.rank", np.greater(rank, 0), "a sweep has ranks of at least 1", "ask for 0 by itself")

@@ -20,8 +20,7 @@ from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import Table
 from costmodel.records import replace
 from costmodel.schema.fit_plan import ImplementationFile
-from reports.fits.measured import Measured, device_of, options, rows_of
-from reports.fits.origins import origins
+from reports.fits.measured import Measured, device_of, options, origins, rows_of
 
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +15,7 @@ from costmodel.calibration.fit_files import read
 from costmodel.cost.calibration import Calibration
 from costmodel.fitting.run_plan import PLAN, samples_of
 from costmodel.fitting.samples import RowMask, Samples
+from costmodel.measurements.raw_tables import read_raw_table
 from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.screening import context
@@ -23,7 +24,6 @@ from costmodel.records import ValueRecord
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
-from reports.fits.origins import origins, repositories
 
 CITE = "measured kernel times of public repositories, as listed in sources.csv beside the tables"
 
@@ -182,3 +182,37 @@ def calibration(
     head = f"families:{' ' * 40}# {comment}" if comment else "families:"
     lines = ["schema: costmodel/calibration@1", f"name: {name}", "device: null", f"basis: {basis}", head, *families]
     return "\n".join([*lines, *origin.lines("families")]) + "\n"
+
+
+# ---- Where measured rows come from: the public repository of each, as the files next to the tables say ---------------
+
+
+def repositories(measurements: Path) -> dict[str, str]:
+    """Return meta_id -> repository as `owner/name`, from `meta.csv` and `sources.csv` in a folder of tables.
+
+    Nothing where the folder has neither.
+    """
+    meta, sources = measurements / "meta.csv", measurements / "sources.csv"
+    if not (meta.is_file() and sources.is_file()):
+        return {}
+    of_source = _columns(sources, "source_id", "repo")
+    return {name: of_source[source] for name, source in _columns(meta, "meta_id", "source_id").items()}
+
+
+def origins(rows: Table, known: Mapping[str, str]) -> list[str]:
+    """Return what some rows are from, sorted: repositories, and for a row without one its table's name.
+
+    known: as `repositories` gives it.
+    """
+    pairs = {(str(meta), str(file)) for meta, file in zip(rows.text("meta_id"), rows.files, strict=True)}
+    return sorted({known.get(meta, Path(file).stem) for meta, file in pairs})
+
+
+def _columns(path: Path, key: str, value: str) -> dict[str, str]:
+    sheet = read_raw_table(path)
+    for name in (key, value):
+        if name not in sheet.columns:
+            raise sheet.error("the column is missing", field=name, hint=f"add it: every {key} has one")
+    return dict(
+        zip(*(np.char.strip(np.array(sheet.column(name), dtype=str)).tolist() for name in (key, value)), strict=True)
+    )

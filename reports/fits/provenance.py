@@ -18,8 +18,7 @@ from costmodel.calibration.kernel_anchors import SHARED
 from costmodel.errors import InputError
 from costmodel.fitting.run_plan import PLAN
 from costmodel.schema.whole_files import write_whole
-from reports.fits.measured import Measured, options
-from reports.fits.origins import origins
+from reports.fits.measured import Measured, options, origins
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

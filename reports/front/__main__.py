@@ -16,12 +16,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
+from matplotlib.figure import Figure
 
 from costmodel.calibration.fit_files import basis_of
 from costmodel.errors import InputError
+from costmodel.records import ValueRecord
 from costmodel.report.models import attention
+from costmodel.report.plots.plot import Plot, table
 from costmodel.report.plotting import write_plots
+from costmodel.report.style import BLACK, BLUE, GREEN, ORANGE, PALE, PURPLE, SKY
 from costmodel.report.text import gib, quantity, shown_basis
+from costmodel.result import Point
 from costmodel.schema.files import list_names, load_document, read_models
 from costmodel.schema.hugging_face.tables import families
 from costmodel.schema.whole_files import write_whole
@@ -29,7 +34,7 @@ from costmodel.study.published.accuracy import by_class
 from costmodel.study.published.provenance import UNSEEN
 from costmodel.study.published.reproduce import Comparison
 from costmodel.workload.counting import parameter_count
-from reports.front.hero import hero_figure, steps
+from reports.devices.__main__ import rows
 from reports.validation.__main__ import PAGES
 
 BLIND = Path(__file__).with_name("blind.txt")  # what the scorer of blind figures prints, as it is
@@ -212,6 +217,91 @@ def main(readme: Path, validation: Path, output: Path) -> None:
         write_whole(page, [with_tables(page.read_text(encoding="utf-8"), parts).encode()])
     for path in (*made, *pages):
         click.echo(path)
+
+
+# ---- The README's picture: DeepSeek-V3's training step on four generations of devices, and where its time goes -------
+
+NAMES = {"h800-sxm": "H800", "h100-sxm": "H100", "b200-sxm": "B200", "vr200": "Rubin"}
+SIZE = (10.667, 6.0)  # inches: 1,600 x 900 pixels
+EXCHANGES = ("dispatch", "combine", "all-gather", "reduce-scatter", "slowed by exchanges")
+COLOURS = {
+    "experts": BLUE, "attention": SKY, "other operators": GREEN, "communication": ORANGE, "pipeline bubble": PURPLE,
+}  # fmt: skip
+
+
+class Step(ValueRecord):
+    """A training step on a device. parts: seconds by part; low, high: ends of the 80 % interval."""
+
+    device: str
+    seconds: float
+    low: float
+    high: float
+    parts: Mapping[str, float]
+
+
+def steps() -> list[Step]:
+    """Return the step on each device, the same layout everywhere."""
+    found = {row.device: row for row in rows(tuple(NAMES))}
+    return [
+        _step(found[name].label.replace(name, short), found[name].points["training"]) for name, short in NAMES.items()
+    ]
+
+
+def _step(label: str, point: Point) -> Step:
+    seconds, ends = point.metrics["step_time"], point.intervals["step_time"]
+    assert seconds is not None
+    assert ends is not None
+    parts = dict.fromkeys(COLOURS, 0.0)
+    for line in point.breakdown:
+        parts[_part(line.name)] += line.time
+    parts["pipeline bubble"] = float(point.metrics["bubble_time"] or 0.0)
+    return Step(label, float(seconds), float(ends[0]), float(ends[1]), parts)
+
+
+def _part(line: str) -> str:
+    """Return the part of the step that a line of the breakdown belongs to."""
+    if any(word in line for word in EXCHANGES):
+        return "communication"
+    return "attention" if line == "attention core" else "experts" if "expert " in line else "other operators"
+
+
+def finding(found: Sequence[Step]) -> str:
+    """Return what the picture shows, as its title."""
+    first, measured, last = found[0], found[-2], found[-1]
+    return (
+        f"DeepSeek-V3 trains {first.seconds / measured.seconds:.1f} times as fast on {measured.device} as on "
+        f"{first.device}, and {first.seconds / last.seconds:.1f} times on {last.device}"
+    )
+
+
+def hero_figure(found: Sequence[Step]) -> Plot:
+    """Return the step on each device as a bar of its parts, with its interval."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    for at, step in enumerate(found):
+        left = 0.0
+        for part, colour in COLOURS.items():
+            width = step.parts[part]
+            axes.barh(at, width, 0.6, left, color=colour, label=part if not at else None)
+            if width > 0.06 * found[0].seconds:
+                text = f"{width:.1f}"
+                axes.text(left + width / 2.0, at, text, ha="center", va="center", fontsize=11, color="white")
+            left += width
+        axes.plot([step.low, step.high], [at + 0.4] * 2, color=BLACK, linewidth=1.5)
+        axes.plot([step.low, step.high], [at + 0.4] * 2, "|", color=BLACK, markersize=9, markeredgewidth=1.5)
+        words = f"{step.seconds:.1f} s  ({step.low:.1f} to {step.high:.1f})"
+        axes.text(left + 0.3, at, words, va="center", fontsize=13)
+    axes.set_yticks(range(len(found)), [step.device for step in found], fontsize=13)
+    axes.invert_yaxis()
+    axes.set_xlim(0.0, 1.1 * max(step.high for step in found))
+    axes.tick_params(axis="x", labelsize=11)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("training step on 2,048 devices (s); black line: 80 % interval", fontsize=12)
+    axes.legend(fontsize=11, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0), edgecolor=PALE, frameon=False)
+    figure.suptitle(finding(found), fontsize=16, x=0.02, ha="left")
+    headings = ("device", "step_time", "low", "high", *COLOURS)
+    data = ([step.device, step.seconds, step.low, step.high, *step.parts.values()] for step in found)
+    return Plot(figure, {"": table(headings, data)})
 
 
 if __name__ == "__main__":

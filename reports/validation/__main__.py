@@ -25,8 +25,7 @@ from costmodel.study.published.accuracy import Errors, errors_of, is_unseen
 from costmodel.study.published.provenance import IN_SAMPLE, STATES
 from costmodel.study.published.reproduce import SKIP, load_cases
 from reports.page import percent, rendered
-from reports.validation.plot import validation_plot
-from reports.validation.scored import ScoredValue, chosen, columns, figures_of, judge, settings
+from reports.validation.scored import ScoredValue, chosen, columns, figures_of, judge, settings, validation_plot
 
 PLAN = "public"
 PAGES = {

@@ -11,10 +11,8 @@ from costmodel.report.plotting import write_plots
 from costmodel.report.style import styled
 from costmodel.schema.whole_files import write_whole
 from reports.page import rendered, write_folder
-from reports.what_if.hardware import of_dollars, of_nvlink
-from reports.what_if.model import of_cache, of_experts, of_formats
-from reports.what_if.network import of_planes
-from reports.what_if.recommendations import of_recommendations
+from reports.what_if.hardware import of_dollars, of_nvlink, of_planes
+from reports.what_if.model import of_cache, of_experts, of_formats, of_recommendations
 
 QUESTIONS = (of_nvlink, of_formats, of_experts, of_planes, of_dollars, of_cache, of_recommendations)
 

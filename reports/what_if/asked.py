@@ -9,8 +9,10 @@ import numpy as np
 
 from costmodel.api import Workload, load
 from costmodel.quantities import Array
-from costmodel.records import Record
-from costmodel.report.plots.plot import Plot
+from costmodel.records import Record, ValueRecord
+from costmodel.report.plots.bars import Bar, draw_bars
+from costmodel.report.plots.plot import Plot, table
+from costmodel.report.style import INTERVALS, panels
 from costmodel.report.text import share
 from costmodel.result import Point, Result
 from costmodel.study.what_if import ratio_of
@@ -53,3 +55,29 @@ def rests_on(found: Point) -> str:
     """Return what most of a prediction's time rests on, in a few words."""
     parts = sorted(((value, name) for name, value in found.basis().items() if value > 0.1), reverse=True)
     return ", ".join(f"{name} {share(value)}" for value, name in parts)
+
+
+# ---- Panels of bars side by side, each on an axis of its own ---------------------------------------------------------
+
+MANY = 2  # panels up to which names have room at the left
+
+
+class Group(ValueRecord):
+    """Bars on one axis. what: label of the axis, whose dimension is given."""
+
+    what: str
+    dimension: str
+    bars: Sequence[Bar]
+
+
+def groups_plot(title: str, groups: Sequence[Group], note: str = INTERVALS) -> Plot:
+    """Return a panel of bars for each group; the data are all bars in SI."""
+    figure, axes = panels(title, len(groups), note)
+    for place, group in zip(axes, groups, strict=True):
+        draw_bars(place, group.bars, group.what, group.dimension, above=len(groups) > MANY)
+    rows = (
+        (group.what, bar.label.replace("\n", " "), bar.metric, bar.value, bar.low, bar.high, bar.note)
+        for group in groups
+        for bar in group.bars
+    )
+    return Plot(figure, {"": table(("axis", "bar", "metric", "value", "low", "high", "note"), rows)})

@@ -295,7 +295,7 @@ def test_a_step_of_many_micro_batches_is_two_of_fewer_and_names_the_file_of_its_
     grown = span["shorter"] + span["periods"] * (span["longer"] - span["shorter"])
     assert span["span"] == pytest.approx(max(grown, span["busiest"]))
     assert [each["function"] for each in found["blocks"]].count("_own_span") == 2
-    assert any("costmodel/workload/schedules/one_way.py:" in note for note in found["notes"])
+    assert any("costmodel/workload/schedules/orders.py:" in note for note in found["notes"])
 
 
 def test_a_pass_is_its_streams_and_their_contention(run):

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from costmodel.errors import InputError
-from reports.front.__main__ import CATALOGUE, catalogue, read_validation, tables, with_tables
-from reports.front.hero import COLOURS, Step, finding
+from reports.front.__main__ import CATALOGUE, COLOURS, Step, catalogue, finding, read_validation, tables, with_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,8 +9,7 @@ from synthetic import stream_table
 from costmodel.fitting.calibrate import calibrate
 from costmodel.schema.calibration import AccuracyFile
 from costmodel.schema.fit_plan import BarFile, FitPlanFile
-from reports.kernels.__main__ import publish
-from reports.kernels.accuracy import Accuracy, pooled, stated_accuracies
+from reports.kernels.__main__ import Accuracy, pooled, publish, stated_accuracies
 
 CHIP = """
 schema: costmodel/device@1

@@ -15,8 +15,7 @@ from costmodel.schema.validation import AccuracyTargetFile, ValidationFile, Valu
 from costmodel.study.published.accuracy import errors_of
 from costmodel.study.published.reproduce import Comparison, load_cases
 from reports.validation.__main__ import main, publish
-from reports.validation.plot import validation_plot
-from reports.validation.scored import ScoredValue, chosen, figures_of, judge, settings
+from reports.validation.scored import ScoredValue, chosen, figures_of, judge, settings, validation_plot
 
 CASES = """
 schema: costmodel/case@1

@@ -11,15 +11,13 @@ import pytest
 
 from costmodel.report.style import styled
 from costmodel.schema.files import load_model
-from costmodel.schema.lever import load_levers
-from costmodel.schema.what_if import load_what_if
+from costmodel.schema.what_if import load_levers, load_what_if
 from costmodel.study.messages import answered, read_message
 from costmodel.study.what_if import Worth
 from costmodel.workload.counting import kv_bytes_per_token
 from reports.page import rendered
 from reports.what_if.hardware import of_dollars
-from reports.what_if.model import MODELS, of_cache
-from reports.what_if.recommendations import ranked
+from reports.what_if.model import MODELS, of_cache, ranked
 
 FOLDER = Path(__file__).resolve().parents[2] / "reports" / "what_if"
 

@@ -12,7 +12,7 @@ from costmodel.analytic.recurrence.waves import NOTHING, waves_of
 from costmodel.quantities import Indices
 from costmodel.records import replace
 from costmodel.workload.schedules import Kind, Schedule, folded_order, steady_state
-from costmodel.workload.schedules.table import KINDS, NONE, Table
+from costmodel.workload.schedules.schedule import KINDS, NONE, Table
 
 
 class Slot(NamedTuple):

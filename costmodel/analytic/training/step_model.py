@@ -19,8 +19,7 @@ from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
 from costmodel.workload.operators import AttentionKernel, Collective, Gemm, Group, HostTime
 from costmodel.workload.optimizer import OptimizerOperators, step_operators
-from costmodel.workload.plans import Training
-from costmodel.workload.recompute import expand
+from costmodel.workload.plans import Training, expand
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import Kind, Schedule, concurrent_messages, folded_order, steady_state
 from costmodel.workload.stages import Stage, stage_layout

@@ -31,8 +31,7 @@ from costmodel.schema.overrides import entry
 from costmodel.schema.references import Library
 from costmodel.workload.counting import attention_flop_per_token
 from costmodel.workload.operators import AttentionKernel, Gemm
-from costmodel.workload.plans import Training
-from costmodel.workload.recompute import expand
+from costmodel.workload.plans import Training, expand
 from costmodel.workload.scenario import Scenario
 
 CONVENTIONS = {"attention": ("causal", "full"), "flop": ("model", "hardware")}

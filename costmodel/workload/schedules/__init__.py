@@ -6,7 +6,6 @@ before it, a backward the backward of the stage after it), so `Schedule.dependen
 one is a function that returns per-rank orders and an entry in `SCHEDULES`.
 """
 
-from costmodel.workload.schedules.actions import Action, Chunk, Dependency, Kind
 from costmodel.workload.schedules.catalogue import (
     ORDERS,
     SCHEDULES,
@@ -16,13 +15,18 @@ from costmodel.workload.schedules.catalogue import (
     order,
     rules_of,
 )
-from costmodel.workload.schedules.dual import dualpipe, dualpipe_v
-from costmodel.workload.schedules.first_rank import PeakChunks, first_rank_chunks, placement_of
-from costmodel.workload.schedules.one_way import combined, gpipe, interleaved, one_forward_one_backward
-from costmodel.workload.schedules.schedule import Schedule
-from costmodel.workload.schedules.steady import SteadyState, steady_state
-from costmodel.workload.schedules.table import Table
-from costmodel.workload.schedules.zero_bubble import zb_h1, zb_v
+from costmodel.workload.schedules.orders import (
+    combined,
+    dualpipe,
+    dualpipe_v,
+    gpipe,
+    interleaved,
+    one_forward_one_backward,
+    zb_h1,
+    zb_v,
+)
+from costmodel.workload.schedules.schedule import Action, Chunk, Dependency, Kind, Schedule, Table
+from costmodel.workload.schedules.steady import PeakChunks, SteadyState, first_rank_chunks, placement_of, steady_state
 
 __all__ = [
     "ORDERS",

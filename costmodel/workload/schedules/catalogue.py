@@ -8,11 +8,18 @@ from functools import lru_cache
 from costmodel.errors import InputError, Problem
 from costmodel.quantities import Count, Mask, ceil, divides, maximum
 from costmodel.records import ValueRecord
-from costmodel.workload.rule import Rule, shown
-from costmodel.workload.schedules.dual import dualpipe, dualpipe_v
-from costmodel.workload.schedules.one_way import combined, gpipe, interleaved, one_forward_one_backward
+from costmodel.workload.schedules.orders import (
+    combined,
+    dualpipe,
+    dualpipe_v,
+    gpipe,
+    interleaved,
+    one_forward_one_backward,
+    zb_h1,
+    zb_v,
+)
 from costmodel.workload.schedules.schedule import Schedule
-from costmodel.workload.schedules.zero_bubble import zb_h1, zb_v
+from costmodel.workload.split_rules import Rule, shown
 
 MOST_KEPT = 4096  # micro-batches of GPipe
 ORDERS = 16  # of schedules that are kept: those of long steps on many ranks are large

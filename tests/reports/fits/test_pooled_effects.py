@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from costmodel.records import replace
-from reports.fits.pooled_effects import GroupRows, group_effect, pooled_effect
+from reports.fits.prior import GroupRows, group_effect, pooled_effect
 
 RNG = np.random.default_rng(0)
 

@@ -31,7 +31,7 @@ from costmodel.workload.architecture import Attention, DenseFfn
 from costmodel.workload.counting import kv_bytes_per_token
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import Ledger
-from costmodel.workload.recompute import SETS
+from costmodel.workload.plans import SETS
 from costmodel.workload.scenario import Communication, Parallelism, Scenario
 from costmodel.workload.schedules import folded_order
 

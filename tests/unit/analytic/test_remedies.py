@@ -13,8 +13,8 @@ from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.remedies import priced
 from costmodel.cost.calibration import Calibration
 from costmodel.records import replace
+from costmodel.workload.framework_parts import TrainingProgram
 from costmodel.workload.scenario import Parallelism, Scenario
-from costmodel.workload.training_program import TrainingProgram
 
 NAMED = replace(FRAMEWORK, training=TrainingProgram(options={"gradients": "--narrow"}))
 RUN = scenario(replace(STEP, zero=0), parallel=Parallelism(dp=8.0, tp=2.0), framework=NAMED)

@@ -13,8 +13,8 @@ pytest.importorskip("starlette", reason="the extra [app] is not installed")
 
 from costmodel.app.controls import CONTROLS
 from costmodel.app.prediction import predicted
+from costmodel.app.server import import_model
 from costmodel.app.state import LONGEST, State, address, of_names, read_states
-from costmodel.app.uploads import import_model
 from costmodel.errors import InputError
 from costmodel.schema.references import Library
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from costmodel.event.clock import Clock
+from costmodel.event.engine import Clock
 
 
 def test_actions_run_in_the_order_of_their_times() -> None:

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from slowdown_windows import device_failure, link_flap, plane_failure, straggler
 
 from costmodel.errors import InputError
-from costmodel.event.conditions import Conditions, SlowdownWindow
 from costmodel.event.engine import DeadlockError, Timeline, run
-from costmodel.event.graph import MESSAGE, Graph, Message, Task
+from costmodel.event.graph import MESSAGE, Conditions, Graph, Message, SlowdownWindow, Task
 
 
 def _graph(streams: int = 2, devices: int = 1) -> Graph:

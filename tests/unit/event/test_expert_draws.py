@@ -12,7 +12,7 @@ from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.training.step_model import step_model
 from costmodel.cost.calibration import Calibration
 from costmodel.event.evaluation import EventEngine
-from costmodel.event.expert_draws import expected_largest, expert_draws
+from costmodel.event.training import expected_largest, expert_draws
 from costmodel.records import replace
 from costmodel.workload.architecture import Architecture, Layer, MoeFfn
 from costmodel.workload.order_statistics import normal_maximum, normal_maximum_std

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from costmodel.measurements.expert_load import expected_routing
+from costmodel.measurements.gemm_rows import expected_routing
 
 ROW = {
     "op": "moe_layer", "num_experts": 256, "topk": 8, "ep_size": 8, "tp_size": 1, "num_tokens": 1, "hidden": 64,

@@ -9,11 +9,11 @@ from builders import CLUSTER, NODE
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster, Host, Network
 from costmodel.network.cluster_links import KINDS, ClusterLinks, build_cluster_links, ports
-from costmodel.network.hashed_all_to_all import hashed_all_to_all
 from costmodel.network.layout import layout, pairs
 from costmodel.network.routing import POLICIES, FlowRoutes, Flows, route
 from costmodel.network.shortest_paths import NextHops, shortest_paths
 from costmodel.network.splitmix import hashed
+from costmodel.network.uniform_all_to_all import hashed_all_to_all
 from costmodel.quantities import Array
 from costmodel.records import replace
 from costmodel.schema.files import load_cluster, load_topology

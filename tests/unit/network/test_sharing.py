@@ -89,8 +89,7 @@ def test_classes_tell_apart_what_differs() -> None:
     sizes = np.ones(8)
     sizes[3] = 2.0
     assert flow_classes(ring, sizes) is None  # eight places around a ring with one that differs: nothing is saved
-    starts = np.array([0.0, 1.0] * 4)
-    halves = flow_classes(ring, np.ones(8), starts)
+    halves = flow_classes(ring, np.array([1.0, 2.0] * 4))
     assert halves is not None
     assert len(halves.representative) == 2
 
@@ -100,14 +99,6 @@ def test_a_flow_that_completes_leaves_its_share_to_the_others() -> None:
     done = run_flows(shared, np.array([10.0, 30.0]))
     assert done.finish == pytest.approx([2.0, 4.0])  # 5 each for 2 s, then 10 for the 20 that are left
     assert done.carried == pytest.approx([40.0])
-
-
-def test_a_flow_that_arrives_takes_its_share() -> None:
-    shared = incidence([[0], [0]], [10.0])
-    done = run_flows(shared, np.array([30.0, 10.0]), np.array([0.0, 2.0]))
-    assert done.finish == pytest.approx([4.0, 4.0])  # 20 alone, then 5 each for 2 s
-    late = run_flows(shared, np.array([10.0, 10.0]), np.array([0.0, 5.0]))
-    assert late.finish == pytest.approx([1.0, 6.0])
 
 
 def test_flows_without_bytes_or_links_take_no_time() -> None:

@@ -21,8 +21,7 @@ from costmodel.planning.money import (
     read_prices,
     turning_points,
 )
-from costmodel.report.plan_file import marks, write_plan
-from costmodel.report.web.scatter import front
+from costmodel.report.plan_file import front, marks, write_plan
 from costmodel.schema.files import load_cluster, load_device
 
 CLUSTER = load_cluster("nodes/dgx-h100")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from costmodel.errors import InputError
-from costmodel.profiling.shape_selection import most_informative
+from costmodel.profiling.rows import most_informative
 from costmodel.profiling.shapes import SUITES, ProfileLimits, Shape, collectives, shapes
 from costmodel.records import replace
 

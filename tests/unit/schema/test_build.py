@@ -7,8 +7,8 @@ import pytest
 from costmodel import hardware
 from costmodel.records import fields
 from costmodel.schema import cluster, device, framework, mixers, model, patterns, workload
-from costmodel.schema import simulation as events
 from costmodel.schema.strict import Strict
+from costmodel.schema.workload import SimulationFile, SlowdownFile
 from costmodel.workload import architecture, neighbourhood, plans, scenario, simulation
 
 GROUP_SCALING = {f"{stored}_{part}" for stored in ("weight", "kv") for part in ("group", "scale", "zero")}
@@ -66,8 +66,8 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
         {"name", "newton_schulz", "zero", "shard_group", "gradient_communication"},
     ),
     (workload.PlacementFile, plans.Placement, set()),
-    (events.SimulationFile, simulation.Simulation, set()),
-    (events.SlowdownFile, simulation.Slowdown, set()),
+    (SimulationFile, simulation.Simulation, set()),
+    (SlowdownFile, simulation.Slowdown, set()),
     (workload.SpeculativeFile, plans.Speculative, set()),
     (workload.DenoisingFile, plans.Denoising, set()),
     (workload.ImagesFile, plans.Images, set()),

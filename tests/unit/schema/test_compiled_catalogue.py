@@ -12,9 +12,8 @@ from small_world import edit, write
 from costmodel.api import load
 from costmodel.errors import InputError
 from costmodel.schema import catalogue
-from costmodel.schema.catalogue import Question
+from costmodel.schema.catalogue import Question, pack
 from costmodel.schema.compiled_workload import DocumentsOfFiles
-from costmodel.schema.packing import pack
 
 pytestmark = pytest.mark.usefixtures("kept")
 

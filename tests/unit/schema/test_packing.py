@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from costmodel.errors import Location
 from costmodel.records import Record, fields
-from costmodel.schema.packing import UnpackableError, pack, unpack
+from costmodel.schema.catalogue import UnpackableError, pack, unpack
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.text(), st.binary(max_size=20)

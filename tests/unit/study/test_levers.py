@@ -13,7 +13,7 @@ from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.operator_time import fence_time, operator_time
 from costmodel.errors import InputError
 from costmodel.records import replace
-from costmodel.schema.lever import LeverFile, SwitchFile, load_levers
+from costmodel.schema.what_if import LeverFile, SwitchFile, load_levers
 from costmodel.study.levers import hypothetical, levers_of, switches, worths_of
 from costmodel.study.what_if import Worth
 from costmodel.workload.operators import ExpertAllToAll, Group

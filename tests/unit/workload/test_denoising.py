@@ -21,10 +21,10 @@ from costmodel.workload.architecture import (
     ResidualBlock,
 )
 from costmodel.workload.context import Context
+from costmodel.workload.framework_parts import TrainingProgram
 from costmodel.workload.layers import layer_context, model_work
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, Gemm
 from costmodel.workload.scenario import Framework, Parallelism
-from costmodel.workload.training_program import TrainingProgram
 from costmodel.workload.work import LayerWork
 
 D, H, F = 256.0, 4.0, 1024.0  # width, heads, width of the FFN

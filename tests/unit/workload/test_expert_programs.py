@@ -9,10 +9,10 @@ from layer_facts import named, traffic
 from costmodel.records import replace
 from costmodel.workload.architecture import MoeFfn
 from costmodel.workload.dtypes import ELEMENT_BYTES
+from costmodel.workload.framework_parts import TrainingProgram
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import Elementwise, Gemm, Operator
 from costmodel.workload.scenario import Precision
-from costmodel.workload.training_program import TrainingProgram
 from costmodel.workload.work import LayerWork
 
 ROWS = 1024.0 * MOE.top_k  # of the one rank that has all experts

@@ -11,14 +11,13 @@ from builders import BF16, CLUSTER, DENSE_MODEL, FP8, PREFILL, SERVING, scenario
 from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
-from costmodel.event.conditions import Conditions
 from costmodel.event.evaluation import EventEngine
+from costmodel.event.graph import Conditions
 from costmodel.quantities import Quantity
 from costmodel.records import replace
 from costmodel.workload.architecture import Attention, DenseFfn, Encoder, Layer
-from costmodel.workload.image_tower import tower_operators
 from costmodel.workload.operators import AttentionKernel, Collective, Gemm, Operator
-from costmodel.workload.passes import prompt_context
+from costmodel.workload.passes import prompt_context, tower_operators
 from costmodel.workload.plans import Generate, Images, Prefill
 from costmodel.workload.scenario import Parallelism, Precision, Scenario
 

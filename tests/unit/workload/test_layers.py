@@ -13,12 +13,12 @@ from costmodel.records import replace
 from costmodel.workload.architecture import Architecture, DenseFfn, Layer, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.expert_load import ExpertLoad, expert_load
+from costmodel.workload.framework_parts import TrainingProgram
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, ExpertAllToAll, Gemm, Operator
 from costmodel.workload.order_statistics import expected_tiles, normal_maximum
-from costmodel.workload.recompute import OPERATORS, SETS, expand
+from costmodel.workload.plans import OPERATORS, SETS, expand
 from costmodel.workload.scenario import MASKED, Communication, Framework, Parallelism
-from costmodel.workload.training_program import TrainingProgram
 from costmodel.workload.work import LayerWork
 
 MEGATRON = replace(UNFUSED, implementations={"attention_prefill": (MASKED,)}, training=TrainingProgram(eager="layers"))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.quantities import Array
-from costmodel.workload.placement import balanced, pack, replicate, sequential
+from costmodel.workload.popularity import balanced, pack, replicate, sequential
 
 
 def loads(*values: float) -> Array:

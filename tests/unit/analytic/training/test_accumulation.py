@@ -9,8 +9,8 @@ from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
 from costmodel.records import replace
 from costmodel.result import Point
+from costmodel.workload.framework_parts import TrainingProgram
 from costmodel.workload.scenario import Parallelism, Scenario
-from costmodel.workload.training_program import TrainingProgram
 
 BATCHES = 8  # micro-batches of a step
 PRODUCTS = 8 * (1024 * (16 + 2 * 4) * 64 + 1024 * 1024 + 3 * 1024 * 2816) + 32_000 * 1024  # weights of layers and head

@@ -17,13 +17,13 @@ from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.records import replace
 from costmodel.result import Point
+from costmodel.workload.framework_parts import TrainingProgram
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll, Gemm
 from costmodel.workload.optimizer import step_operators
 from costmodel.workload.plans import Sharding, Training
 from costmodel.workload.scenario import Communication, Parallelism, Scenario
 from costmodel.workload.schedules import Kind
-from costmodel.workload.training_program import TrainingProgram
 
 DUALPIPE = replace(STEP, schedule="dualpipe")
 LAYOUT = Parallelism(pp=4.0, dp=8.0, ep=8.0)
