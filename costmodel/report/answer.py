@@ -22,6 +22,8 @@ _FACTS = (  # metrics that people ask for next, as far as a scenario has them
     ("tokens_per_second_per_device", "{} tokens/s/device"),
     ("cost_per_million_tokens", "{} per million tokens"),
     ("cost_per_trillion_tokens", "{} per trillion tokens"),
+    ("images_per_second", "{} images/s"),
+    ("cost_per_image", "{} per image"),
 )
 
 
@@ -31,7 +33,7 @@ def answer_line(name: str, point: Point) -> str:
         return f"{name}: cannot run: {point.reason}"
     headline = point.headline
     value = point.metrics[headline]
-    what = _PER.get(headline, f" {readable(headline)}")
+    what = "" if "images_per_second" in point.metrics else _PER.get(headline, f" {readable(headline)}")
     number = f"no end of {readable(headline)}" if value is None else f"{metric(headline, value)}{what}"
     ends = point.intervals.get(headline)
     span = "" if ends is None else f" ({interval(headline, *ends, digits=FEW_DIGITS)})"

@@ -77,14 +77,15 @@ def _answer(result: SearchResult) -> str:
     """Return the best layout, its headline with the 80 % interval, and what its tokens cost."""
     best = result.best[0]
     headline = headline_of(best.metrics)
-    layout = ", ".join(
-        f"{name.rpartition('.')[2]} {_value(value, result.axes.get(name))}"
+    layout = "".join(
+        f", {name.rpartition('.')[2]} {_value(value, result.axes.get(name))}"
         for name, value in best.at.items() if value not in (1, None)
     )  # fmt: skip
     span = "" if best.interval is None else f" ({interval(headline, *best.interval, digits=3)})"
     known = [name for name in _COSTS if best.metrics.get(name) is not None]
     costs = (f"{metric(name, best.metrics[name])} {_PER[name]}" for name in known)
-    text = f"{best.devices:,} devices, {layout}: {metric(headline, best.metrics[headline])} {readable(headline)}{span}"
+    count = f"{best.devices:,} device{'s' * (best.devices > 1)}"
+    text = f"{count}{layout}: {metric(headline, best.metrics[headline])} {readable(headline)}{span}"
     return f"{result.scenario}: {', '.join((text, *costs))}"
 
 
