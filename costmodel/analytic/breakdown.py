@@ -11,7 +11,7 @@ from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.recurrence import Slot
 from costmodel.analytic.segments import COMPUTE
 from costmodel.analytic.stream_times import exposed_seconds
-from costmodel.analytic.training.actions import all_to_all_contention, layer_seconds
+from costmodel.analytic.training.actions import layer_seconds, message_contention
 from costmodel.analytic.training.overlapped_comm import OverlappedComm, Works
 from costmodel.analytic.training.step_model import StepModel
 from costmodel.analytic.training.step_times import (
@@ -96,7 +96,7 @@ def step_breakdown(step: StepModel, streams: StepStreams) -> list[Entry]:
 
     streams: of the step without perturbations.
 
-        slowed_by_exchanges = sum(counts * contentions)      of all actions, each `all_to_all_contention`
+        slowed_by_exchanges = sum(counts * contentions)      of all actions, each `message_contention`
         host = sum(counts * host_waits)
     """
     lines, parts = BreakdownLines(), _StepParts(step, streams)
@@ -143,7 +143,7 @@ class _StepParts:
             return None
         stages = self._streams.stages
         both = stages[slot.forward].forward + stages[slot.backward].backward
-        contention = all_to_all_contention(both, self._step.moe_comm_slowdown)
+        contention = message_contention(both.compute, both.expert_all_to_alls, self._step.moe_comm_slowdown)
         works = self._step.works_of(slot.forward), self._step.works_of(slot.backward)
         return _Pair(works, float(both.compute + contention), float(both.expert_all_to_alls), float(contention))
 
@@ -238,10 +238,8 @@ class _StepParts:
                 alone = max(pair.compute, pair.all_to_alls)
                 overlapped: list[_Counted] = [(timed, repeats) for _, repeats, timed in comm.of_pair(*pair.works)]
             else:
-                works, compute_of = (
-                    self._step.works_of(lone_stage(slot)),
-                    layer_seconds(self._streams.layers, slot.kind),
-                )
+                works = self._step.works_of(lone_stage(slot))
+                compute_of = layer_seconds(self._streams.layers, slot.kind)
                 blocking, overlapped = _blocking_and_overlapped(comm, works, slot.kind)
                 alone = sum(repeats * float(compute_of[work.name]) for repeats, work in works)
                 alone += _seconds(blocking)

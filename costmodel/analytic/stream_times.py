@@ -65,21 +65,14 @@ class StreamTimes(Record):
 
     def __add__(self, other: StreamTimes) -> StreamTimes:
         """Return the sum, stream by stream."""
-        return StreamTimes(
-            kernels=self.kernels + other.kernels,
-            collectives=self.collectives + other.collectives,
-            expert_all_to_alls=self.expert_all_to_alls + other.expert_all_to_alls,
-            launches=self.launches + other.launches,
-        )
+        exchanges = self.expert_all_to_alls + other.expert_all_to_alls
+        kernels, collectives = self.kernels + other.kernels, self.collectives + other.collectives
+        return StreamTimes(kernels, collectives, exchanges, self.launches + other.launches)
 
     def scaled(self, count: float) -> StreamTimes:
         """Return the times of `count` repetitions."""
-        return StreamTimes(
-            kernels=count * self.kernels,
-            collectives=count * self.collectives,
-            expert_all_to_alls=count * self.expert_all_to_alls,
-            launches=count * self.launches,
-        )
+        kernels, collectives, exchanges = self.kernels, self.collectives, self.expert_all_to_alls
+        return StreamTimes(count * kernels, count * collectives, count * exchanges, count * self.launches)
 
 
 NO_TIME = StreamTimes()

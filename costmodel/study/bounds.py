@@ -17,7 +17,7 @@ from costmodel.analytic.blocks import gathered, take
 from costmodel.analytic.intervals import run_deviation
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
 from costmodel.analytic.stream_times import seconds_of, stream_times
-from costmodel.analytic.training.actions import all_to_all_contention
+from costmodel.analytic.training.actions import message_contention
 from costmodel.analytic.training.overlapped_comm import OverlappedComm, overlapped_comm
 from costmodel.analytic.training.step_model import micro_batch_count, training_context
 from costmodel.analytic.training_evaluation import unanchored_step
@@ -217,9 +217,9 @@ def _passes(price: OperatorTimer, kind: LayerWork, slowdown: Quantity) -> tuple[
     forward, *gradients = (stream_times(part, None) for part in _timed(price, kind))
     backward = gradients[0] + gradients[1]
     both = forward + backward
-    contention = all_to_all_contention(forward, slowdown) + all_to_all_contention(backward, slowdown)
+    first, second = (message_contention(one.compute, one.expert_all_to_alls, slowdown) for one in (forward, backward))
     starts = price.framework.host.operator * both.launches
-    return both.compute, both.expert_all_to_alls, contention, starts, forward.total
+    return both.compute, both.expert_all_to_alls, first + second, starts, forward.total
 
 
 def _overlapped(traffic: OverlappedComm | None, kinds: Sequence[LayerWork]) -> list[tuple[Quantity, Quantity]]:

@@ -284,8 +284,8 @@ class Framework(Record):
     ] = ()
     moe_comm_slowdown: Annotated[
         LoadFactor,
-        "slowdown of kernels that run concurrently with expert all-to-alls in normal mode, beside their "
-        "loss of processors",
+        "slowdown of kernels that run concurrently with expert all-to-alls in normal mode, beside their loss of "
+        "processors, or with the gathers and reductions that a training step hides once",
     ] = 1.0
     sustained_slowdown: Annotated[
         LoadFactor, "slowdown of kernels in training and denoising relative to benchmark loops"

@@ -316,7 +316,7 @@ def test_an_overlapped_action_of_a_step_is_computation_with_contention(run):
     assert next(value for key, value in found["inputs"].items() if key.endswith(name)) == pytest.approx(busy)
     own = next(each["terms"] for each in found["blocks"] if "pipeline.durations" in each["terms"])
     assert any(each == pytest.approx(busy) for each in own["pipeline.durations"])
-    assert "all_to_all_contention" in [each["function"] for each in found["blocks"]]
+    assert "message_contention" in [each["function"] for each in found["blocks"]]
 
 
 @pytest.mark.parametrize("scenario", ["training", "prefill"])

@@ -60,26 +60,23 @@ def with_async_reduce(parts: AsyncReduceTimes, kernels: Seconds, launches: Secon
 
 def stage_times(works: Works, layers: Mapping[str, LayerTimes]) -> LayerTimes:
     """Return the times of a stage, the sum over its layers."""
-    total = LayerTimes()
-    for count, work in works:
-        layer = layers[work.name]
-        total = LayerTimes(
-            total.forward + layer.forward.scaled(count),
-            total.input_gradient + layer.input_gradient.scaled(count),
-            total.weight_gradient + layer.weight_gradient.scaled(count),
-        )
-    return total
+    each = [(count, layers[work.name]) for count, work in works]
+    return LayerTimes(
+        sum((layer.forward.scaled(count) for count, layer in each), NO_TIME),
+        sum((layer.input_gradient.scaled(count) for count, layer in each), NO_TIME),
+        sum((layer.weight_gradient.scaled(count) for count, layer in each), NO_TIME),
+    )
 
 
 @equation
-def all_to_all_contention(pair: StreamTimes, slowdown: Quantity) -> Seconds:
-    """Return the extra time of an overlapped pair's kernels due to concurrent expert all-to-alls.
+def message_contention(compute: Seconds, messages: Seconds, slowdown: Quantity) -> Seconds:
+    """Return the extra time of kernels due to concurrent messages: all-to-alls of experts, exchanges of sharded states.
 
-    Kernels take `slowdown` times as long while both run, which is min(all_to_alls, slowdown * compute):
+    Kernels take `slowdown` times as long while both run, which is min(messages, slowdown * compute):
 
-        slower = min(pair.expert_all_to_alls, slowdown * pair.compute) * (1 - 1 / slowdown)
+        slower = min(messages, slowdown * compute) * (1 - 1 / slowdown)
     """
-    return minimum(pair.expert_all_to_alls, slowdown * pair.compute) * (1.0 - 1.0 / slowdown)
+    return minimum(messages, slowdown * compute) * (1.0 - 1.0 / slowdown)
 
 
 def layer_seconds(layers: Mapping[str, LayerTimes], kind: Kind) -> dict[str, Seconds]:

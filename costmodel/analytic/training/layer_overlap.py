@@ -87,6 +87,11 @@ class LayerSegment(Record):
     reduce: Seconds = 0.0
     d2h: Seconds = 0.0
 
+    @property
+    def moved(self) -> Seconds:
+        """Return the time of the collectives of one layer: gather + reduce [s]."""
+        return self.gather + self.reduce
+
     def with_part(self, part: str, seconds: Seconds) -> LayerSegment:
         """Return the same layers with another time for one part."""
         change: dict[str, Any] = {part: seconds}

@@ -11,8 +11,8 @@ from costmodel.analytic.stream_times import Perturbations, stream_times
 from costmodel.analytic.training.actions import (
     ActionTimes,
     LayerTimes,
-    all_to_all_contention,
     layer_seconds,
+    message_contention,
     stage_times,
     with_async_reduce,
 )
@@ -161,23 +161,26 @@ def optimizer_times(step: StepModel, streams: StepStreams) -> list[OptimizerTime
 
 
 def once_per_step(step: StepModel, end: OptimizerStep, streams: StepStreams) -> tuple[Seconds, Seconds]:
-    """Return the exposed time of gathers in the first forward pass, and of reductions in the last backward pass.
+    """Return what gathers add to the first forward pass, and reductions to the last backward pass.
 
     One micro-batch hides them: its passes through all stages of the rank, one after the other. Of the last one the
-    weight gradients alone, where they run by themselves.
+    weight gradients alone, where they run by themselves. Kernels beside them are slower (`message_contention`).
     """
-    comm = step.overlapped_comm
+    comm, slowdown = step.overlapped_comm, step.moe_comm_slowdown
     if comm is None or not comm.plan.overlaps_communication:
         return 0.0, 0.0
     stages = [stage_work(step.work, stage) for stage in end.stages]
     added = []
     for kind in (Kind.FORWARD, end.last):
         compute = layer_seconds(streams.layers, kind)
-        longer, usual = (
-            comm.seconds(comm.chain(stages, kind, compute, streams.perturbations, once_per_step=once))
-            for once in (True, False)
+        usual, once = (
+            comm.chain(stages, kind, compute, streams.perturbations, once_per_step=once) for once in (False, True)
         )
-        added.append(maximum(longer - usual, 0.0))
+        slower = [
+            own.with_part("compute", own.compute + message_contention(own.compute, own.moved - before.moved, slowdown))
+            for before, own in zip(usual, once, strict=True)
+        ]
+        added.append(maximum(comm.seconds(slower) - comm.seconds(usual), 0.0))
     return added[0], added[1]
 
 
@@ -233,7 +236,7 @@ def action_times(step: StepModel, slot: Slot, streams: StepStreams) -> ActionTim
     comm, perturbations = step.overlapped_comm, streams.perturbations
     if slot.forward is not None and slot.backward is not None:
         pair = streams.stages[slot.forward].forward + streams.stages[slot.backward].backward
-        slower = all_to_all_contention(pair, step.moe_comm_slowdown)
+        slower = message_contention(pair.compute, pair.expert_all_to_alls, step.moe_comm_slowdown)
         pair_launches, kernels = step.launch_time * pair.launches, pair.kernels + slower
         busy, all_to_alls = maximum(pair.compute + slower, pair_launches), pair.expert_all_to_alls
         if comm is None:

@@ -7,8 +7,7 @@ from builders import FP8, FRAMEWORK, MOE_MODEL, PREFILL, STEP, scenario
 
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.inference import stage_contention
-from costmodel.analytic.stream_times import StreamTimes
-from costmodel.analytic.training.actions import all_to_all_contention
+from costmodel.analytic.training.actions import message_contention
 from costmodel.api import load
 from costmodel.cost.calibration import Calibration
 from costmodel.records import replace
@@ -53,8 +52,7 @@ def test_the_flagship_saves_no_more_than_20_of_132_processors() -> None:
 def test_contention_of_a_pair_lasts_while_both_run() -> None:
     """2 s of kernels, 1.5 times as long beside exchanges: 3 s, a third of it contention; less beside short ones."""
     for exchanges, expected in ((100.0, 1.0), (3.0, 1.0), (1.5, 0.5), (0.0, 0.0)):
-        pair = StreamTimes(kernels=2.0, expert_all_to_alls=exchanges)
-        assert all_to_all_contention(pair, 1.5) == pytest.approx(expected)
+        assert message_contention(2.0, exchanges, 1.5) == pytest.approx(expected)
 
 
 def test_a_stage_s_idle_time_absorbs_contention_first() -> None:

@@ -248,6 +248,24 @@ def test_overlap_lies_between_the_longer_of_both_and_their_sum(zero: int, bandwi
     assert together <= alone * (1 + 1e-3)  # a message a layer in place of one has more latencies
 
 
+@pytest.mark.parametrize(("zero", "share"), [(1, 1 / 3), (3, 0.0)])
+def test_kernels_are_slower_beside_what_moves_once_a_step(zero: int, share: float) -> None:
+    """A factor of 1.5 adds a third of the time of hidden messages; nothing beside those of every micro-batch."""
+    of = step(zero, OVERLAPPED, cluster=linked(4e11))
+    slow = replace(of, framework=replace(of.framework, moe_comm_slowdown=1.5))
+    assert_adds_up(point(slow))
+    assert isinstance(of.plan, Training)
+    comm = step_model(of, of.plan, Calibration()).overlapped_comm
+    assert comm is not None
+    moved = sum(
+        count * float(timed.time.seconds)
+        for name, count in (("layer 0", 8), ("head", 1))  # nothing computes for as long as the embedding's take
+        for part in ("gather", "reduce")
+        for timed in comm.layers[name][part]
+    )
+    assert seconds(slow) - seconds(of) == pytest.approx(share * moved, rel=0.05)
+
+
 def test_a_pass_of_stage_3_is_that_of_its_layers_on_two_streams() -> None:
     """The forward slot against embedding, eight layers and head with their gathers, put together by hand."""
     of = step(3, cluster=linked(2e10))
