@@ -73,7 +73,7 @@ class DeviceFits(Record):
             fit = replace(fit, companions={COMPANION: companion})
         effects = self.effects
         unseen = None if effects is None else effects.unseen(key, is_shape_wise=single_shapes)
-        multiples = MULTIPLES.get((key, self.file.library), (1, 1))
+        multiples = MULTIPLES.get((key, self.file.library or ""), (1, 1))
         return replace(fit, in_place=self.file.library in IN_PLACE, multiples=multiples, unseen=unseen)
 
 
