@@ -475,12 +475,11 @@ class Calibration(Record):
     def as_run(self, operator: Operator) -> Operator:
         """Return an operator as the kernels run it that price it.
 
-        Streams of experts copy rows, or leave them. Products of experts have n and k in whole `multiples`.
+        Streams of experts copy rows, or leave them. Products of MXFP4 have n and k in whole `multiples`.
         """
-        if isinstance(operator, Gemm):
+        if isinstance(operator, Gemm) and operator.microscaled:
             n, k = self._at_any_shape(operator).multiples
-            padded = replace(operator, n=ceil(operator.n / n) * n, k=ceil(operator.k / k) * k)
-            return operator if n * k == 1 else padded
+            return replace(operator, n=ceil(operator.n / n) * n, k=ceil(operator.k / k) * k)
         if not isinstance(operator, Elementwise) or operator.in_place is None:
             return operator
         product = self._product(operator)
