@@ -324,7 +324,10 @@ class FitStore:
         """Return the device with its default implementations, then those that it inherits from in turn."""
         if device not in self._chains:
             chain = chain_of(self._library, device)
-            self._chains[device] = [(name, {} if name in self._hidden else defaults) for name, defaults in chain]
+            self._chains[device] = [
+                (name, {key: one for key, one in defaults.items() if self._hidden.isdisjoint((name, *one.split("/")))})
+                for name, defaults in chain
+            ]
         return self._chains[device]
 
     def _read(self, device: str, name: str) -> DeviceFits:

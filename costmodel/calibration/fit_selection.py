@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from costmodel.calibration.candidates import Candidate
 from costmodel.calibration.device_chain import CALIBRATIONS
 from costmodel.calibration.device_relations import DIE, OWN, REBALANCED, TWIN
-from costmodel.calibration.fit_files import DeviceFits, FitStore
+from costmodel.calibration.fit_files import DeviceFits, FitStore, default_framework
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.fit_search import UNKNOWN
 from costmodel.calibration.row_times import Choice
@@ -120,14 +120,15 @@ class Chooser:
     ) -> None:  # fmt: skip
         self._device = device
         self._store = FitStore(Library(search_path), hidden)
+        self._unnamed = default_framework(search_path).implementations
         self._choices: dict[tuple[str, str, Kernel], Choice] = {}
 
     def choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
         """Return the fits for a kernel of a family: those that a simulation has whose framework names the kernel.
 
         Its name is that of the nearest device that has it; a kernel that no file is of is of an unknown library. The
-        name holds for all families that its file covers, such as the decoding part of a mixed call. The others keep the
-        device's defaults. A row that names nothing is the kernel that runs where no program is meant.
+        name holds for all families that its file covers, such as the decoding part of a mixed call. The others, and
+        all of a row that names nothing, are those of the default framework.
         """
         key = (family, variant, kernel)
         if key not in self._choices:
@@ -146,8 +147,13 @@ class Chooser:
             if covering:
                 best = min(covering, key=lambda each: each.order(kernel))
                 return self._choice(best, kernel, requested, key)
-        fits = FitLookup(self._store, self._device, self._elementwise(kernel))
+        fits = self._fits(self._elementwise(kernel))
         return Choice(Calibration(self._device, fits), f"no fit of {requested} for {self._device}; roofline used")
+
+    def _fits(self, named: Mapping[str, Sequence[str]]) -> FitLookup:
+        """Return the fits that a simulation has which names kernels by family, over those where no program is meant."""
+        unnamed = {key: name for key, name in self._unnamed.items() if key.partition("/")[0] not in named}
+        return FitLookup(self._store, self._device, {**unnamed, **named})
 
     def _steps(self, kernel: Kernel) -> Iterator[list[_Candidate]]:
         """Yield files that a kernel may be of, the likeliest first.
@@ -173,7 +179,7 @@ class Chooser:
     def _of_no_program(self, family: str, variant: str) -> Choice | None:
         """Return the measured fits that a simulation takes where the framework names no kernel, null without any."""
         requested = f"{family}/{variant}"
-        fits = FitLookup(self._store, self._device, {})
+        fits = self._fits({})
         considered = fits.considered(requested)
         best = considered[-1] if considered else None
         if best is None or best.fit is None or best.fit.form is None or not best.device:
@@ -192,7 +198,7 @@ class Chooser:
         scopes: dict[str, tuple[str, ...]] = {_scope(each): (name,) for each in file.families}
         if is_other and not best.is_own:
             scopes = {requested.partition("/")[0]: (UNKNOWN,)}
-        fits = FitLookup(self._store, self._device, self._elementwise(kernel) | scopes)
+        fits = self._fits(self._elementwise(kernel) | scopes)
         considered = fits.considered(requested)
         taken = considered[-1] if considered else None
         why = self._why(best, kernel, taken)

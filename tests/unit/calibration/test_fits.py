@@ -8,8 +8,8 @@ import pytest
 from small_world import edit, write
 
 from costmodel.calibration.fit_files import FitStore
-from costmodel.calibration.fit_lookup import FitLookup
-from costmodel.calibration.fit_selection import Chooser, Kernel
+from costmodel.calibration.fit_lookup import FitLookup, load_calibration
+from costmodel.calibration.fit_selection import UNNAMED, Chooser, Kernel
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.calibration.substitutes import nearest_variants
 from costmodel.cost.calibration import Calibration
@@ -292,6 +292,19 @@ def test_a_library_of_several_words_is_named_where_all_of_them_are(shelf):
     choose = Chooser("chip", [shelf]).choose
     assert choose("gemm", "bf16", Kernel("vllm 9", "vllm_vit_flash_attn_fa9", "")).why.startswith("chip/y")
     assert not choose("gemm", "bf16", Kernel("vllm 9", "flash_attn_fa9", "")).why.startswith("chip/y")
+
+
+def test_rows_and_simulations_take_the_kernels_of_the_default_framework(shelf):
+    shipped = Library([shelf]).find("default", "frameworks").read_text(encoding="utf-8")
+    stated = shipped.replace("implementations: {}", "implementations: {gemm: own, bmm: own}")
+    write(shelf, "hardware/frameworks/default.yaml", stated)
+    file(shelf, "chip/own", {"gemm/bf16": stream(5), "bmm/bf16": stream(6)}, kernels("k5"))
+    file(shelf, "chip/other", {"gemm/bf16": stream(7)}, kernels("k7"))
+    choose = Chooser("chip", [shelf]).choose
+    for simulated in (load_calibration("chip", "default", [shelf]), choose("gemm", "bf16", UNNAMED).calibration):
+        assert launch(simulated.families["gemm/bf16"]) == 5
+    named = choose("gemm", "bf16", Kernel("", "k7", "")).calibration.families
+    assert (launch(named["gemm/bf16"]), launch(named["bmm/bf16"])) == (7, 6)  # a row's name is for its own family
 
 
 def test_streams_in_the_rows_of_others_come_kind_by_kind(shelf):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from costmodel.analytic.messages import CollectiveRequest, answer
+from costmodel.calibration.candidates import library_of
 from costmodel.calibration.fit_files import framework_of
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.schema.files import load_cluster
 from costmodel.schema.references import Library
+
+HOPPER = ("h100-sxm", "h200-sxm", "h800-sxm")
 
 
 @pytest.mark.parametrize(
@@ -29,6 +32,20 @@ def test_the_first_kernel_that_a_framework_names_of_the_die_answers_before_later
 def test_hopper_runs_the_flash_attention_of_the_program_s_date(framework: str, kernels: str) -> None:
     fit = load_calibration("h100-sxm", framework).families["attention_prefill/bf16"]
     assert fit.source == f"calibrations/h100-sxm/{kernels}"
+
+
+@pytest.mark.parametrize(
+    ("die", "key", "library"),
+    [
+        (HOPPER, "elementwise/norm", "vllm"), (HOPPER, "elementwise/add", "torch"),
+        (HOPPER, "grouped_gemm/fp8_block", "deepgemm"), (HOPPER, "attention_prefill/bf16", "fa3"),
+        (HOPPER, "attention_decode/bf16", "fa3"), (HOPPER, "elementwise/cast", "deepgemm"),
+        (("b300-sxm", "gb300"), "attention_prefill/bf16", "trtllm"), (("b300-sxm", "gb300"), "mla_prefill/bf16", "mla"),
+    ],
+)  # fmt: skip
+def test_without_a_program_devices_of_one_die_run_one_library(die: tuple[str, ...], key: str, library: str) -> None:
+    sources = [load_calibration(device, "default").families[key].source for device in die]
+    assert {library_of(source) for source in sources} == {library}
 
 
 @pytest.mark.parametrize("device", ["b200-sxm", "b300-sxm", "gb200"])
