@@ -109,7 +109,7 @@ class FitStore:
         self._device_files: dict[str, DeviceFile] = {}
         self._chains: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
         self._shared: dict[str, Mapping[str, FamilyFitFile]] = {}
-        self._siblings_of: dict[str, list[str]] = {}
+        self._others_of: dict[str, dict[bool, list[str]]] = {}
 
     def __reduce__(self) -> tuple[type[FitStore], tuple[Library, frozenset[str]]]:
         """Return how another process makes it: from the search path, files read anew."""
@@ -194,17 +194,26 @@ class FitStore:
         return family_fit(read(self._library, CALIBRATIONS, BACKWARD, FitsFile).families[family], "transferred")
 
     def same_die(self, device: str) -> list[str]:
-        """Return the other devices of the same die that have a fit, the nearest first.
+        """Return the other devices of the same die that have fits, the nearest first."""
+        return self._others(device)[True]
 
-        Distance: the logarithms of processors and device memory bandwidth, which is what products of one die differ in.
-        """
-        if device not in self._siblings_of:
-            own = self._device_file(device)
-            others = sorted(self._implementations.keys() - {device} - self._hidden) if own and own.die else ()
-            files = ((name, self._device_file(name)) for name in others)
-            near = [(_distance(own, file), name) for name, file in files if own and file and file.die == own.die]
-            self._siblings_of[device] = [name for _, name in sorted(near)]
-        return self._siblings_of[device]
+    def of_other_dies(self, device: str) -> list[str]:
+        """Return the devices of other dies and of the same maker that have fits, the nearest first."""
+        return self._others(device)[False]
+
+    def _others(self, device: str) -> dict[bool, list[str]]:
+        """Return the devices of the same maker that have fits, by whether they are of the same die."""
+        if device not in self._others_of:
+            own, near = self._device_file(device), []
+            for name in self._implementations.keys() - {device} - self._hidden:
+                other = self._device_file(name)
+                if own and other and is_of_one_maker(own, other):
+                    near.append((distance(own, other), name, own.die is not None and own.die == other.die))
+            near.sort()
+            self._others_of[device] = {
+                die: [name for _, name, is_same in near if is_same == die] for die in (True, False)
+            }
+        return self._others_of[device]
 
     def may_borrow(self, device: str) -> bool:
         """Tell whether others may lend their fits to a device: not where its file says `inherit: null`."""
@@ -214,20 +223,6 @@ class FitStore:
         calibration = own.child("calibration")
         inherit = None if calibration is None else calibration.child("inherit")
         return inherit is None or inherit.value is not None
-
-    def of_other_dies(self, device: str) -> list[str]:
-        """Return the devices of other dies and of the same maker that have fits, the nearest first."""
-        own = self._device_file(device)
-        if own is None:
-            return []
-        names = sorted(self._implementations.keys() - {device} - self._hidden)
-        files = ((name, self._device_file(name)) for name in names)
-        others = [
-            (distance(own, file), name)
-            for name, file in files
-            if file and (own.die is None or file.die != own.die) and is_of_one_maker(own, file)
-        ]
-        return [name for _, name in sorted(others)]
 
     @property
     def library(self) -> Library:
@@ -387,15 +382,6 @@ def _check_axes(path: Path, fits: DeviceFits) -> None:
                 message = f"is over {', '.join(stated)}, but a `{family.form.kind}` has {', '.join(axes)}"
                 location = Location(display_path(path))
                 raise InputError([Problem(location, f"families.{key}.{name}", message, "fit the calibration again")])
-
-
-def _distance(own: DeviceFile, other: DeviceFile) -> float:
-    """Return the distance between two devices of one die: the sum of |log| of what they differ in."""
-
-    def sizes(file: DeviceFile) -> tuple[float, float]:
-        return float(file.processors), float(file.memory[-1].bandwidth or np.nan)
-
-    return float(sum(abs(np.log(mine / theirs)) for mine, theirs in zip(sizes(own), sizes(other), strict=True)))
 
 
 def read(library: Library, kind: str, name: str, model: type[File], schema: str = "") -> File:

@@ -74,18 +74,15 @@ def _loaded(
     return Calibration(ROOFLINE, fits, fits.notes, fits.notes_of)
 
 
-@functools.lru_cache(maxsize=8)
-def _fit_store(roots: tuple[Path, ...], own_file: tuple[str, str] | None) -> FitStore:
-    """Return the files of a search path, which all devices and frameworks share. own_file: a device not on it."""
-    return store_of(roots, own_file)
-
-
-def store_of(roots: Sequence[Path], own_file: tuple[str, str] | None) -> FitStore:
+def store_of(roots: tuple[Path, ...], own_file: tuple[str, str] | None) -> FitStore:
     """Return the calibration files of a search path. own_file: name and file of a device not on it."""
     library = Library(roots)
     if own_file is not None:
         library.know("devices", own_file[0], Path(own_file[1]))
     return FitStore(library)
+
+
+_fit_store = functools.lru_cache(maxsize=8)(store_of)  # which all devices and frameworks share
 
 
 class FitLookup(Mapping[str, FamilyFit]):
