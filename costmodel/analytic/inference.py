@@ -393,7 +393,11 @@ def pass_times(model: PassModel, perturbations: Perturbations) -> PassTimes:
 
 def stage_times(model: PassModel, perturbations: Perturbations) -> list[StageTimes]:
     """Return the times of each kind of pipeline stage."""
-    segments = _segment_times(model, perturbations)
+    segments = {
+        (kind, number): stream_times(segment.operators, perturbations)
+        for kind, layer in enumerate(model.segments)
+        for number, segment in enumerate(layer)
+    }
     return [_started(stage, _stage(model, stage, segments)) for stage in model.stages]
 
 
@@ -443,15 +447,6 @@ def stage_contention(span: Seconds, compute: Seconds, all_to_all: Seconds, slowd
     overlap = maximum(compute + all_to_all - span, 0.0)
     idle = maximum(span - compute, 0.0)  # rounding may make the sum longer than the span
     return maximum(overlap * (1.0 - 1.0 / slowdown) - idle, 0.0)
-
-
-def _segment_times(model: PassModel, perturbations: Perturbations) -> dict[SegmentKey, StreamTimes]:
-    """Return the times of every segment."""
-    return {
-        (kind, number): stream_times(segment.operators, perturbations)
-        for kind, layer in enumerate(model.segments)
-        for number, segment in enumerate(layer)
-    }
 
 
 def _stacked(values: Sequence[Quantity]) -> tuple[Array, tuple[int, ...]]:

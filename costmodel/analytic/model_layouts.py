@@ -40,6 +40,7 @@ ADAPTERS: Mapping[str, Any] = {  # sequences of a step
     "cite": "artidoro/qlora (GitHub), scripts/finetune_guanaco_7b.sh and finetune_guanaco_65b.sh: 4 x 4 sequences",
 }  # fmt: skip
 _INPUT, _OUTPUT = 1024, 1024
+_FRAMEWORKS = {TRAINING: "megatron", "diffusion": "torch-compile"}  # that a phase is taken to run under; others: vLLM
 _MOST_DEVICES = 1024  # of a node instead of a cluster: as many nodes as the layout needs
 _LEAST_BYTES = 0.5  # of a stored weight: layouts that cannot hold even these are not tried
 _PLAIN = re.compile(r"[\w./-]+")  # YAML reads such a name as text
@@ -221,12 +222,9 @@ def _layouts(question: Question) -> Iterator[list[tuple[int, int, int]]]:
     pairs = [(size, split) for size in sizes for split in splits if not recipe or split <= size]
     for at, (size, split) in enumerate(pairs):
         if least / split <= question.capacity or at == len(pairs) - 1:
-            dp = 1 if recipe is None else _largest_divisor(batch_of(question, recipe)[0], size // split)
+            batch = 1 if recipe is None else batch_of(question, recipe)[0]
+            dp = 1 if recipe is None else next(each for each in range(size // split, 0, -1) if batch % each == 0)
             yield [(tp, split // tp, dp) for tp in reversed(inside) if tp <= split]
-
-
-def _largest_divisor(number: int, most: int) -> int:
-    return next(divisor for divisor in range(most, 0, -1) if number % divisor == 0)
 
 
 def batch_of(question: Question, recipe: TrainingRecipe) -> tuple[int, int]:
@@ -318,15 +316,10 @@ def scenario_lines(question: Question, name: str, choice: Choice) -> list[str]:
         f"    phase: {phase}",
         f"    cluster: {_quoted(as_reference(question.cluster))}",
         f"    parallel: {layout:<30} # {reason}, or all",
-        f"    framework: {_framework(phase)}",
+        f"    framework: {_FRAMEWORKS.get(phase, 'vllm')}",
         *(["    precision: fp16                      # the device has no BF16"] if question.is_narrow else []),
         *(f"    {line}" for line in _work(question, name, choice)),
     ]
-
-
-def _framework(phase: str) -> str:
-    """Return the program that a phase is taken to run under."""
-    return {TRAINING: "megatron", "diffusion": "torch-compile"}.get(phase, "vllm")
 
 
 def _work(question: Question, name: str, choice: Choice) -> list[str]:

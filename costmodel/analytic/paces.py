@@ -193,7 +193,9 @@ def _deviation(scenario: Scenario, calibration: Calibration, closed: Engine, eng
 def _readings(anchor: Anchor, calibration: Calibration, engine: Engine, closed: Engine) -> tuple[Reading, ...]:
     """Return the readings of an anchor. Kept by object, since all points of a site ask for the same."""
     known: dict[int, Reading] = {}
-    late = [at for at, step in enumerate(anchor.steps) if _is_first_token(step)]
+    late = [
+        at for at, step in enumerate(anchor.steps) if step.metric == "ttft" and step.scenario.plan.phase == "serving"
+    ]
     for at in [*(at for at in range(len(anchor.steps)) if at not in late), *late]:
         step = anchor.steps[at]
         own = float(np.asarray(_deviation(step.scenario, calibration, closed, engine)))
@@ -203,7 +205,8 @@ def _readings(anchor: Anchor, calibration: Calibration, engine: Engine, closed: 
                 step.scenario, search.implied(), 1.0, own, 0.0, of_prompts(step.scenario, step.metric), search.ratio
             )
             continue
-        same = [each.y for each in known.values() if each.gain == 1.0 and _is_same(each.run, step.scenario)]
+        whole = [each for each in known.values() if each.gain == 1.0]
+        same = [each.y for each in whole if np.all(np.asarray(separation(each.run, step.scenario).same) == 1.0)]
         y, gain = search.first_token(float(np.mean(same)) if same else 0.0)
         known[at] = Reading(step.scenario, y, gain, own, _first(step.scenario, calibration), False, search.ratio)  # noqa: FBT003
     return tuple(known[at] for at in range(len(anchor.steps)))
@@ -212,14 +215,6 @@ def _readings(anchor: Anchor, calibration: Calibration, engine: Engine, closed: 
 def _number(value: Quantity) -> Quantity:
     """Return a float where nothing varies."""
     return np.asarray(value) if np.ndim(value) else float(np.asarray(value))
-
-
-def _is_first_token(step: MeasuredStep) -> bool:
-    return step.metric == "ttft" and step.scenario.plan.phase == "serving"
-
-
-def _is_same(one: Scenario, other: Scenario) -> bool:
-    return bool(np.all(np.asarray(separation(one, other).same) == 1.0))
 
 
 class _Search(Record):

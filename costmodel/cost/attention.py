@@ -142,7 +142,8 @@ class PrefillForm(DeclaredRecord, kw_only=True):
         filled = ctas / machine.processors
         waves = maximum(filled + self.wave_tail_loss * (ceil(filled) - filled), 1.0)
         mean = mean_kv_tiles(attention, q_tiles, kv_tile)
-        masked = where(last < attention.kv_len, _causal_kv_tiles(attention, q_tiles, kv_tile) - mean, 0.0)
+        causal = attention.kv_len - (attention.q_len - 1.0) / 2.0  # keys of a query that sees all up to its own
+        masked = where(last < attention.kv_len, _kv_tiles(attention, causal, q_tiles, kv_tile) - mean, 0.0)
         mean = mean + self.masked_tiles * maximum(masked, 0.0)
         grid = waves * (overhead + mean / splits * step / self.compute_efficiency)
         return {
@@ -157,11 +158,6 @@ class PrefillForm(DeclaredRecord, kw_only=True):
 def mean_kv_tiles(attention: AttentionKernel, q_tiles: Count, kv_tile: float) -> Count:
     """Return the key tiles of a CTA on the mean: of its queries, and half a tile that the diagonal cuts through."""
     return _kv_tiles(attention, attention.qk_pairs / attention.q_len, q_tiles, kv_tile)
-
-
-def _causal_kv_tiles(attention: AttentionKernel, q_tiles: Count, kv_tile: float) -> Count:
-    """Return the same where each query sees all keys up to its own."""
-    return _kv_tiles(attention, attention.kv_len - (attention.q_len - 1.0) / 2.0, q_tiles, kv_tile)
 
 
 def _kv_tiles(attention: AttentionKernel, keys: Count, q_tiles: Count, kv_tile: float) -> Count:

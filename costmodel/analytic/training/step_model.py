@@ -157,7 +157,8 @@ def step_model(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         (tuple(layout[stage] for stage in stages), last_pass(plan, schedule, rank))
         for rank, stages in enumerate(schedule.placement)
     )
-    ends = [step_operators(context, plan, _rank_work(work, stages), copies) for stages, _ in kinds_of_ranks]
+    ranks = [[part for stage in stages for part in stage_work(work, stage)] for stages, _ in kinds_of_ranks]
+    ends = [step_operators(context, plan, rank, copies) for rank in ranks]
     of_layers, of_ends = ([each for part in parts for each in part.operators] for parts in (work.kinds, ends))
     timer.time_all([*of_layers, *of_ends])
     is_random = scenario.communication.expert_load is not None or scenario.routing.load == "uniform"
@@ -220,11 +221,6 @@ def _optimizer_step(
     if anywhere(step):
         serial = (*serial, timer.time_operator(HostTime("host", step)))
     return OptimizerStep(serial, on_host, copies, stages, last)
-
-
-def _rank_work(work: ModelWork, stages: tuple[Stage, ...]) -> list[tuple[int, LayerWork]]:
-    """Return (how many, work) of each kind of layer on a rank."""
-    return [part for stage in stages for part in stage_work(work, stage)]
 
 
 def last_pass(plan: Training, schedule: Schedule, rank: int) -> Kind:
