@@ -21,7 +21,7 @@ from costmodel.quantities import Array
 from costmodel.records import Record, field, replace
 from costmodel.result import SCHEMA, Point, Result
 from costmodel.schema import SI, ResolvedWorkload
-from costmodel.schema.compiled_workload import DocumentsOfFiles
+from costmodel.schema.catalogue import DocumentsOfFiles
 from costmodel.schema.inputs import Answers, noting
 from costmodel.schema.model_names import is_model
 from costmodel.schema.references import Library
@@ -133,7 +133,7 @@ class Workload(Record):
         again = {path: value for path, value in changes.items() if path in self._changes and isinstance(value, str)}
         if not again:
             return {}
-        from costmodel.schema.relative import factor_of  # loads every kind of file
+        from costmodel.schema.overrides import factor_of  # loads every kind of file
 
         factors = {path: factor_of(value) for path, value in again.items()}
         return {
@@ -258,8 +258,8 @@ class Workload(Record):
         number = self.resolved.number(full)
         if number is None:
             raise _no_axis(path)
-        from costmodel.schema.fields import read_number
-        from costmodel.schema.relative import absolute_text
+        from costmodel.schema.overrides import absolute_text
+        from costmodel.schema.strict import read_number
 
         label = Location(f"vary {path}")
         own = partial(self.resolved.value, full)

@@ -19,41 +19,13 @@ from statistics import fmean
 from typing import Any
 
 import click
+import numpy as np
 import yaml
 
 import costmodel
 from costmodel.errors import InputError
-from reports import serving_pools
-from reports.serving_deployments import deployment, draft_depth
-from reports.serving_requests import EVEN, over_time
+from reports.serving_deployments import deployment, draft_depth, exchange, pools, table
 
-NODES = {
-    "H100-SXM5-80GB": "dgx-h100", "H200-SXM-141GB": "hgx-h200", "A100-SXM4-80GB": "dgx-a100", "L40S-48GB": "l40s-x8",
-    "RTX PRO 6000 Blackwell 96GB": "rtx-pro-6000-x2", "RTX 4090": "rtx-4090-x8", "H20": "hgx-h20", "B200": "hgx-b200",
-}  # fmt: skip
-"""Device of a row -> the node that has it."""
-MODELS = {
-    "meta-llama/Llama-3.1-8B-Instruct": "llama-3-8b", "meta-llama/Llama-3.1-8B": "llama-3-8b",
-    "meta-llama/Llama-3.1-70B-Instruct": "llama-3-70b", "meta-llama/Llama-2-7b-hf": "llama-2-7b",
-    "meta-llama/Llama-2-70b-hf": "llama-2-70b", "mistralai/Mixtral-8x7B-v0.1": "mixtral-8x7b",
-    "codellama/CodeLlama-34b-Instruct-hf": "codellama-34b", "Qwen/Qwen2.5-7B-Instruct": "qwen2.5-7b",
-    "Qwen/Qwen3-32B": "qwen3-32b", "Qwen/Qwen3-32B-FP8": "qwen3-32b", "deepseek-ai/DeepSeek-R1-0528": "deepseek-v3",
-    "Qwen/Qwen3-235B-A22B-Instruct-2507-FP8": "qwen3-235b-a22b",
-    "Qwen/Qwen3-235B-A22B-Instruct-2507": "qwen3-235b-a22b", "Qwen/Qwen3-30B-A3B": "qwen3-30b-a3b",
-    "openai/gpt-oss-120b": "gpt-oss-120b", "openai/gpt-oss-20b": "gpt-oss-20b", "Qwen/Qwen3.5-9B": "qwen3.5-9b",
-    "Qwen/Qwen3.5-35B-A3B": "qwen3.5-35b-a3b", "Qwen/Qwen3.5-35B-A3B-FP8": "qwen3.5-35b-a3b",
-}  # fmt: skip
-"""Model of a row -> the model file of the same network."""
-CLOSED_LOOPS = {
-    "h100": "dgx-h100", "h200": "hgx-h200", "b200": "hgx-b200", "b300": "hgx-b300", "mi300x": "mi300x-x8",
-    "mi325x": "mi325x-x8", "mi355x": "mi355x-x8", "gb200": "gb200-nvl72", "gb300": "gb300-nvl72",
-}  # fmt: skip
-NETWORKS = {"dsr1": "deepseek-v3", "gptoss": "gpt-oss-120b"}
-FORMATS = {("dsr1", "fp8"): {"compute": "fp8-inference", "fallback": "bf16"}, ("dsr1", "fp4"): "nvfp4"}
-"""Model and format of a row -> its precision; others have the formats of the checkpoint (gpt-oss: experts in MXFP4)."""
-DRAFTS = {"sglang": 3, "trt-llm": 1, "vllm": 1}
-"""Framework -> tokens that it drafts with DeepSeek's module, where rows do not say: SGLang takes three steps by default
-(server_args.py, auto_choose_speculative_params), the checkpoint has one module."""
 ACCEPTANCES = (0.875, 0.375, 0.375)
 """Chances that drafts are accepted, those before them accepted, which rows do not state. First: the middle of 85 to
 90 % [DeepSeek-V3, arXiv 2412.19437, section 5.4.3]; later ones: from speedups of SGLang (fits/drafts.py)."""
@@ -141,7 +113,7 @@ def scenario(row: Row) -> dict[str, Any]:
         load = {"rate": f"{rate:g} /s"} | ({"requests": {"count": round(requests), **even}} if requests else {})
     return {
         "phase": "serving",
-        "cluster": f"nodes/{NODES[row['gpu']]}",
+        "cluster": f"nodes/{table('nodes')[row['gpu']]}",
         "framework": framework(row),
         **({} if precision is None else {"precision": precision}),
         "parallel": {key: int(value) for key, value in degrees.items() if value},
@@ -185,14 +157,53 @@ def closed_loop(row: Row) -> dict[str, Any]:
     }
 
 
+def is_complete(row: Row) -> bool:
+    """Tell whether a row states the instances of both pools, and a device for each of them."""
+    counts = [[float(row[key] or 0) for key in (f"{name}_workers", f"n_gpus_{name}")] for name in ("prefill", "decode")]
+    return all(0 < workers <= devices for workers, devices in counts)
+
+
+def pool(row: Row, name: str) -> tuple[dict[str, int], int, int]:
+    """Return the degrees of one instance of a pool, its devices, and how many instances there are."""
+    devices, count = (int(float(row[key])) for key in (f"n_gpus_{name}", f"{name}_workers"))
+    size = devices // count
+    if row[f"{name}_dpa"] == "1":
+        return ({"dp": size, "ep": size} if size > 1 else {"tp": 1}), size, count
+    degrees = {"tp": size}
+    if float(row[f"{name}_ep"] or 1) > 1:
+        degrees["ep"] = size
+    return degrees, size, count
+
+
+def pools_scenario(row: Row, head: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scenario of a closed loop on two pools. head: what it has in common with that of one engine."""
+    inputs, outputs = (round(float(row[key])) for key in ("isl_mean", "osl_mean"))
+    engines: dict[str, Any] = {}
+    routing: dict[str, Any] = {}
+    for name in ("prefill", "decode"):
+        degrees, _, count = pool(row, name)
+        settings = exchange(row, head["framework"], degrees)
+        routing = settings.pop("routing", routing)
+        engines[name] = {**settings, "parallel": degrees, "instances": count}
+    return {
+        **head,
+        **pools(row, head["framework"]),
+        **({"routing": routing} if routing else {}),
+        "input_tokens": inputs,
+        "output_tokens": outputs,
+        "concurrency": round(float(row["concurrency"])),
+        **engines,
+    }
+
+
 def _of_closed_loop(row: Row) -> dict[str, Any]:
     """Return what the scenarios of one engine and of two pools have in common."""
-    formats, engine = FORMATS.get((row["model"], row["precision"])), framework(row)
-    depth = next(count for name, count in DRAFTS.items() if engine.startswith(name))
+    formats, engine = table("formats").get(row["model"], {}).get(row["precision"]), framework(row)
+    depth = next(count for name, count in table("default_drafts").items() if engine.startswith(name))
     drafts = {"depth": depth, "acceptances": list(ACCEPTANCES[:depth]), "assumed": True}
     return {
         "phase": "serving",
-        "cluster": f"nodes/{CLOSED_LOOPS[row['gpu']]}",
+        "cluster": f"nodes/{table('closed_loop_nodes')[row['gpu']]}",
         "framework": engine,
         **({} if formats is None else {"precision": formats}),
         **({"speculative": drafts} if row["mtp"] != "none" else {}),
@@ -203,18 +214,18 @@ def document(row: Row) -> dict[str, Any] | str:
     """Return the workload of a row, or why there is none."""
     head = {"schema": "costmodel/workload@1"}
     if "isl_mean" in row:
-        if row["gpu"] not in CLOSED_LOOPS or not row["framework"].endswith(("sglang", "vllm", "trt")):
+        if row["gpu"] not in table("closed_loop_nodes") or not row["framework"].endswith(("sglang", "vllm", "trt")):
             return "a device or a framework without a file"
-        pools = row["disagg"] == "1"
-        if pools and not serving_pools.is_complete(row):
+        has_pools = row["disagg"] == "1"
+        if has_pools and not is_complete(row):
             return "pools without workers, or with fewer devices than workers"
-        run = serving_pools.scenario(row, _of_closed_loop(row)) if pools else closed_loop(row)
-        return {**head, "model": f"models/{NETWORKS[row['model']]}", "scenarios": {"run": run}}
-    if row["model"] not in MODELS or row["gpu"] not in NODES:
+        run = pools_scenario(row, _of_closed_loop(row)) if has_pools else closed_loop(row)
+        return {**head, "model": f"models/{table('networks')[row['model']]}", "scenarios": {"run": run}}
+    if row["model"] not in table("models") or row["gpu"] not in table("nodes"):
         return "model or device without a file"
     if not any(number(row, key) for key in ("rate_per_s", "max_concurrency", "n_requests")):
         return "neither a rate nor a number in flight"
-    return {**head, "model": f"models/{MODELS[row['model']]}", "scenarios": {"run": scenario(row)}}
+    return {**head, "model": f"models/{table('models')[row['model']]}", "scenarios": {"run": scenario(row)}}
 
 
 def prediction(row: Row, engine: str = "analytic") -> dict[str, Any]:
@@ -313,6 +324,96 @@ def main(runs: tuple[str, ...], output: str, only: str, engine: str, *, score: b
         click.echo(f"{each['id']}: {each['error'].splitlines()[0]}", err=True)
     for line in scores(chosen, found) if score else ():
         click.echo(line)
+
+
+# ---- The requests of a measured serving run, drawn from its configuration, for `python -m reports.serving --engine
+# event`.
+#
+# Stages of inference-perf: exponential gaps, scaled so that exactly rate x duration requests fill the stage (its
+# ConstantLoadTimer); ten groups of ten prompts, each group with one system prompt. Stages of guidellm at a constant
+# rate: equal gaps, ShareGPT's lengths as below, prompts that share nothing. Closed loops: each user's next request
+# follows the last one, ten requests a user, lengths uniform between 80 and 100 % of the nominal ones (`vllm bench serve
+# --random-range-ratio`, as SemiAnalysis InferenceX calls it). ShareGPT's requests: exponential lengths with the run's
+# means (decision 0256).
+
+GROUPS, PROMPTS = 10, 10  # of inference-perf's shared prefixes: system prompts, and questions to each
+BLOCK = 16  # tokens of a block
+PER_USER = 10  # requests of a closed loop
+SHORTEST = 0.8  # of the nominal length
+EVEN = "constant"  # arrivals at equal gaps, as guidellm's
+
+
+def stage_trace(row: Row, path: Path) -> None:
+    """Write the requests of a stage as a trace with the blocks of their prompts.
+
+    row: with `rate_per_s`, `n_requests` or `duration_s`, `input_mean`, `output_mean`, and where known
+    `system_prompt_tokens`.
+    """
+    rate, count = float(row["rate_per_s"]), _count(row)
+    draw = np.random.default_rng(0)
+    is_even = row.get("arrival") == EVEN
+    gaps = np.ones(count) if is_even else draw.exponential(1.0, count)
+    arrival = (np.cumsum(gaps) - gaps[0]) * (count / rate) / gaps.sum()
+    prompt, output = round(float(row["input_mean"])), round(float(row["output_mean"]))
+    if is_even and _is_sharegpt(row):
+        drawn = [np.maximum(np.rint(draw.exponential(mean, count)), 1).astype(int) for mean in (prompt, output)]
+        lines = [f"{at!r},{first},{later}" for at, first, later in zip(arrival.tolist(), *drawn, strict=True)]
+        path.write_text("\n".join(["arrival_s,input_tokens,output_tokens", *lines]) + "\n", encoding="utf-8")
+        return
+    shared = row.get("system_prompt_tokens", "null")
+    system = 0 if shared in ("", "null") else int(float(shared)) // BLOCK
+    blocks = prompt // BLOCK
+    chosen = draw.integers(0, GROUPS * PROMPTS, count)
+    lines = ["arrival_s,input_tokens,output_tokens,block_ids"]
+    for at, number in zip(arrival.tolist(), chosen.tolist(), strict=True):
+        group = number // PROMPTS
+        ids = [*range(group * system, (group + 1) * system)]
+        first = GROUPS * system + number * (blocks - system)
+        ids += range(first, first + blocks - system)
+        lines.append(f"{at!r},{prompt},{output},{' '.join(map(str, ids))}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _count(row: Row) -> int:
+    stated = row.get("n_requests", "null")
+    return (
+        int(float(stated)) if stated not in ("", "null") else round(float(row["rate_per_s"]) * float(row["duration_s"]))
+    )
+
+
+def over_time(row: Row, scenario: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a row's scenario with its requests over time; traces are written into the folder."""
+    if "isl_mean" in row:
+        lengths = {
+            name: {"distribution": "uniform", "low": int(SHORTEST * float(row[key])), "high": int(float(row[key]))}
+            for name, key in (("input", "isl"), ("output", "osl"))
+        }
+        count = PER_USER * int(scenario["concurrency"]) * scenario["parallel"].get("dp", 1)
+        ranks = {"replicas": {"routing": "least_loaded"}} if "dp" in scenario["parallel"] else {}
+        return {**scenario, **ranks, "requests": {"arrivals": "closed_loop", "count": count, **lengths}}
+    if "rate" not in scenario:
+        lengths = _lengths(row, scenario)
+        return {**scenario, "requests": {"arrivals": "closed_loop", "count": _closed(row, scenario), **lengths}}
+    stage_trace(row, folder / "requests.csv")
+    kept = {key: value for key, value in scenario.items() if key not in ("rate", "prefix_hit_rate")}
+    return {**kept, "requests": {"trace": "requests.csv"}}
+
+
+def _lengths(row: Row, scenario: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how long requests are where they differ: those of ShareGPT."""
+    if not _is_sharegpt(row):
+        return {}
+    return {name: {"distribution": "exponential", "mean": scenario[f"{name}_tokens"]} for name in ("input", "output")}
+
+
+def _is_sharegpt(row: Row) -> bool:
+    """Tell whether a row's requests are ShareGPT's; those of a workload that is not named have its means."""
+    return row.get("workload", "").startswith(("ShareGPT", "null"))
+
+
+def _closed(row: Row, scenario: Mapping[str, Any]) -> int:
+    stated = row.get("n_requests", "null")
+    return PER_USER * int(scenario["concurrency"]) if stated in ("", "null") else int(float(stated))
 
 
 if __name__ == "__main__":

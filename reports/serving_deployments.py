@@ -15,6 +15,12 @@ FILE = Path(__file__).with_suffix(".yaml")
 _COMPARED = {">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
 
+@cache
+def table(part: str) -> Any:
+    """Return a part of the file: rules, or names in tables of runs and what they stand for."""
+    return yaml.safe_load(FILE.read_text(encoding="utf-8"))[part]
+
+
 def deployment(row: Mapping[str, str], engine: str) -> dict[str, Any]:
     """Return keys of the scenario of a row on one engine: memory, precision and scheduler. engine: its framework."""
     found = _settings("scenario", {**row, "engine": engine})
@@ -39,15 +45,10 @@ def pools(row: Mapping[str, str], engine: str) -> dict[str, Any]:
     return _settings("pools", {**row, "engine": engine})
 
 
-@cache
-def _rules() -> dict[str, Any]:
-    return dict(yaml.safe_load(FILE.read_text(encoding="utf-8")))
-
-
 def _settings(part: str, facts: Mapping[str, object]) -> dict[str, Any]:
     """Return the settings of all rules of a part of the file that a row meets, later ones first where both say."""
     found: dict[str, Any] = {}
-    for rule in _rules()[part]:
+    for rule in table(part):
         if all(_meets(facts[name], wanted) for name, wanted in rule["when"].items()):
             for name, value in rule["set"].items():
                 found[name] = {**found.get(name, {}), **value} if isinstance(value, dict) else value

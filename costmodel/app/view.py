@@ -102,6 +102,7 @@ def _shown(name: str, one: Predicted) -> dict[str, Any]:
         return {"name": name, "one": one, "document": None}
     key, metrics = one.headline, document["metrics"]
     cost = next((each for each in COSTS if metrics.get(each) is not None), None)
+    largest_first = sorted(document["basis"].items(), key=lambda item: -item[1])
     return {
         "name": name, "one": one, "document": document, "headline": title_of(key), "value": metric(key, metrics[key]),
         "interval": interval_of(document["intervals"], key), "reason": document.get("reason"),
@@ -110,12 +111,8 @@ def _shown(name: str, one: Predicted) -> dict[str, Any]:
         "capacity": gib(document["memory"]["capacity"]),
         "metrics": _markup("All metrics", metrics_table(metrics, document["intervals"], title_of)),
         "operators": _markup("Operators, time per device", _operators(document["breakdown"])),
-        "basis": ", ".join(f"{key} {share(value)}" for key, value in _largest(document["basis"]) if value > HIDDEN),
+        "basis": ", ".join(f"{key} {share(value)}" for key, value in largest_first if value > HIDDEN),
     }  # fmt: skip
-
-
-def _largest(shares: Mapping[str, float]) -> list[tuple[str, float]]:
-    return sorted(shares.items(), key=lambda item: -item[1])
 
 
 def _markup(caption: str, content: Table) -> Markup:

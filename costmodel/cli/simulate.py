@@ -97,7 +97,7 @@ def _base(asked: Asked) -> Workload | None:
     """Return the workload without the changes that are factors of what it says, `2x` or `+10%`; null without any."""
     if not asked.changes:
         return None
-    from costmodel.schema.relative import factor_of  # loads every kind of file
+    from costmodel.schema.overrides import factor_of  # loads every kind of file
 
     others = {path: value for path, value in asked.changes.items() if factor_of(value) is None}
     if len(others) == len(asked.changes):

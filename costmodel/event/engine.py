@@ -24,7 +24,7 @@ import numpy as np
 
 from costmodel.errors import InfeasibleError
 from costmodel.event.graph import KERNEL, Conditions, Graph
-from costmodel.network.flow_session import FlowSession
+from costmodel.network.flows import FlowSession
 from costmodel.quantities import Array, Seconds
 from costmodel.records import Record
 

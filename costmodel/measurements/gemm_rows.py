@@ -8,7 +8,7 @@ from costmodel.measurements.row_group import RowGroup, Unmapped
 from costmodel.quantities import Array, Quantity, minimum
 from costmodel.records import replace
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.fused_experts import FusedExperts
+from costmodel.workload.expert_exchange import FusedExperts
 from costmodel.workload.operators import Elementwise, Gemm, Operator, gemm_family
 
 _DRAWN = ("contiguous", "masked")  # layers of DeepGEMM's benchmark

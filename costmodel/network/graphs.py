@@ -17,18 +17,8 @@ import numpy as np
 from costmodel.equations import equation
 from costmodel.errors import InputError
 from costmodel.hardware import Network
+from costmodel.network import topologies
 from costmodel.network.grids import endpoints_per_router, grid_cables
-from costmodel.network.topologies import (
-    TOPOLOGIES,
-    Ports,
-    dragonfly_numbers,
-    full_fabric,
-    has_three_levels,
-    leaf_ports,
-    slim_fly_numbers,
-    three_level_fat_tree,
-    two_level_fat_tree,
-)
 
 RAILED = ("mrft", "rail", "mpft")
 """Topologies in which NIC i of every node hangs on the leaves of rail i."""
@@ -41,12 +31,12 @@ def fabric_graph(network: Network, endpoints: int, rails: int = 1) -> nx.MultiGr
 
     Raises InputError where the topology has no graph or not that many ports.
     """
-    if network.topology not in TOPOLOGIES or network.topology == "pcie":
+    if network.topology not in topologies.TOPOLOGIES or network.topology == "pcie":
         raise InputError.single(
             f"topology {network.topology!r} has no graph", field="network.topology",
-            hint=f"write one of {', '.join(name for name in TOPOLOGIES if name != 'pcie')}",
+            hint=f"write one of {', '.join(name for name in topologies.TOPOLOGIES if name != 'pcie')}",
         )  # fmt: skip
-    full = full_fabric(network, float(endpoints))
+    full = topologies.full_fabric(network, float(endpoints))
     if full is None or endpoints > full.endpoints:
         ports = 0.0 if full is None else full.endpoints
         raise InputError.single(
@@ -73,7 +63,7 @@ def fabric_graph(network: Network, endpoints: int, rails: int = 1) -> nx.MultiGr
 
 
 @equation
-def leaf_assignment(network: Network, endpoints: int, rails: int) -> tuple[list[int], list[int], Ports]:
+def leaf_assignment(network: Network, endpoints: int, rails: int) -> tuple[list[int], list[int], topologies.Ports]:
     """Return (plane of each endpoint, its leaf inside the plane, ports of a leaf) of a fat tree.
 
         planes := fabrics side by side: an endpoint is on that of its number modulo planes, or of its rail's
@@ -82,7 +72,7 @@ def leaf_assignment(network: Network, endpoints: int, rails: int) -> tuple[list[
     mrft: on leaf floor(n/d) of rail i.
     rail: on leaf i of unit floor(n/d). Else endpoints fill leaves in order.
     """
-    ports, planes = leaf_ports(network.radix, network.oversubscription), int(network.planes)
+    ports, planes = topologies.leaf_ports(network.radix, network.oversubscription), int(network.planes)
     down, every = int(ports.down), range(endpoints)
     if network.topology not in RAILED or rails == 1:
         if planes > 1 and network.topology not in RAILED:
@@ -115,8 +105,10 @@ def _fat_trees(graph: nx.MultiGraph, network: Network, endpoints: int, rails: in
     """Add the trees of all planes: leaves under spines, and pods under cores where the topology has three levels."""
     plane_of, leaf_of, ports = leaf_assignment(network, endpoints, rails)
     up, half = int(ports.up), int(network.radix) // 2
-    three_levels = has_three_levels(network, float(endpoints))
-    tree = (three_level_fat_tree if three_levels else two_level_fat_tree)(network.radix, network.oversubscription)
+    three_levels = topologies.has_three_levels(network, float(endpoints))
+    tree = (topologies.three_level_fat_tree if three_levels else topologies.two_level_fat_tree)(
+        network.radix, network.oversubscription
+    )
     most_leaves = tree.endpoints / ports.down
     for plane in range(int(network.planes)):
         used = sorted({leaf for leaf, number in zip(leaf_of, plane_of, strict=True) if number == plane})
@@ -171,7 +163,7 @@ def _slim_fly(graph: nx.MultiGraph, network: Network, endpoints: int) -> None:
     (0, x, y) - (0, x, y') where y - y' is in X. (1, m, c) - (1, m, c') where c - c' is in X'. (0, x, y) - (1, m, c)
     where y = m*x + c. All modulo q.
     """
-    numbers = slim_fly_numbers(network.radix)
+    numbers = topologies.slim_fly_numbers(network.radix)
     q, hosts = int(numbers.q), int(numbers.hosts)
     if any(q % divisor == 0 for divisor in range(2, int(q**0.5) + 1)):
         raise InputError.single(
@@ -208,7 +200,7 @@ def _generators(q: int, delta: int) -> tuple[set[int], set[int]]:
 
 def _dragonfly(graph: nx.MultiGraph, network: Network, endpoints: int) -> None:
     """Add all groups of a balanced dragonfly: routers of a group all joined, global ports spread over other groups."""
-    numbers = dragonfly_numbers(network.radix, network.groups)
+    numbers = topologies.dragonfly_numbers(network.radix, network.groups)
     h, a, groups = int(numbers.per_router), int(numbers.routers), int(numbers.groups)
     for plane in range(int(network.planes)):
         names = [[_add_switch(graph, f"router{plane}.{g * a + r}", plane) for r in range(a)] for g in range(groups)]

@@ -227,7 +227,7 @@ def grid_paths(network: Network, switches: Switches, ends: tuple[Indices, Indice
     """
     numbers = np.array([int(name.rpartition(".")[2]) for name in switches.names])
     shape = np.array(network.shape, np.intp)
-    start, goal = (_places(numbers[side], shape) for side in ends)
+    start, goal = (np.stack(np.unravel_index(numbers[side], tuple(shape), order="F"), axis=1) for side in ends)
     dimensions = len(shape)
     orders = list(permutations(range(dimensions)))[: 1 if one_order else None]
     ties = list(product((1, -1), repeat=dimensions))[: 1 if one_order or network.topology == "mesh" else None]
@@ -243,11 +243,6 @@ def grid_paths(network: Network, switches: Switches, ends: tuple[Indices, Indice
     unique = np.unique(np.column_stack([pair, np.concatenate(rows)]), axis=0)
     counts = np.bincount(unique[:, 0], minlength=len(start))
     return Paths(unique[:, 1:], np.cumsum(counts) - counts, counts)
-
-
-def _places(routers: Indices, shape: Indices) -> Indices:
-    """Return the coordinates of routers, shape (routers, dimensions)."""
-    return np.stack(np.unravel_index(routers, tuple(shape), order="F"), axis=1)
 
 
 def _walk(

@@ -12,7 +12,7 @@ from costmodel.hardware import Cluster
 from costmodel.network.cluster_links import build_cluster_links
 from costmodel.network.collective_flows import Phase, algorithms, expert_phases, phases
 from costmodel.network.collectives import LIBRARY, algorithm_time
-from costmodel.network.flow_classes import drained
+from costmodel.network.flows import drained
 from costmodel.network.group_links import group_links
 from costmodel.network.layout import Layout, pairs
 from costmodel.network.nominal import nominal_cluster
@@ -134,7 +134,12 @@ class LinkLoads(MutableRecord, dict=True):
         if not largest:
             return LinkLoad(np.empty(0, np.intp), np.empty(0), 0.0, 0.0)
         shape = tuple(
-            (phase.source.tobytes(), phase.target.tobytes(), phase.uniform, _rounded(phase.size / largest))
+            (
+                phase.source.tobytes(),
+                phase.target.tobytes(),
+                phase.uniform,
+                np.round(phase.size / largest, 12).tobytes(),
+            )
             for phase in sequence
         )
         key = (rank, members.tobytes(), shape)
@@ -189,7 +194,3 @@ def _flows(phase: Phase, members: Indices) -> Flows:
         source, target = pairs(members.shape[1])
         size = np.full(len(source), phase.size[0])
     return Flows(members[:, source].ravel(), members[:, target].ravel(), np.tile(size, len(members)))
-
-
-def _rounded(shares: Array) -> bytes:
-    return np.round(shares, 12).tobytes()

@@ -10,8 +10,7 @@ from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.network.cluster_links import KINDS, UNBOUNDED, ClusterLinks, build_cluster_links, ports
 from costmodel.network.collective_flows import Phase, algorithms, expert_phases, phases
-from costmodel.network.flow_classes import MAX_EXACT_FLOWS, drained
-from costmodel.network.flows import run_flows
+from costmodel.network.flows import MAX_EXACT_FLOWS, drained, run_flows
 from costmodel.network.group_links import lit_share
 from costmodel.network.layout import Layout, pairs
 from costmodel.network.routing import FlowRoutes, Flows, fabric_latency, inside_latency, route

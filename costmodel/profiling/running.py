@@ -304,7 +304,7 @@ class _Run:
 
     def _limits(self, rates: Rates) -> ProfileLimits:
         facts, kind = self._bench.facts, self._bench.kind
-        peaks = {name: rate for name in self._dtypes() if (rate := _rate(name, rates)) is not None}
+        peaks = {name: rate for name in self._dtypes() if (rate := rates.peaks.get(unit_of(name))) is not None}
         memory = facts.memory * _MEMORY[kind]
         bandwidth = rates.memory or memory / _LONGEST[kind]
         longest = _LONGEST[kind] if self._ranks.size == 1 else 1.0
@@ -482,11 +482,6 @@ def probes(kind: str, formats: Sequence[str], facts: Facts) -> list[Shape]:
     aside = [shape for shape in (*copies(gpu=False), *launches()) if shape.secondary]
     context = [shape for shape in aside if kind == "cuda" or shape.sub_op == "eager"]
     return [*fitting[-_COPIES:], *beyond, *inner[-1:], *products, *context]
-
-
-def _rate(name: str, rates: Rates) -> float | None:
-    """Return the peak of a number format as tables spell it."""
-    return rates.peaks.get(unit_of(name))
 
 
 def _rule(shape: Shape, bench: Bench) -> Rule:

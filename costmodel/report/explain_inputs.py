@@ -13,23 +13,8 @@ from costmodel.network.group_links import GroupLinks, group_links
 from costmodel.network.host import host_bandwidth, host_link, host_peak
 from costmodel.quantities import Quantity
 from costmodel.records import fields
+from costmodel.workload import operators
 from costmodel.workload.framework_parts import HostTimes
-from costmodel.workload.operators import (
-    KINDS,
-    AttentionKernel,
-    Collective,
-    Elementwise,
-    ExpertAllToAll,
-    Gemm,
-    HostGemm,
-    HostTime,
-    HostTransfer,
-    HostUpdate,
-    HostWork,
-    Kernel,
-    Message,
-    Operator,
-)
 from costmodel.workload.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -41,20 +26,20 @@ Inputs: TypeAlias = "dict[str, tuple[float, str]]"  # name -> (value, dimension)
 def inputs_of(timed: TimedOperator, scenario: Scenario) -> Inputs:
     """Return the sizes and the hardware that enter an operator's equation."""
     operator, is_fitted = timed.operator, timed.fit.form is not None
-    if isinstance(operator, Kernel):
+    if isinstance(operator, operators.Kernel):
         device = _device(operator, scenario)
-        decodes = isinstance(operator, AttentionKernel) and operator.family.endswith("decode")
+        decodes = isinstance(operator, operators.AttentionKernel) and operator.family.endswith("decode")
         width = scenario.precision.kv_element
         cache = {"bytes per element, KV cache": (float(width), "size")} if decodes else {}
         if is_fitted:
             return _work(operator) | cache | {name: value for name, value in device.items() if name != "launch"}
         return _work(operator) | cache | device | _shares(timed)
-    if isinstance(operator, HostTransfer | HostWork):
+    if isinstance(operator, operators.HostTransfer | operators.HostWork):
         return _host(operator, scenario)
-    if isinstance(operator, HostTime):
+    if isinstance(operator, operators.HostTime):
         return {}
     links = group_links(operator.group, scenario.cluster)
-    if isinstance(operator, Collective):
+    if isinstance(operator, operators.Collective):
         several = {} if operator.calls == 1 else {"messages, one after the other": (float(operator.calls), "count")}
         return {"buffer": (float(operator.size), "size"), **several, **_links(links)}
     return {
@@ -66,9 +51,9 @@ def inputs_of(timed: TimedOperator, scenario: Scenario) -> Inputs:
     }
 
 
-def work_section(operator: Operator) -> str:
+def work_section(operator: operators.Operator) -> str:
     """Return where the FLOP and the traffic of an operator are counted, nothing for what moves between devices."""
-    section = KINDS[type(operator)].work_section
+    section = operators.KINDS[type(operator)].work_section
     return f"costmodel/workload/operators.py; docs/method.md, section {section}" if section else ""
 
 
@@ -91,13 +76,13 @@ def _shares(timed: TimedOperator) -> Inputs:
     return {name: (float(share), "ratio") for name, share in shares.items() if float(share) != 1.0}
 
 
-def _host(operator: HostTransfer | HostWork, scenario: Scenario) -> Inputs:
+def _host(operator: operators.HostTransfer | operators.HostWork, scenario: Scenario) -> Inputs:
     """Return what a copy to the host, or the host's own work, rests on."""
     bandwidth = host_bandwidth(scenario.cluster, operator.devices)
     shared: Inputs = {} if bandwidth is None else {"host bandwidth per device": (float(bandwidth), "bandwidth")}
-    if isinstance(operator, HostUpdate):
+    if isinstance(operator, operators.HostUpdate):
         return {"traffic": (float(operator.traffic), "size"), **shared}
-    if isinstance(operator, HostGemm):
+    if isinstance(operator, operators.HostGemm):
         name = f"host {operator.gemm.dtype} peak per device"
         peak = host_peak(scenario.cluster, operator.gemm.dtype, operator.devices)
         name, rate = (f"{name} (0: no source states one)", 0.0) if peak is None else (name, float(peak))
@@ -107,7 +92,7 @@ def _host(operator: HostTransfer | HostWork, scenario: Scenario) -> Inputs:
     return {**copied, **shared, "launch": (float(scenario.framework.launch), "time")}
 
 
-def _loads(exchange: ExpertAllToAll, links: GroupLinks) -> Inputs:
+def _loads(exchange: operators.ExpertAllToAll, links: GroupLinks) -> Inputs:
     """Return how many places a token goes to, and how much more the busiest one gets than the mean."""
     if not exchange.deduplicates:
         return {"load of the busiest rank": (float(exchange.expert_load), "count")}
@@ -118,10 +103,10 @@ def _loads(exchange: ExpertAllToAll, links: GroupLinks) -> Inputs:
     return loads
 
 
-def _work(operator: Kernel) -> Inputs:
+def _work(operator: operators.Kernel) -> Inputs:
     """Return the sizes of a kernel, its FLOP and its compulsory bytes."""
     work = {"FLOP": (float(operator.flop), "flop"), "traffic": (float(operator.traffic), "size")}
-    if isinstance(operator, Gemm):
+    if isinstance(operator, operators.Gemm):
         shape = {"m": operator.m, "n": operator.n, "k": operator.k, "groups": operator.groups}
         if operator.is_of_experts:
             shape |= {"standard deviation of m": operator.m_std, "load of the busiest rank": operator.expert_load}
@@ -133,12 +118,12 @@ def _work(operator: Kernel) -> Inputs:
             **{f"bytes per element, {name}": (float(value), "size") for name, value in widths.items()},
             **work,
         }
-    if isinstance(operator, AttentionKernel):
+    if isinstance(operator, operators.AttentionKernel):
         return {**{name: (float(value), "count") for name, value in _attention_shape(operator).items()}, **work}
     return {"traffic": work["traffic"]}
 
 
-def _attention_shape(operator: AttentionKernel) -> dict[str, Quantity]:
+def _attention_shape(operator: operators.AttentionKernel) -> dict[str, Quantity]:
     shape = {
         "sequences": operator.sequences, "heads": operator.heads, "queries per sequence": operator.q_len,
         "query-key pairs per head": operator.qk_pairs,
@@ -152,22 +137,22 @@ def _attention_shape(operator: AttentionKernel) -> dict[str, Quantity]:
     return shape if operator.calls == 1 else shape | {"blocks of keys, a kernel each": operator.calls}
 
 
-def _device(operator: Kernel, scenario: Scenario) -> Inputs:
+def _device(operator: operators.Kernel, scenario: Scenario) -> Inputs:
     """Return the numbers of the device that a kernel's time depends on."""
     device = scenario.cluster.device
     processors = device.processors - scenario.communication.processors
     bandwidth = device.device_memory.bandwidth
     assert bandwidth is not None
     inputs = {"HBM bandwidth": (float(bandwidth), "bandwidth"), "launch": (float(scenario.framework.launch), "time")}
-    if isinstance(operator, Elementwise):
+    if isinstance(operator, operators.Elementwise):
         return inputs
     inputs["processors"] = (float(processors), "count")
     inputs[f"{operator.dtype} peak of these processors"] = (float(device.peak(operator.dtype, processors)), "flop_rate")
     l2 = device.level("l2")
-    if isinstance(operator, Gemm) and l2 is not None and l2.bandwidth is not None:
+    if isinstance(operator, operators.Gemm) and l2 is not None and l2.bandwidth is not None:
         inputs["L2 bandwidth"] = (float(l2.bandwidth), "bandwidth")
     unit = device.math[operator.dtype]
-    if isinstance(operator, Gemm) and (unit.scaling == "software" or unit.accumulate == "fp22"):
+    if isinstance(operator, operators.Gemm) and (unit.scaling == "software" or unit.accumulate == "fp22"):
         inputs["CUDA-core peak (promotion)"] = (float(device.peak(VECTOR_DTYPE, processors)), "flop_rate")
     return inputs
 
@@ -176,19 +161,19 @@ def origins_of(workload: Workload, scenario: Scenario, timed: TimedOperator, poo
     """Return where the values that enter were written. pool: that the operator runs in, of two."""
     operator, fit = timed.operator, timed.fit
     paths = [*_kernel_paths(timed, scenario, pool), *_message_paths(timed, scenario), *_host_paths(timed, scenario)]
-    is_fitted = fit.form is not None or isinstance(operator, Kernel)
+    is_fitted = fit.form is not None or isinstance(operator, operators.Kernel)
     return locations(workload, scenario, paths) | ({"fit": fit.source} if fit.source and is_fitted else {})
 
 
 def _kernel_paths(timed: TimedOperator, scenario: Scenario, pool: str | None) -> list[str]:
     operator = timed.operator
-    if not isinstance(operator, Kernel):
+    if not isinstance(operator, operators.Kernel):
         return []
     paths = ["hardware.device.memory.hbm.bandwidth", *([] if timed.fit.form is not None else ["framework.launch"])]
-    if not isinstance(operator, Elementwise):
+    if not isinstance(operator, operators.Elementwise):
         taken = "communication.processors" if pool is None else f"{pool}.communication.processors"
         paths += [f"hardware.device.math.{operator.dtype}.peak", "hardware.device.processors", taken]
-    if isinstance(operator, Gemm):
+    if isinstance(operator, operators.Gemm):
         paths.append("hardware.device.memory.l2.bandwidth")
         paths += [_load_path(scenario)] if operator.is_of_experts else []
     return paths
@@ -196,23 +181,27 @@ def _kernel_paths(timed: TimedOperator, scenario: Scenario, pool: str | None) ->
 
 def _message_paths(timed: TimedOperator, scenario: Scenario) -> list[str]:
     operator = timed.operator
-    if not isinstance(operator, Message):
+    if not isinstance(operator, operators.Message):
         return []
     links = group_links(operator.group, scenario.cluster)
-    load = [_load_path(scenario)] if isinstance(operator, ExpertAllToAll) else []
+    load = [_load_path(scenario)] if isinstance(operator, operators.ExpertAllToAll) else []
     return [*load, *_latency_paths(scenario, links), *link_paths(scenario, links)]
 
 
 def _host_paths(timed: TimedOperator, scenario: Scenario) -> list[str]:
     operator = timed.operator
-    if isinstance(operator, HostTime):
+    if isinstance(operator, operators.HostTime):
         return [f"framework.host.{name}" for name in fields(HostTimes)]
-    if not isinstance(operator, HostTransfer | HostWork):
+    if not isinstance(operator, operators.HostTransfer | operators.HostWork):
         return []
     paths = ["hardware.node.host.bandwidth"]
-    if isinstance(operator, HostTransfer):
+    if isinstance(operator, operators.HostTransfer):
         paths.insert(0, f"hardware.device.links.{scenario.cluster.node.host.link}.bandwidth")
-    return [*paths, f"hardware.node.host.peak.{operator.gemm.dtype}"] if isinstance(operator, HostGemm) else paths
+    return (
+        [*paths, f"hardware.node.host.peak.{operator.gemm.dtype}"]
+        if isinstance(operator, operators.HostGemm)
+        else paths
+    )
 
 
 def _load_path(scenario: Scenario) -> str:

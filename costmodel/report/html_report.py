@@ -12,22 +12,9 @@ from costmodel.report.plan_file import asked, read_plan, sections_of
 from costmodel.report.plots.sweep import count_not_drawn
 from costmodel.report.plotting import draw, file_names
 from costmodel.report.text import title_of
-from costmodel.report.web.inline import EmbeddedPlot, read_plots
-from costmodel.report.web.markup import Section, page
-from costmodel.report.web.result import (
-    ABOUT_REQUESTS,
-    ABOUT_TIMELINE,
-    about_result,
-    reproduced_sections,
-    request_sections,
-    result_sections,
-    search_sections,
-    sensitivity_sections,
-    sweep_sections,
-    timeline_sections,
-    topologies_sections,
-)
-from costmodel.schema.answers import Answer, ReproducedFile, SearchFile, SensitivityFile, TopologiesFile, read_answer
+from costmodel.report.web import result as pages
+from costmodel.report.web.markup import EmbeddedPlot, Section, page, read_plots
+from costmodel.schema.results import Answer, ReproducedFile, SearchFile, SensitivityFile, TopologiesFile, read_answer
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.points import read_sweep
 from costmodel.study.served_requests import is_request_table, read_requests
@@ -94,15 +81,15 @@ def _part(source: Path, folder: Path, prefix: str, metric: str | None) -> Report
         study = sweep.study
         about = f"Sweep of {study.points:,} points, predicted by costmodel {study.version}. Bands are 80 % intervals."
         return ReportPart(
-            study.workload, about, draw(sweep, folder, prefix=prefix), lambda plots: sweep_sections(study, plots),
+            study.workload, about, draw(sweep, folder, prefix=prefix), lambda plots: pages.sweep_sections(study, plots),
             study.model_dump(mode="json"), count_not_drawn(sweep),
         )  # fmt: skip
     if is_request_table(source):
         title, files = f"Requests of {source.stem}", draw(read_requests(source), folder, prefix=prefix)
-        return ReportPart(title, ABOUT_REQUESTS, files, request_sections, _figures(files))
+        return ReportPart(title, pages.ABOUT_REQUESTS, files, pages.request_sections, _figures(files))
     if is_trace_file(source):
         title, files = f"Timeline {source.name.partition('.')[0]}", draw(read_slices(source), folder, prefix=prefix)
-        return ReportPart(title, ABOUT_TIMELINE, files, timeline_sections, _figures(files))
+        return ReportPart(title, pages.ABOUT_TIMELINE, files, pages.timeline_sections, _figures(files))
     plan = read_plan(source)
     if plan is not None:
         return ReportPart(f"Plan {source.stem}", asked(plan), [], lambda _: sections_of(plan), plan)
@@ -120,7 +107,7 @@ def _described(answer: Answer, prefix: str) -> tuple[str, str, Sections]:
     """Return title, sentence and sections of the JSON output of a command."""
     if isinstance(answer, SearchFile):
         about = "The best layouts found, and the Pareto front of tokens/s per device and per user."
-        return f"Layouts of {answer.workload}", about, lambda plots: search_sections(answer, plots, prefix)
+        return f"Layouts of {answer.workload}", about, lambda plots: pages.search_sections(answer, plots, prefix)
     if isinstance(answer, SensitivityFile):
         name = title_of(answer.metric)
         about = (
@@ -128,12 +115,12 @@ def _described(answer: Answer, prefix: str) -> tuple[str, str, Sections]:
             "lowers the metric by 0.4 %."
         )
         title = f"Sensitivity of {name} of {answer.workload}"
-        return title, about, lambda plots: sensitivity_sections(answer, plots, prefix)
+        return title, about, lambda plots: pages.sensitivity_sections(answer, plots, prefix)
     if isinstance(answer, ReproducedFile):
         about = f"{len(answer.root):,} published results and their predictions. Lines are 80 % intervals."
-        return "Predicted against published", about, lambda plots: reproduced_sections(answer, plots, prefix)
+        return "Predicted against published", about, lambda plots: pages.reproduced_sections(answer, plots, prefix)
     if isinstance(answer, TopologiesFile):
         about = "All switch ports are assumed to be used; links and diameter count inter-switch links."
-        return "Network topologies", about, lambda plots: topologies_sections(answer, plots, prefix)
+        return "Network topologies", about, lambda plots: pages.topologies_sections(answer, plots, prefix)
     title = answer.workload or answer.model.name
-    return title, about_result(answer), lambda plots: result_sections(answer, plots, prefix)
+    return title, pages.about_result(answer), lambda plots: pages.result_sections(answer, plots, prefix)

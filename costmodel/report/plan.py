@@ -5,21 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from costmodel.planning.deployments import (
-    HOLDS,
-    NOTHING,
-    Deployment,
-    Plans,
-    benchmark_line,
-    binds,
-    command_of,
-    costs,
-    metrics,
-    not_checked,
-    receipt_line,
-    shown,
-    why_not_less,
-)
+from costmodel.planning import deployments
 from costmodel.planning.request import PlanRequest
 from costmodel.report.page import Table, is_verbose, show, table
 from costmodel.report.text import NONE, count, percent, quantity
@@ -31,7 +17,7 @@ _SAVING = 0.01  # of a token's cost, that is said
 SURE = 0.9  # a probability that the hint to ask for more names
 
 
-def show_plans(plans: Plans) -> None:
+def show_plans(plans: deployments.Plans) -> None:
     """Print the best deployment in one line, a table of the best of each cluster, and why no other one is better."""
     if not plans.best:
         show(f"nothing fits{' the budget, or' if plans.request.budget else ''} in memory", "yellow")
@@ -43,25 +29,25 @@ def show_plans(plans: Plans) -> None:
         show(line, "yellow")
     show(headline(best) if holds else f"{_instead(plans)}{headline(best)}", "bold" if holds else "yellow")
     show(plans_table(plans))
-    show(f"why not fewer: {why_not_less(best)}")
+    show(f"why not fewer: {deployments.why_not_less(best)}")
     for line in _cheaper_tokens(best, others):
         show(line)
-    show(receipt_line(best))
+    show(deployments.receipt_line(best))
     _show_some("lost", [f"{engine.structure} {engine}: {why}" for engine, why in plans.lost])
     _show_some("left out", plans.left_out)
     if holds:
         of_those = f" (its rent is of the {best.devices:,} devices in use)" if best.empty else ""
-        show(f"next{of_those}: {command_of(best)}", "dim")
+        show(f"next{of_those}: {deployments.command_of(best)}", "dim")
         whole = best.replicas == 1 or best.prefill is not None
         of = "" if whole else f" of one replica, with 1/{best.replicas} of the load"
-        show(f"check{of}: {benchmark_line(best)}", "dim")
-        for line in not_checked(best):
+        show(f"check{of}: {deployments.benchmark_line(best)}", "dim")
+        for line in deployments.not_checked(best):
             show(f"note: {line}", "dim")
 
 
-def headline(one: Deployment) -> str:
+def headline(one: deployments.Deployment) -> str:
     """Return a deployment in one line: how many devices, what they cost, what was played, and what binds."""
-    structure, output = one.engine.structure, costs(one)["output"]
+    structure, output = one.engine.structure, deployments.costs(one)["output"]
     device = structure.scenario.cluster.device.name.removesuffix("-sxm").replace("-", " ").upper()
     decoding = one.devices
     number = "1 replica" if one.replicas == 1 else f"{one.replicas} replicas"
@@ -76,13 +62,12 @@ def headline(one: Deployment) -> str:
     whole = " for whole nodes" if one.empty or (one.holds and one.replicas > least) else ""
     parts += [] if one.rent is None else [f"{count(one.rent * _HOUR)} $/h{whole}"]
     parts += [] if output is None else [f"{count(output, 2)} $/M output tokens"]
-    bound = binds(one)
-    return (
-        f"{', '.join(parts)}; {_times(one)}; {'nothing binds' if bound == NOTHING else f'binds: {bound}'}{_chance(one)}"
-    )
+    bound = deployments.binds(one)
+    binds = "nothing binds" if bound == deployments.NOTHING else f"binds: {bound}"
+    return f"{', '.join(parts)}; {_times(one)}; {binds}{_chance(one)}"
 
 
-def _instead(plans: Plans) -> str:
+def _instead(plans: deployments.Plans) -> str:
     """Return of what the first deployment is the plan, where none holds: of the limits that can be kept, if any."""
     limits = (plans.reachable or {}).get("limits", ())
     names = [
@@ -92,11 +77,15 @@ def _instead(plans: Plans) -> str:
     return f"without the limit on {' and '.join(names)}: " if is_of_others else "the nearest is "
 
 
-def _cheaper_tokens(best: Deployment, others: Sequence[Deployment]) -> Iterator[str]:
+def _cheaper_tokens(best: deployments.Deployment, others: Sequence[deployments.Deployment]) -> Iterator[str]:
     """Yield the deployment whose output tokens cost least, where they cost less than those of the first."""
-    known = [(costs(one)["output"], at, one) for at, one in enumerate(others) if one.holds and costs(one)["output"]]
+    known = [
+        (deployments.costs(one)["output"], at, one)
+        for at, one in enumerate(others)
+        if one.holds and deployments.costs(one)["output"]
+    ]
     output, _, one = min(known, default=(None, 0, best))
-    own = costs(best)["output"]
+    own = deployments.costs(best)["output"]
     if output is not None and own is not None and output < own * (1.0 - _SAVING):
         why = ", in another format than the checkpoint's" if one.engine.is_other > best.engine.is_other else ""
         yield (
@@ -105,7 +94,7 @@ def _cheaper_tokens(best: Deployment, others: Sequence[Deployment]) -> Iterator[
         )
 
 
-def _chance(one: Deployment) -> str:
+def _chance(one: deployments.Deployment) -> str:
     """Return how probably the limits hold, and what would make it more probable."""
     if one.probability is None:
         return ""
@@ -115,7 +104,7 @@ def _chance(one: Deployment) -> str:
     return f"; holds with a probability of {percent(one.probability, 0)}{more}"
 
 
-def _in_nodes(one: Deployment) -> str:
+def _in_nodes(one: deployments.Deployment) -> str:
     """Return how many nodes are rented, where some of their devices stay empty."""
     if not one.empty:
         return ""
@@ -123,7 +112,7 @@ def _in_nodes(one: Deployment) -> str:
     return f" of {whole} with {one.devices + one.empty}, {one.empty} stay empty"
 
 
-def reachable_lines(plans: Plans) -> Iterator[str]:
+def reachable_lines(plans: deployments.Plans) -> Iterator[str]:
     """Yield what is reachable where nothing holds: the highest rate, and the best value of each limit by itself."""
     known = plans.reachable
     if known is None:
@@ -137,7 +126,7 @@ def reachable_lines(plans: Plans) -> Iterator[str]:
             continue
         layout = " ".join(f"{degree.upper()} {value}" for degree, value in each["parallel"].items() if value > 1)
         rent = "" if each["cost_rate"] is None else f", {count(each['cost_rate'])} $/h"
-        least = f"{shown(each['best'])} at best (asked: {shown(each['asked'])})"
+        least = f"{deployments.shown(each['best'])} at best (asked: {deployments.shown(each['asked'])})"
         within = "within the budget " if plans.request.budget else ""
         if each["best"] <= each["asked"]:
             yield f"reachable: {limit} {least}, by itself"
@@ -157,7 +146,7 @@ def reachable_lines(plans: Plans) -> Iterator[str]:
         )
 
 
-def _times(one: Deployment) -> str:
+def _times(one: deployments.Deployment) -> str:
     """Return what the plan's times are, those that were played first."""
     if one.played is None:
         means = ", ".join(f"{name} {_mean(one, name)}" for name in _MEANS)
@@ -166,15 +155,15 @@ def _times(one: Deployment) -> str:
     for name, statistic in _statistics(one.player.request).items():
         value = one.played.times.get((name.lower(), statistic))
         if value is not None:
-            parts.append(f"{'' if statistic == said else f'{statistic} '}{name} {shown(value)}")
+            parts.append(f"{'' if statistic == said else f'{statistic} '}{name} {deployments.shown(value)}")
             said = statistic
     return ", ".join(parts)
 
 
-def _mean(one: Deployment, name: str) -> str:
+def _mean(one: deployments.Deployment, name: str) -> str:
     """Return the mean in closed form of a time."""
     value = one.point.metrics.get(name.lower())
-    return NONE if value is None else shown(value)
+    return NONE if value is None else deployments.shown(value)
 
 
 def _statistics(request: PlanRequest) -> dict[str, str]:
@@ -183,7 +172,7 @@ def _statistics(request: PlanRequest) -> dict[str, str]:
     return {name: "p99" if limit is None else limit.statistic for name, limit in limits.items()}
 
 
-def plans_table(plans: Plans) -> Table:
+def plans_table(plans: deployments.Plans) -> Table:
     """Return the deployments as a table."""
     statistics = _statistics(plans.request)
     means = [name for name in _MEANS if statistics[name] != "mean"]
@@ -193,8 +182,8 @@ def plans_table(plans: Plans) -> Table:
         "holds", "note",
     )  # fmt: skip
     for one in plans.best:
-        output = costs(one)["output"]
-        known = metrics(one)
+        output = deployments.costs(one)["output"]
+        known = deployments.metrics(one)
         keys = *(f"{name.lower()}_{statistic}" for name, statistic in statistics.items()), *map(str.lower, means)
         parts = [] if one.prefill is None else [(one.prefill.engine, one.prefill.replicas)]
         parts += [(one.engine, one.replicas)]
@@ -204,7 +193,7 @@ def plans_table(plans: Plans) -> Table:
             str(one.engine.structure), " + ".join(str(engine) for engine, _ in parts),
             NONE if one.rent is None else count(round(one.rent * _HOUR, 9)),
             NONE if output is None else count(output, 3), *(quantity(known.get(key), "duration", 3) for key in keys),
-            HOLDS[one.holds], one.why,
+            deployments.HOLDS[one.holds], one.why,
         )  # fmt: skip
     return rows
 

@@ -41,7 +41,7 @@ def write_plan(path: Path, document: Mapping[str, Any]) -> None:
     """Write a document of `plan --json` as the file's suffix says."""
     form = form_of(path)
     if form == "html":
-        path.write_bytes(_page(document))
+        path.write_bytes(page("Plan", asked(document), sections_of(document), document))
     elif form == "json":
         path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", "utf-8")
     else:
@@ -192,10 +192,6 @@ def asked(document: Mapping[str, Any]) -> str:
     """Return what a plan was asked for, as a sentence."""
     request = ", ".join(f"{name} {_text(value)}" for name, value in document["request"].items())
     return f"Asked for: {request}."
-
-
-def _page(document: Mapping[str, Any]) -> bytes:
-    return page("Plan", asked(document), sections_of(document), document)
 
 
 # ---- A scatter plot as SVG inside a page: points with their labels, and the front of those that nothing beats --------

@@ -18,8 +18,15 @@ from costmodel.report.plots.sweep import sweep_plots
 from costmodel.report.plots.topologies import topologies_plot
 from costmodel.report.plots.validation import reproduced_plot
 from costmodel.report.style import figure_bytes, styled
-from costmodel.schema.answers import Answer, ReproducedFile, ReproducedValue, SearchFile, SensitivityFile
-from costmodel.schema.results import ResultFile, ScenarioResult
+from costmodel.schema.results import (
+    Answer,
+    ReproducedFile,
+    ReproducedValue,
+    ResultFile,
+    ScenarioResult,
+    SearchFile,
+    SensitivityFile,
+)
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.points import Table
 from costmodel.study.served_requests import ServedRequests

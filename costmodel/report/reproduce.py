@@ -10,7 +10,7 @@ from costmodel.report.text import interval, percent, published_value
 from costmodel.study.published.accuracy import HEADINGS
 
 if TYPE_CHECKING:
-    from costmodel.schema.answers import ReproducedValue
+    from costmodel.schema.results import ReproducedValue
     from costmodel.study.published.accuracy import Accuracy
     from costmodel.study.published.reproduce import Comparison, Summary
 

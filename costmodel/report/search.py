@@ -10,8 +10,8 @@ from costmodel.report.page import Table, is_verbose, show, show_hint, table
 from costmodel.report.sweep import show_rents
 from costmodel.report.text import NONE, gib, interval, metric, readable, setting, short_paths
 from costmodel.result import headline_of
-from costmodel.schema.answers import FoundScenario
 from costmodel.schema.overrides import ON
+from costmodel.schema.results import FoundScenario
 from costmodel.study.goals import SENSES, Candidate, SearchResult, ranked
 from costmodel.study.layouts import REPLICAS
 from costmodel.study.search_servers import PERCENTILE

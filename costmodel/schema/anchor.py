@@ -12,12 +12,11 @@ from costmodel.declared import Measure, NumberOrZero, Verbatim, Wrong
 from costmodel.errors import InputError, Location, Problem
 from costmodel.records import MutableRecord, Record, replace
 from costmodel.schema.device import Source
-from costmodel.schema.fields import field_error
 from costmodel.schema.inputs import note_folder
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.records import Declared
 from costmodel.schema.references import Library, folder_of
-from costmodel.schema.strict import Strict, checked
+from costmodel.schema.strict import Strict, checked, field_error
 from costmodel.schema.tree import Tree, to_python
 from costmodel.workload.scenario import Anchor, MeasuredStep, Scenario
 from costmodel.workload.site_scatter import SiteScatter

@@ -9,9 +9,8 @@ from typing import Any, Generic, TypeVar
 from costmodel.errors import InputError, Problem, kind_of
 from costmodel.records import Record, replace
 from costmodel.schema.model_names import is_config
-from costmodel.schema.overrides import Override, apply_overrides
+from costmodel.schema.overrides import Override, absolute, apply_overrides
 from costmodel.schema.references import Library, folder_of, relative_path
-from costmodel.schema.relative import absolute
 from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import Tree, merge
 

@@ -6,32 +6,14 @@ from collections.abc import Sequence
 
 from costmodel.quantities import Count
 from costmodel.schema import mixers
-from costmodel.schema.model import (
-    DenoiserFile,
-    DenseFile,
-    EncoderFile,
-    LayerFile,
-    LayerGroupFile,
-    ModelFile,
-    MoeFile,
-    NoFfnFile,
-    ProjectorFile,
-)
-from costmodel.schema.patterns import (
-    AnyPattern,
-    AxisFile,
-    HeadGroupFile,
-    LatentGroupFile,
-    MixedFile,
-    NeighbourhoodFile,
-    PatternFile,
-)
+from costmodel.schema import model as model_file
+from costmodel.schema import patterns as pattern_files
 from costmodel.schema.records import record
 from costmodel.workload import architecture as arch
 from costmodel.workload import neighbourhood, patterns
 
 
-def architecture(file: ModelFile) -> arch.Architecture:
+def architecture(file: model_file.ModelFile) -> arch.Architecture:
     """Return the model."""
     return record(
         arch.Architecture,
@@ -44,7 +26,7 @@ def architecture(file: ModelFile) -> arch.Architecture:
     )
 
 
-def _mtp(file: ModelFile) -> arch.Mtp | None:
+def _mtp(file: model_file.ModelFile) -> arch.Mtp | None:
     mtp = file.mtp
     if mtp is None:
         return None
@@ -52,7 +34,7 @@ def _mtp(file: ModelFile) -> arch.Mtp | None:
     return arch.Mtp(mtp.depth, own)
 
 
-def _encoder(file: EncoderFile) -> arch.Encoder:
+def _encoder(file: model_file.EncoderFile) -> arch.Encoder:
     return record(
         arch.Encoder,
         file,
@@ -61,7 +43,7 @@ def _encoder(file: EncoderFile) -> arch.Encoder:
     )
 
 
-def _denoiser(file: DenoiserFile) -> arch.Denoiser:
+def _denoiser(file: model_file.DenoiserFile) -> arch.Denoiser:
     return record(
         arch.Denoiser,
         file,
@@ -76,15 +58,15 @@ def _denoiser(file: DenoiserFile) -> arch.Denoiser:
     )
 
 
-def _matrices(files: Sequence[ProjectorFile]) -> tuple[tuple[Count, Count], ...]:
+def _matrices(files: Sequence[model_file.ProjectorFile]) -> tuple[tuple[Count, Count], ...]:
     return tuple((matrix.inputs, matrix.outputs) for matrix in files)
 
 
-def _layers(file: ModelFile) -> tuple[arch.Layer, ...]:
+def _layers(file: model_file.ModelFile) -> tuple[arch.Layer, ...]:
     """Return the runs of layers of the list. A run that recurs is the same object, so that it is costed once."""
     known: dict[str, arch.Layer] = {}
 
-    def run(layer: LayerFile) -> arch.Layer:
+    def run(layer: model_file.LayerFile) -> arch.Layer:
         text = repr(layer)
         if "array(" in text:  # its sizes vary over a grid
             return _layer(layer, file.hidden)
@@ -92,14 +74,14 @@ def _layers(file: ModelFile) -> tuple[arch.Layer, ...]:
 
     layers: list[arch.Layer] = []
     for entry in file.layers:
-        if isinstance(entry, LayerGroupFile):
+        if isinstance(entry, model_file.LayerGroupFile):
             layers += [run(layer) for layer in entry.layers] * entry.repeat
         else:
             layers.append(run(entry))
     return tuple(layers)
 
 
-def _layer(file: LayerFile, hidden: Count) -> arch.Layer:
+def _layer(file: model_file.LayerFile, hidden: Count) -> arch.Layer:
     hidden = hidden if file.width is None else file.width
     return record(arch.Layer, file, mixer=_mixer(file.mixer, hidden), ffn=_ffn(file.ffn, hidden))
 
@@ -137,14 +119,16 @@ def _head_groups(file: mixers.AttentionFile) -> tuple[arch.HeadGroup, ...]:
     return _groups(file.head_groups, file.q_heads)
 
 
-def _groups(groups: Sequence[HeadGroupFile | LatentGroupFile], heads: Count) -> tuple[arch.HeadGroup, ...]:
+def _groups(
+    groups: Sequence[pattern_files.HeadGroupFile | pattern_files.LatentGroupFile], heads: Count
+) -> tuple[arch.HeadGroup, ...]:
     return tuple(arch.HeadGroup(group.share_of(heads), _pattern(group.pattern)) for group in groups)
 
 
 _NEIGHBOURHOOD_TILES = {1: 64.0, 2: 8.0, 3: 4.0}  # along each axis, 64 places in all: NATTEN, docs, tile sizes of SM80
 
 
-def _axis(file: AxisFile, tile: float) -> neighbourhood.Axis:
+def _axis(file: pattern_files.AxisFile, tile: float) -> neighbourhood.Axis:
     """Return an axis. Where it states no tile, kernels have `tile` places of it, and with tiles of one none."""
     if file.query_tile is None:
         return record(neighbourhood.Axis, file, query_tile=tile, key_tile=tile)
@@ -152,24 +136,24 @@ def _axis(file: AxisFile, tile: float) -> neighbourhood.Axis:
     return record(neighbourhood.Axis, file, **untiled)
 
 
-def _pattern(file: AnyPattern) -> patterns.Pattern:
+def _pattern(file: pattern_files.AnyPattern) -> patterns.Pattern:
     """Return the pattern of the file's kind."""
-    if isinstance(file, NeighbourhoodFile):
+    if isinstance(file, pattern_files.NeighbourhoodFile):
         tile = _NEIGHBOURHOOD_TILES[len(file.axes)]
         return neighbourhood.Neighbourhood(axes=tuple(_axis(axis, tile) for axis in file.axes))
-    if isinstance(file, MixedFile):
+    if isinstance(file, pattern_files.MixedFile):
         sets = tuple((group.queries, group.keys) for group in file.sets)
         return patterns.Mixed(sets=sets, projected=file.projected)
-    if isinstance(file, PatternFile):
+    if isinstance(file, pattern_files.PatternFile):
         return patterns.Pattern(file.kind, file.window)
     made: patterns.Pattern = file.made()
     return made
 
 
-def _ffn(file: DenseFile | MoeFile | NoFfnFile, hidden: Count) -> arch.Ffn:
-    if isinstance(file, NoFfnFile):
+def _ffn(file: model_file.DenseFile | model_file.MoeFile | model_file.NoFfnFile, hidden: Count) -> arch.Ffn:
+    if isinstance(file, model_file.NoFfnFile):
         return arch.NoFfn()
-    if isinstance(file, MoeFile):
+    if isinstance(file, model_file.MoeFile):
         return record(arch.MoeFfn, file)
     width = 4 * hidden if file.intermediate is None else file.intermediate
     return record(arch.DenseFfn, file, intermediate=width, gated=file.type == "glu")

@@ -17,14 +17,13 @@ from costmodel.records import Record, replace
 from costmodel.schema.anchor import ReferenceFile, workload_of
 from costmodel.schema.assemble import Assembly, in_order
 from costmodel.schema.device import DeviceFile
-from costmodel.schema.fields import field_error
 from costmodel.schema.loader import MAX_TABLE_BYTES, parse_tree, read_text
 from costmodel.schema.metrics import dimension_of, metric_names
 from costmodel.schema.records import record
 from costmodel.schema.references import Library, display_path
 from costmodel.schema.resolve import resolve_model, resolve_tree
 from costmodel.schema.resolved import ResolvedWorkload
-from costmodel.schema.strict import Strict, checked
+from costmodel.schema.strict import Strict, checked, field_error
 from costmodel.schema.tree import Tree, merge, replace_at
 
 SUBJECTS = ("scenario", "device", "kernel")
@@ -387,3 +386,56 @@ def _with_expectation(entry: Tree, metric: str, value: Tree) -> Tree:
     else:
         expectations[i] = merge(expectations[i], new)
     return entry.with_entries(expect=Tree(expectations, value.location, value.location))
+
+
+# ---- The validation file: required accuracy, causes of misses, and what other tools claim ----------------------------
+
+Statistic: TypeAlias = Literal["mean", "median", "worst", "inside", "half_width"]
+
+
+class ValueSelectionFile(Strict):
+    """A selection of published values: those that meet every condition."""
+
+    classes: list[CaseClass] = Field(default=[], description="classes of their cases; none: all")
+    publications: list[str] = Field(default=[], description="their publications; none: all")
+    cases: list[str] = Field(default=[], description="ids of their cases, `*` for any text; none: all")
+    metrics: list[str] = Field(default=[], description="their metrics, `*` for any text; none: all")
+
+
+class AccuracyTargetFile(Strict):
+    """The accuracy required of a selection of published values."""
+
+    name: str = Field(description="short name of the selection")
+    figures: ValueSelectionFile = Field(description="the published values")
+    statistic: Statistic = Field(
+        description="mean, median or worst: of the absolute relative errors; inside: share of the values within their "
+        "80 % intervals; half_width: median half width of the intervals over the median absolute error"
+    )
+    bar: Ratio = Field(description="largest value allowed; for `inside` the smallest")
+
+
+class RemarkFile(Strict):
+    """A remark on a selection of published values."""
+
+    figures: ValueSelectionFile = Field(description="the published values")
+    text: str = Field(description="a sentence or two")
+    source: CaseSourceFile | None = Field(default=None, description="source of the remark")
+
+
+class ToolFile(Strict):
+    """The accuracy that another tool claims."""
+
+    tool: str = Field(description="name of the tool")
+    compared: str = Field(description="values that it was compared with")
+    error: str = Field(description="the error as stated")
+    source: CaseSourceFile = Field(description="where it is stated")
+
+
+class ValidationFile(Strict):
+    """What `python -m reports.validation` adds to the errors that it computes."""
+
+    name: str = Field(description="name of the file")
+    bars: list[AccuracyTargetFile] = Field(default=[], description="required accuracy")
+    causes: list[RemarkFile] = Field(default=[], description="causes of misses")
+    discrepancies: list[RemarkFile] = Field(default=[], description="inconsistencies in the publications themselves")
+    tools: list[ToolFile] = Field(default=[], description="other tools, for comparison")

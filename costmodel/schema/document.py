@@ -9,12 +9,11 @@ from costmodel.quantities import Quantity
 from costmodel.records import asdict
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
-from costmodel.schema.fields import NumberType, number_at
 from costmodel.schema.framework import FrameworkFile, PrecisionFile
 from costmodel.schema.installation import Installation
 from costmodel.schema.model import ModelFile
 from costmodel.schema.overrides import DocumentName, OverrideTarget, entry
-from costmodel.schema.strict import Strict
+from costmodel.schema.strict import NumberType, Strict, number_at
 from costmodel.schema.workload import PHASES, PlanFile, WorkloadFile
 from costmodel.workload.scenario import Scenario
 

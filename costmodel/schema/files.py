@@ -16,7 +16,7 @@ from costmodel.schema import build, build_model
 from costmodel.schema.anchor import AnchorFile, SiteScatterFile
 from costmodel.schema.assemble import Assembly, Stop, in_order
 from costmodel.schema.calibration import FitsFile, KernelAnchorsFile
-from costmodel.schema.case import CaseFile, check_cases
+from costmodel.schema.case import CaseFile, ValidationFile, check_cases
 from costmodel.schema.cluster import ClusterFile, NodeFile, TopologyFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.document import model_document
@@ -35,7 +35,6 @@ from costmodel.schema.resolve import measured_steps, resolve_tree
 from costmodel.schema.strict import Strict
 from costmodel.schema.study import StudyFile
 from costmodel.schema.tree import Tree
-from costmodel.schema.validation import ValidationFile
 from costmodel.schema.what_if import LeversFile, WhatIfFile
 from costmodel.schema.workload import WorkloadFile
 from costmodel.workload.architecture import Architecture

@@ -15,9 +15,8 @@ from costmodel.errors import suggest
 from costmodel.schema.calibration import UNTUNED, FamilyKey
 from costmodel.schema.case import CaseClass
 from costmodel.schema.device import Source
-from costmodel.schema.fields import number_at
 from costmodel.schema.framework import FrameworkFile
-from costmodel.schema.strict import Strict
+from costmodel.schema.strict import Strict, number_at
 
 FRAMEWORK = "framework."  # what the path of a term begins with
 

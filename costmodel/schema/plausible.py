@@ -26,11 +26,10 @@ from costmodel.quantities import is_single
 from costmodel.records import ValueRecord
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
-from costmodel.schema.fields import number_at
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.loader import MAX_BYTES, read_text
 from costmodel.schema.references import package_root
-from costmodel.schema.strict import Strict
+from costmodel.schema.strict import Strict, number_at
 from costmodel.schema.tree import Tree
 from costmodel.units import parse, render
 

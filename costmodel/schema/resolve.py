@@ -33,12 +33,11 @@ from costmodel.schema.number_formats import (
     shipped_formats,
     wide_weights,
 )
-from costmodel.schema.overrides import Override, apply_overrides, is_of, read_overrides, runs
+from costmodel.schema.overrides import Override, absolute, apply_overrides, is_of, read_overrides, runs
 from costmodel.schema.pools import pools_of
 from costmodel.schema.references import Library, as_reference
 from costmodel.schema.reinforcement import Resolved as _Resolved
 from costmodel.schema.reinforcement import check_layout, step_of_parts
-from costmodel.schema.relative import absolute
 from costmodel.schema.releases import of_release
 from costmodel.schema.resolved import KNOWING, KnownDocuments, ResolvedWorkload
 from costmodel.schema.serving import locate_files

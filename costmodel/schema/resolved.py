@@ -11,8 +11,8 @@ from costmodel.workload.architecture import Architecture
 from costmodel.workload.scenario import Scenario
 
 if TYPE_CHECKING:
-    from costmodel.schema.fields import NumberType
     from costmodel.schema.overrides import OverrideTarget
+    from costmodel.schema.strict import NumberType
 
 AS_PUBLISHED, KNOWING = "number formats as published", "chosen knowing published results"
 PROVENANCE = (AS_PUBLISHED, KNOWING)  # in notes that say where a value is from, and move nothing

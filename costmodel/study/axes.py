@@ -18,7 +18,7 @@ from costmodel.declared import Measure, Positive, Whole
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
 from costmodel.records import Record
-from costmodel.schema.fields import NumberType, read_number
+from costmodel.schema.strict import NumberType, read_number
 from costmodel.units import base_unit, render
 
 MOST_VALUES = 100_000  # of one axis: study.json holds them all

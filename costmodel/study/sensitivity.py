@@ -20,7 +20,7 @@ from costmodel.errors import InfeasibleError, InputError, suggest
 from costmodel.quantities import Array
 from costmodel.records import Record, fields, replace
 from costmodel.result import PHASES
-from costmodel.schema.fields import NumberType
+from costmodel.schema.strict import NumberType
 
 SCHEMA = "costmodel/sensitivity@1"
 STEP = 0.01  # of a parameter, each way: small against its kinks, large against rounding

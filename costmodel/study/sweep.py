@@ -20,10 +20,9 @@ from costmodel.errors import InputError, LayoutError, Location
 from costmodel.records import Record, asdict, replace
 from costmodel.result import BAD_LAYOUT, PHASES, REASONS
 from costmodel.schema import SI
-from costmodel.schema.fields import NumberType
 from costmodel.schema.metrics import unit_of
-from costmodel.schema.overrides import is_of, locate
-from costmodel.schema.relative import absolute_text
+from costmodel.schema.overrides import absolute_text, is_of, locate
+from costmodel.schema.strict import NumberType
 from costmodel.study.axes import Axis, Request, is_structural, read_axis, read_requests
 from costmodel.study.expressions import Expression, read_expression
 from costmodel.study.prices import Quoted, quotes

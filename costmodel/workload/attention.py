@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from costmodel.quantities import Count, Quantity, is_single, maximum
 from costmodel.records import Record, replace
+from costmodel.workload import attention_kernels as kernels
 from costmodel.workload.architecture import Attention, HeadGroup, HeadRoute, Pattern
 from costmodel.workload.attention_inputs import (
     add_channel_join,
@@ -12,19 +13,6 @@ from costmodel.workload.attention_inputs import (
     add_score_terms,
     add_source_projections,
     key_context,
-)
-from costmodel.workload.attention_kernels import (
-    FusedAttention,
-    HeadSizes,
-    add_cache_write,
-    add_fused_attention,
-    add_gate_product,
-    add_indexer,
-    add_output_projection,
-    add_unfused_attention,
-    has_quantized_kv,
-    merge_partial_results,
-    named_groups,
 )
 from costmodel.workload.context import Context, per_rank
 from costmodel.workload.context_parallel import attention_shard, gather_kv, kv_replicas
@@ -51,7 +39,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     if mixer.route is not None and mixer.route.router == "linear":
         _add_head_router(builder, context, mixer.route)
     if mixer.indexer is not None:
-        add_indexer(builder, context, mixer.indexer, query_inputs=context.architecture.hidden, ratio=1.0)
+        kernels.add_indexer(builder, context, mixer.indexer, query_inputs=context.architecture.hidden, ratio=1.0)
     own_heads = 0.0 if mixer.borrowed_kv else kv_heads
     if mixer.qk_norm is not None:
         _add_qk_norm(builder, context, mixer, (heads, own_heads), norm)
@@ -63,16 +51,16 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     cached = context.phase == "decode" and mixer.kv_source is not None and mixer.kv_source.tokens is not None
     if mixer.has_kv_cache and not cached:
         written = replace(context, new_tokens=mixer.keys_of(context.new_tokens)) if mixer.kv_source else context
-        add_cache_write(builder, written, kv, mixer.cached_tokens(context.kv_len - context.new_tokens))
+        kernels.add_cache_write(builder, written, kv, mixer.cached_tokens(context.kv_len - context.new_tokens))
     if context.phase == "decode":
-        merge_partial_results(builder, context, query, heads * mixer.v_head_dim)
+        kernels.merge_partial_results(builder, context, query, heads * mixer.v_head_dim)
     else:
         gather_kv(builder, replace(keys, kv_len=mixer.held_keys(keys.kv_len)), kv)
     replicas = kv_replicas(context, kv_heads)
     builder.save("query, key, value", "qkv", (context.tokens * query + rows * kv * replicas) * context.residual)
     if mixer.kv_source is None:
         _add_foreign_keys(builder, context, mixer, kv, replicas)
-    for name, group in named_groups(mixer.head_groups):
+    for name, group in kernels.named_groups(mixer.head_groups):
         _add_group(builder, keys, mixer, _Heads(group, name), dropout=dropout)
     _add_result(builder, context, mixer, heads)
 
@@ -110,14 +98,16 @@ def _add_result(builder: WorkBuilder, context: Context, mixer: Attention, heads:
         builder.add_parameters(Parameters("attention sinks", mixer.q_heads, heads, mixer.q_heads))
     if mixer.output_gate is not None:
         result = heads * mixer.v_head_dim
-        add_gate_product(builder, context, tokens * result, mixer.gate_width / tp / result)
+        kernels.add_gate_product(builder, context, tokens * result, mixer.gate_width / tp / result)
     add_channel_join(builder, context, mixer)
     biased = mixer.bias if mixer.output_bias is None else mixer.output_bias
     inner = mixer.q_heads * mixer.v_head_dim + (0.0 if mixer.partial is None else hidden - mixer.partial)
     if mixer.kernel.channels_first:
         elements = tokens * (inner / tp + hidden)
         add_transposition(builder, context, elements, operator="output_projection")
-    add_output_projection(builder, context, inner, bias=hidden if biased else 0.0, active_share=mixer.active_share)
+    kernels.add_output_projection(
+        builder, context, inner, bias=hidden if biased else 0.0, active_share=mixer.active_share
+    )
 
 
 def _add_foreign_keys(
@@ -238,7 +228,7 @@ def add_joint_core(builder: WorkBuilder, context: Context, mixer: Attention) -> 
         join = Elementwise("stream join", size, calls=4.0, kind="permute", rows=context.tokens)
         builder.step("qkv", [join], [replace(join, name="stream join gradient")])
     gather_kv(builder, context, kv)
-    for name, group in named_groups(mixer.head_groups):
+    for name, group in kernels.named_groups(mixer.head_groups):
         _add_group(builder, context, mixer, _Heads(group, name), dropout=False)
 
 
@@ -254,9 +244,9 @@ class _Heads(Record):
     name: str
     share: Quantity = 1.0
 
-    def sizes(self, context: Context, mixer: Attention) -> HeadSizes:
+    def sizes(self, context: Context, mixer: Attention) -> kernels.HeadSizes:
         """Return the heads on this rank."""
-        return HeadSizes(
+        return kernels.HeadSizes(
             self.group.share * self.share * mixer.q_heads / context.parallel.tp,
             self.group.share * per_rank(mixer.kv_heads, context.parallel.tp),
             (mixer.head_dim, mixer.v_head_dim),
@@ -298,22 +288,22 @@ def _add_kernel(builder: WorkBuilder, context: Context, mixer: Attention, heads:
     elif context.framework.unfused_attention or kernel.materialised:
         shard = attention_shard(context, sizes.heads, sizes.kv_heads, pairs)
         add_score_terms(builder, context, mixer, shard.heads)
-        add_unfused_attention(builder, context, mixer, shard, dropout=dropout)
+        kernels.add_unfused_attention(builder, context, mixer, shard, dropout=dropout)
     else:
         if kernel.permuted:
             _add_permutation(builder, context, sizes)
-        fused = FusedAttention(
+        fused = kernels.FusedAttention(
             "attention", pairs=pairs, name=heads.name, last_query_kv_len=pattern.last_query_keys(context.kv_len),
             relative_speed=kernel.rate,
         )  # fmt: skip
-        add_fused_attention(builder, context, sizes, fused)
+        kernels.add_fused_attention(builder, context, sizes, fused)
     if kernel.head_edit:
         size = 2 * context.tokens * sizes.heads * mixer.v_head_dim * context.residual
         edit = Elementwise("head edit", size, rows=context.tokens)
         builder.step("attention_core", [edit], [replace(edit, name="head edit gradient")])
 
 
-def _add_permutation(builder: WorkBuilder, context: Context, sizes: HeadSizes) -> None:
+def _add_permutation(builder: WorkBuilder, context: Context, sizes: kernels.HeadSizes) -> None:
     """Add the permutation of tokens into the order of a kernel's tiles and back: a pass for q, k, v and o each.
 
         bytes = 2*B*(H*q_len*(q + v) + G*kv_len*(q + v))*e          read and written
@@ -345,8 +335,8 @@ def _add_decoding(builder: WorkBuilder, context: Context, mixer: Attention, head
         macs_per_pair=width, dtype=context.precision.attention,
         traffic=cache + context.sequences * context.new_tokens * sizes.heads * width * context.residual,
         family="attention_decode", kv_heads=sizes.kv_heads, kv_len=keys,
-        kv_token_bytes=width * ELEMENT_BYTES[context.precision.kv_cache], quantized_kv=has_quantized_kv(context),
-        relative_speed=kernel.rate,
+        kv_token_bytes=width * ELEMENT_BYTES[context.precision.kv_cache],
+        quantized_kv=kernels.has_quantized_kv(context), relative_speed=kernel.rate,
     )  # fmt: skip
     builder.step("attention_core", [attention])
     if kernel.materialised:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 from costmodel.quantities import Bytes, Count, is_single
 from costmodel.records import Record, replace
+from costmodel.workload import linear
 from costmodel.workload.architecture import DenseFfn, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.expert_exchange import (
+    FusedExperts,
     Messages,
     exchange_messages,
     gathered_tokens,
@@ -19,16 +21,6 @@ from costmodel.workload.expert_exchange import (
     travelling_element,
 )
 from costmodel.workload.expert_load import ExpertLoad, expert_load, routed_tokens, served_tokens
-from costmodel.workload.fused_experts import FusedExperts
-from costmodel.workload.linear import (
-    ExpertGroups,
-    Linear,
-    add_linear,
-    add_norm,
-    add_transposition,
-    batched_gemm,
-    forward_product,
-)
 from costmodel.workload.operators import Elementwise, HostTransfer, Operator
 from costmodel.workload.scenario import Parallelism
 from costmodel.workload.work import WorkBuilder
@@ -45,8 +37,8 @@ def add_dense_ffn(builder: WorkBuilder, context: Context, ffn: DenseFfn, *, owns
     if ffn.channels_first:
         hidden, inner = context.architecture.hidden, ffn.intermediate / context.parallel.tp
         up = (2.0 if ffn.gated else 1.0) * inner
-        add_transposition(builder, context, context.tokens * (hidden + up), operator="ffn_up")
-        add_transposition(builder, context, context.tokens * (inner + hidden), operator="ffn_down")
+        linear.add_transposition(builder, context, context.tokens * (hidden + up), operator="ffn_up")
+        linear.add_transposition(builder, context, context.tokens * (inner + hidden), operator="ffn_down")
     _add_mlp(builder, context, mlp)
 
 
@@ -65,20 +57,20 @@ class _Mlp(Record):
 def _add_mlp(builder: WorkBuilder, context: Context, mlp: _Mlp) -> None:
     hidden, tokens = context.architecture.hidden, context.tokens
     up_width = (2.0 if mlp.gated else 1.0) * mlp.width
-    up = Linear(
+    up = linear.Linear(
         f"{mlp.name} up", operator="ffn_up", producer="norm", rows=tokens, inputs=hidden, outputs=up_width,
         split="columns", gathered=True, bias=up_width if mlp.bias else 0.0, cast_input=mlp.casts_input,
         saved_element=None if mlp.saves_input else 0.0, parts=_halves(gated=mlp.gated),
     )  # fmt: skip
-    down = Linear(
+    down = linear.Linear(
         f"{mlp.name} down", operator="ffn_down", producer="activation", rows=tokens, inputs=mlp.width, outputs=hidden,
         split="rows", bias=mlp.count * hidden if mlp.bias else 0.0,
     )  # fmt: skip
-    add_linear(builder, context, up)
+    linear.add_linear(builder, context, up)
     _add_activation(
         builder, context, f"{mlp.name} activation", tokens, mlp.width / context.parallel.tp, gated=mlp.gated
     )
-    add_linear(builder, context, down)
+    linear.add_linear(builder, context, down)
 
 
 def _halves(*, gated: bool) -> tuple[tuple[str, float], ...]:
@@ -146,7 +138,7 @@ def _may_exist(count: Count) -> bool:
 
 def _add_router(builder: WorkBuilder, context: Context, name: str, outputs: Count, bias: Count = 0.0) -> None:
     """Add a small GEMM in the router's format over the tokens of the residual stream."""
-    add_linear(builder, context, Linear(
+    linear.add_linear(builder, context, linear.Linear(
         name, operator="router", producer="norm", rows=context.residual_tokens, inputs=context.architecture.hidden,
         outputs=outputs, dtype=context.precision.router, saved_element=0.0, bias=bias,
         replicas=1.0 if context.parallel.sequence_parallel else context.parallel.tp,
@@ -161,7 +153,7 @@ def _add_score_smoothing(builder: WorkBuilder, context: Context, ffn: MoeFfn) ->
         m, n, k = context.q_len, context.kv_len, context.architecture.hidden
     name, dtype = "score smoothing", context.precision.router
     forward, dx, dw = (
-        batched_gemm(title, shape, context.sequences, dtype, ELEMENT_BYTES[dtype])
+        linear.batched_gemm(title, shape, context.sequences, dtype, ELEMENT_BYTES[dtype])
         for title, shape in ((name, (m, n, k)), (f"{name} gradient", (m, k, n)), (f"{name} gradient", (k, n, m)))
     )
     builder.step("router", [forward], [dx, dw])
@@ -199,15 +191,15 @@ def _add_latent(
         return
     hidden, rows = context.architecture.hidden, context.residual_tokens
     replicas = 1.0 if context.parallel.sequence_parallel else context.parallel.tp
-    add_linear(builder, context, Linear(
+    linear.add_linear(builder, context, linear.Linear(
         "latent down", operator="ffn_up", producer="norm", rows=rows, inputs=hidden, outputs=ffn.latent,
         replicas=replicas, saved_element=0.0,
     ))  # fmt: skip
     narrow = replace(context, architecture=replace(context.architecture, hidden=ffn.latent))
     add(builder, narrow, ffn)
     if ffn.latent_norm:
-        add_norm(builder, context, "latent norm", "rms", rows, ffn.latent)
-    add_linear(builder, context, Linear(
+        linear.add_norm(builder, context, "latent norm", "rms", rows, ffn.latent)
+    linear.add_linear(builder, context, linear.Linear(
         "latent up", operator="ffn_down", producer="combine", rows=rows, inputs=ffn.latent, outputs=hidden,
         replicas=replicas,
     ))  # fmt: skip
@@ -275,7 +267,7 @@ def _add_fused_experts(
     """Add a fused layer of a rank's experts: two GEMMs, and what it was measured with (`FusedExperts`)."""
     (first, last), rows = messages, own_rows(context, load)
     up, down = _expert_gemms(context, ffn, load)
-    product, narrow = forward_product(context, up), travelling_element(context)
+    product, narrow = linear.forward_product(context, up), travelling_element(context)
     gather, scatter = slice_collectives(context, rows * context.architecture.hidden, narrow, context.residual)
     fused = FusedExperts(
         f"{product.family}/{product.variant}", tokens=gathered_tokens(context), rows=rows, top_k=ffn.top_k,
@@ -285,9 +277,9 @@ def _add_fused_experts(
     permute, activation, total = fused.either()
     builder.step("dispatch", [*first[0], *gather[:1]])
     builder.step("permute", [permute])
-    add_linear(builder, context, up)
+    linear.add_linear(builder, context, up)
     builder.step("activation", [activation])
-    add_linear(builder, context, replace(down, cast_input=False))
+    linear.add_linear(builder, context, replace(down, cast_input=False))
     builder.step("permute", [total])
     builder.step("combine", [*scatter[:1], *last[0]])
 
@@ -311,13 +303,13 @@ def _add_expert_kernels(
     builder.step("dispatch", gather[:1], scatter[1:])
     if not is_packed:
         builder.step("permute", *_sort("expert permute", elements, 2 * narrow, 2 * wide))
-    add_linear(builder, context, up)
+    linear.add_linear(builder, context, up)
     width = ffn.intermediate / context.parallel.etp
     has_passes = context.casts_rows and not context.fuses(ffn)
     if has_passes and ffn.clamped:
         _add_clamps(builder, context, rows * width)
     _add_activation(builder, context, "expert activation", rows, width, gated=ffn.gated)
-    add_linear(builder, context, down)
+    linear.add_linear(builder, context, down)
     if has_passes and ffn.bias:
         _add_expert_bias(builder, context, load, elements)
     if not is_packed:
@@ -369,23 +361,23 @@ def _add_host_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> No
     gemms = _expert_gemms(context, ffn, expert_load(context, ffn))
     up, down = (replace(gemm, cast_input=False, host_computed=True) for gemm in gemms)
     builder.step("dispatch", [HostTransfer("expert input to the host", size, "out", devices)])
-    add_linear(builder, context, up)
-    add_linear(builder, context, down)
+    linear.add_linear(builder, context, up)
+    linear.add_linear(builder, context, down)
     builder.step("combine", [HostTransfer("expert output from the host", size, "in", devices)])
 
 
-def _expert_gemms(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[Linear, Linear]:
+def _expert_gemms(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[linear.Linear, linear.Linear]:
     """Return the up projections (with their gates) and the down projections of a rank's active experts."""
     hidden, width = context.architecture.hidden, ffn.intermediate / context.parallel.etp
     matrices, matrix = (2.0 if ffn.gated else 1.0), ffn.experts * hidden * ffn.intermediate
     up_bias, down_bias = (ffn.experts * size if ffn.bias else 0.0 for size in (matrices * ffn.intermediate, hidden))
     active = ffn.top_k / ffn.experts
-    experts = ExpertGroups(
+    experts = linear.ExpertGroups(
         active=load.active_experts, local=load.local_experts, rows_std=load.rows_std, load=load.imbalance,
         masked=context.communication.mode == "low_latency", experts=ffn.experts + context.routing.redundant,
         tokens=routed_tokens(context) * context.parallel.ep, width=width, streams=context.streams(ffn),
     )  # fmt: skip
-    up = Linear(
+    up = linear.Linear(
         "expert up", operator="ffn_up", producer="dispatch", rows=own_rows(context, load) / load.active_experts,
         inputs=hidden, outputs=matrices * width, total=matrices * matrix, active=(matrices * matrix + up_bias) * active,
         cast_input=context.casts_rows, cast_gradient=not context.fuses(ffn), bias=up_bias, experts=experts,

@@ -10,6 +10,7 @@ import numpy as np
 from costmodel.quantities import Count, Seconds, anywhere, divides, is_single, sum_of, where
 from costmodel.records import Record, replace
 from costmodel.workload import architecture as arch
+from costmodel.workload import residual_streams
 from costmodel.workload.architecture import Layer, Recurrence, SelectiveScan
 from costmodel.workload.attention import add_attention, add_joint_core, add_joint_inputs, add_joint_result
 from costmodel.workload.compressed import add_compressed_attention
@@ -43,15 +44,6 @@ from costmodel.workload.output_head import (
     overlap_tensor_parallel,
 )
 from costmodel.workload.recurrences import add_memory, add_recurrence, add_selective_scan
-from costmodel.workload.residual_streams import (
-    add_block_attention,
-    add_embedding_of_layers,
-    add_layer_embedding,
-    add_stream_copies,
-    add_stream_reads,
-    add_stream_writes,
-    has_streams,
-)
 from costmodel.workload.scenario import Parallelism
 from costmodel.workload.split_rules import heads_of
 from costmodel.workload.vision_mixers import add_convolution, add_gate, add_pool, add_residual_block, add_spectral
@@ -168,7 +160,7 @@ def add_layer(builder: WorkBuilder, context: Context, layer: arch.Layer) -> None
         if not isinstance(layer.ffn, arch.NoFfn):
             _add_branch(builder, context, layer, "ffn")
     if context.architecture.layer_embedding is not None:
-        add_layer_embedding(builder, context, context.architecture.layer_embedding, layer.norm)
+        residual_streams.add_layer_embedding(builder, context, context.architecture.layer_embedding, layer.norm)
 
 
 def _add_plain_block(builder: WorkBuilder, context: Context, layer: arch.Layer) -> None:
@@ -189,10 +181,12 @@ def _add_branch(builder: WorkBuilder, context: Context, layer: arch.Layer, name:
     """
     hidden, rows = context.architecture.hidden, context.residual_tokens
     if context.architecture.residual_block is not None:
-        add_block_attention(builder, context, name)
-    if has_streams(context):
+        residual_streams.add_block_attention(builder, context, name)
+    if residual_streams.has_streams(context):
         streams = context.architecture.streams
-        add_stream_reads(builder, context, f"{name} hyper-connection", outputs=streams * (streams + 2.0))
+        residual_streams.add_stream_reads(
+            builder, context, f"{name} hyper-connection", outputs=streams * (streams + 2.0)
+        )
         add_norm(builder, context, f"{name} norm", layer.norm, rows, hidden)
     elif layer.norm != "none" and layer.norm_position != "after":
         add_residual_norm(builder, context, f"{name} norm", layer.norm)
@@ -207,8 +201,8 @@ def _add_branch(builder: WorkBuilder, context: Context, layer: arch.Layer, name:
     leave_tensor_parallel(builder, around, name)
     if layer.dropout:
         add_dropout(builder, context, f"{name} dropout")
-    if has_streams(context):
-        add_stream_writes(builder, context, f"{name} hyper-connection")
+    if residual_streams.has_streams(context):
+        residual_streams.add_stream_writes(builder, context, f"{name} hyper-connection")
     elif layer.norm_position == "after":
         add_norm_after(builder, context, f"{name} norm", layer.norm)
     elif layer.norm_position == "both":
@@ -361,9 +355,11 @@ def _embedding(context: Context) -> LayerWork:
     if architecture.positions is not None:
         builder.add_parameters(Parameters.replicated("position table", architecture.positions * architecture.hidden))
     if architecture.layer_embedding is not None:
-        add_embedding_of_layers(builder, context, architecture.layer_embedding, float(architecture.depth))
-    if has_streams(context):
-        add_stream_copies(builder, context)
+        residual_streams.add_embedding_of_layers(
+            builder, context, architecture.layer_embedding, float(architecture.depth)
+        )
+    if residual_streams.has_streams(context):
+        residual_streams.add_stream_copies(builder, context)
     if architecture.encoder is not None:
         total = encoder_parameters(context, architecture.encoder)
         tp = tower_parallelism(context, architecture.encoder).tp

@@ -3,19 +3,8 @@
 from __future__ import annotations
 
 from costmodel.quantities import Count
+from costmodel.workload import attention_kernels as kernels
 from costmodel.workload.architecture import HeadGroup, Mla
-from costmodel.workload.attention_kernels import (
-    FusedAttention,
-    HeadSizes,
-    add_cache_write,
-    add_fused_attention,
-    add_indexer,
-    add_output_gate,
-    add_output_projection,
-    has_quantized_kv,
-    merge_partial_results,
-    named_groups,
-)
 from costmodel.workload.context import Context
 from costmodel.workload.context_parallel import gather_kv
 from costmodel.workload.dtypes import ELEMENT_BYTES
@@ -52,14 +41,14 @@ def add_mla(builder: WorkBuilder, context: Context, mixer: Mla, *, norm: str) ->
     add_norm(builder, context, "key-value latent norm", norm, tokens, mixer.kv_lora)
     if mixer.indexer is not None:
         latent = hidden if mixer.q_lora is None else mixer.q_lora
-        add_indexer(builder, context, mixer.indexer, query_inputs=latent, ratio=1.0)
+        kernels.add_indexer(builder, context, mixer.indexer, query_inputs=latent, ratio=1.0)
     if context.phase == "decode" or (mixer.indexer is not None and context.phase != "training"):
         _add_absorbed(builder, context, mixer)
     else:
         _add_expanded(builder, context, mixer)
     if mixer.output_gate:
-        add_output_gate(builder, context, mixer.heads * mixer.v_head_dim)
-    add_output_projection(builder, context, mixer.heads * mixer.v_head_dim)
+        kernels.add_output_gate(builder, context, mixer.heads * mixer.v_head_dim)
+    kernels.add_output_projection(builder, context, mixer.heads * mixer.v_head_dim)
 
 
 def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
@@ -83,18 +72,18 @@ def _add_expanded(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
         [Elementwise("rotary", rotary, kind="rotary", rows=tokens)],
         [Elementwise("rotary gradient", rotary, rows=tokens)],
     )
-    add_cache_write(
+    kernels.add_cache_write(
         builder, context, mixer.kv_lora + mixer.rope_dim, mixer.cached_tokens(context.kv_len - context.new_tokens)
     )
     gather_kv(builder, context, heads * (key + mixer.v_head_dim))
     builder.save("query, key, value", "mla_up", tokens * heads * (2 * key + mixer.v_head_dim) * element)
-    for name, group in named_groups(mixer.groups):
+    for name, group in kernels.named_groups(mixer.groups):
         pattern, own = group.pattern, group.share * heads
-        kernel = FusedAttention(
+        kernel = kernels.FusedAttention(
             "mla", pairs=context.pairs(pattern, causal=mixer.causal), name=name,
             last_query_kv_len=None if pattern.kind == "full" else pattern.last_query_keys(context.kv_len),
         )  # fmt: skip
-        add_fused_attention(builder, context, HeadSizes(own, own, (key, mixer.v_head_dim)), kernel)
+        kernels.add_fused_attention(builder, context, kernels.HeadSizes(own, own, (key, mixer.v_head_dim)), kernel)
 
 
 def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
@@ -115,13 +104,15 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     if mixer.rotary:
         rotary = 2 * tokens * (heads + 1.0) * mixer.rope_dim * context.residual
         builder.step("rotary", [Elementwise("rotary", rotary, kind="rotary", rows=tokens)])
-    add_cache_write(builder, context, width, mixer.cached_tokens(context.kv_len - context.new_tokens))
+    kernels.add_cache_write(builder, context, width, mixer.cached_tokens(context.kv_len - context.new_tokens))
     decodes = context.phase == "decode"
     if not decodes:
         gather_kv(builder, context, width)
-    builder.step("attention_core", [_latent_kernel(context, mixer, *named) for named in named_groups(mixer.groups)])
+    builder.step(
+        "attention_core", [_latent_kernel(context, mixer, *named) for named in kernels.named_groups(mixer.groups)]
+    )
     if decodes:
-        merge_partial_results(builder, context, heads * width, heads * mixer.kv_lora)
+        kernels.merge_partial_results(builder, context, heads * width, heads * mixer.kv_lora)
     builder.step("mla_up", [absorb("value absorption", mixer.v_head_dim, mixer.kv_lora)])
 
 
@@ -140,5 +131,5 @@ def _latent_kernel(context: Context, mixer: Mla, name: str, group: HeadGroup) ->
         traffic=cache + results,
         family=f"{'mla' if mixer.indexer is None else 'sparse_mla'}_{'decode' if decodes else 'prefill'}",
         kv_len=keys, kv_token_bytes=width * ELEMENT_BYTES[context.precision.kv_cache],
-        quantized_kv=has_quantized_kv(context), selected=0.0 if mixer.indexer is None else mixer.indexer.top_k,
+        quantized_kv=kernels.has_quantized_kv(context), selected=0.0 if mixer.indexer is None else mixer.indexer.top_k,
     )  # fmt: skip

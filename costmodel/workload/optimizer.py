@@ -6,23 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from costmodel.quantities import Bytes, Count, anywhere, is_single, maximum, minimum, sum_of, where
 from costmodel.records import Record
+from costmodel.workload import sharding
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.operators import Elementwise, Gemm, HostUpdate, Operator
 from costmodel.workload.plans import Training
-from costmodel.workload.sharding import (
-    RankParameters,
-    broadcasts_weights,
-    gradient_format,
-    gradient_reductions,
-    host_copies,
-    is_nothing,
-    kind_name,
-    parameters_by_kind,
-    shard_groups,
-    shard_size,
-    weight_gather,
-)
 from costmodel.workload.work import LayerWork, Parameters
 
 
@@ -75,21 +63,23 @@ def step_operators(
     on_host: list[Operator] = []
     transfers: list[Operator] = []
     listed = stage_parameters(context, stage_layers)
-    for expert, owned in parameters_by_kind(context, listed).items():
-        if is_nothing(owned.trained):
+    for expert, owned in sharding.parameters_by_kind(context, listed).items():
+        if sharding.is_nothing(owned.trained):
             continue
-        name = kind_name(expert=expert)
-        groups = shard_groups(context, plan, stage_replicas, expert=expert)
-        ranks = shard_size(context, plan, stage_replicas, expert=expert)
-        shard = RankParameters(
+        name = sharding.kind_name(expert=expert)
+        groups = sharding.shard_groups(context, plan, stage_replicas, expert=expert)
+        ranks = sharding.shard_size(context, plan, stage_replicas, expert=expert)
+        shard = sharding.RankParameters(
             owned.trained / ranks, owned.trained_weights / ranks, owned.weights / ranks, owned.matrices / ranks
         )
         if not (plan.reduces_each_micro_batch or plan.overlaps_communication):
-            serial.extend(gradient_reductions(context, plan, name, owned.trained, groups))
-            sent = shard.trained * ELEMENT_BYTES[gradient_format(context, plan)]
-            serial.extend(host_copies(context, "gradients to the host", context.offload.optimizer, sent, "out"))
-        if plan.zero in (1, 2) and (broadcasts_weights(context, plan) or not plan.overlaps_communication):
-            serial.append(weight_gather(context, plan, name, owned.trained_weights, groups))
+            serial.extend(sharding.gradient_reductions(context, plan, name, owned.trained, groups))
+            sent = shard.trained * ELEMENT_BYTES[sharding.gradient_format(context, plan)]
+            serial.extend(
+                sharding.host_copies(context, "gradients to the host", context.offload.optimizer, sent, "out")
+            )
+        if plan.zero in (1, 2) and (sharding.broadcasts_weights(context, plan) or not plan.overlaps_communication):
+            serial.append(sharding.weight_gather(context, plan, name, owned.trained_weights, groups))
         if plan.muon is not None:
             matrices = _matrices(stage_layers, expert=expert)
             dtype = context.precision.attention  # 16 bits, also where linear layers have fewer
@@ -151,7 +141,7 @@ def _weight_casts(context: Context, owned: Sequence[tuple[int, Parameters]]) -> 
     yield Elementwise("weight cast", count * (stored + 2.0 * read), kind="cast")
 
 
-def _host_update(context: Context, plan: Training, name: str, shard: RankParameters) -> Iterator[Operator]:
+def _host_update(context: Context, plan: Training, name: str, shard: sharding.RankParameters) -> Iterator[Operator]:
     """Yield the host's update of its states: what AdamW moves, through the host's memory.
 
     28 bytes per parameter for 16-bit gradients. Source: Ren et al., ZeRO-Offload, arXiv 2101.06840. DeepSpeed,
@@ -159,7 +149,7 @@ def _host_update(context: Context, plan: Training, name: str, shard: RankParamet
     """
     share = context.offload.optimizer
     if not (is_single(share) and share == 0):
-        traffic = share * _update_bytes(context, plan, shard, gradient_format(context, plan))
+        traffic = share * _update_bytes(context, plan, shard, sharding.gradient_format(context, plan))
         yield HostUpdate(f"{name} optimizer on the host", traffic, context.parallel.devices)
 
 
@@ -170,11 +160,13 @@ def _updated_weights(context: Context, size: Bytes) -> Iterator[Operator]:
     """
     optimizer, weights = context.offload.optimizer, context.offload.weights
     to_device, to_host = maximum(optimizer - weights, 0.0), maximum(weights - optimizer, 0.0)
-    yield from host_copies(context, "updated weights from the host", to_device, size, "in")
-    yield from host_copies(context, "updated weights to the host", to_host, size, "out")
+    yield from sharding.host_copies(context, "updated weights from the host", to_device, size, "in")
+    yield from sharding.host_copies(context, "updated weights to the host", to_host, size, "out")
 
 
-def _update_bytes(context: Context, plan: Training, shard: RankParameters, gradients: str | None = None) -> Bytes:
+def _update_bytes(
+    context: Context, plan: Training, shard: sharding.RankParameters, gradients: str | None = None
+) -> Bytes:
     """Return the bytes that an update moves for some parameters: gradients and states in, states and weights out.
 
     Without master copies the weights are a part of the states.

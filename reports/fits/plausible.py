@@ -34,11 +34,10 @@ from costmodel.errors import InputError
 from costmodel.schema.assemble import Assembly
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
-from costmodel.schema.fields import number_at
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.plausible import BANDS, FORM, FRAMEWORK, distance_from_whole, values_of
 from costmodel.schema.references import Library, folder_of
-from costmodel.schema.strict import Strict
+from costmodel.schema.strict import Strict, number_at
 from costmodel.schema.whole_files import write_whole
 
 KINDS: Mapping[str, type[Strict]] = {

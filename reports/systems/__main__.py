@@ -114,48 +114,14 @@ def _shown(one: Comparison, value: float | None) -> str:
 
 FOLDER = "systems"
 ONE = "nodes/a100-x1"
+CURVES = Path(__file__).with_name(
+    "curves.yaml"
+)  # systems, patterns and networks that are drawn, and what is said of them
 CONTEXTS = (4096, 8192, 16384, 32768, 65536, 131072)
-KEEPERS = {
-    "full attention": "duoattention_7b_full", "DuoAttention": "duoattention_7b", "retrieval heads": "retrieval_heads",
-    "MoA": "moa_7b", "StreamingLLM": "streaming_llm_7b", "LongHeads": "longheads",
-    "LongHeads, on host": "longheads_offload", "Task-KV, GQA": "task_kv", "MoM 1.3B": "mom_1_3b",
-    "Titans": "titans_lmm",
-}  # fmt: skip
-OTHER_MODELS = ("Task-KV, GQA", "MoM 1.3B", "Titans")  # which are not Llama 2 7B
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 CORE, RECURRENCE = "attention_full_h32", "lightning_attention"
-PATTERNS: Mapping[str, Mapping[str, object]] = {
-    "full": {"kind": "full"},
-    "window 2,048": {"kind": "window", "window": 2048},
-    "sink + recent": {"kind": "sink_recent", "sink": 64, "recent": 1024},
-    "MoA, half": {"kind": "elastic_window", "alpha": 0, "beta": 0.4922, "sink": 64},
-    "S2, stride 16": {"kind": "strided_blocks", "block": 64, "local": 16, "stride": 16},
-    "LongHeads": {"kind": "chunk_topk", "chunk": 256, "attend": 4096},
-    "Combiner": {"kind": "spans", "scheme": "fixed"},
-    "a quarter predicted": {"kind": "predicted_sparse", "keep": 0.25, "reduced": 64, "rank": 32, "basis": 0.05},
-}
 LINEAR = "Lightning Attention"
 ATTENTION = "attention core", "key selection"
-IMAGES = {
-    "SHViT": ("shvit_s1", "shvit_s2", "shvit_s3", "shvit_s4"),
-    "SpectFormer": ("spectformer_t", "spectformer_xs", "spectformer_s", "spectformer_b"),
-    "SpectFormer-H": ("spectformer_h_s", "spectformer_h_b", "spectformer_h_l"),
-    "NAT, DiNAT": ("nat_mini", "dinat_mini", "nat_base", "dinat_large", "dinat_large_384"),
-    "MobileViTv2": ("mobilevitv2_1_0",),
-    "Sparsifiner": ("sparsifiner", "sparsifiner_tokens"),
-}
-OF_CONTEXT = (
-    "Llama 2 7B but for Task-KV (Mistral 7B, which shares keys), MoM and Titans (smaller models). Below 10,000 tokens "
-    "weights and the host's program bind; keys on the host cost the link, whatever the context is."
-)
-OF_MEMORY = "LongHeads on the device keeps all keys, as full attention does. States of MoM and Titans do not grow."
-OF_LENGTH = (
-    "One sequence, causal, what chooses the keys included. Patterns run at the rate of the device's fused kernel, "
-    "which a system's own may not reach; Lightning Attention at that of its own."
-)
-OF_IMAGES = (
-    "Batches of the papers. NAT, DiNAT and SpectFormer-H have their first layers at a quarter of the image's width."
-)
 Points: TypeAlias = "list[tuple[float, float]]"
 Series: TypeAlias = "dict[str, Points]"
 Axis: TypeAlias = "tuple[str, str]"  # what it shows, and in which unit
@@ -171,10 +137,12 @@ class Figure(Record):
 
 def figures() -> dict[str, Figure]:
     """Return the figures by the name of their file."""
-    latency, memory = against_context()
-    length, images = against_length(), of_images()
+    drawn = yaml.safe_load(CURVES.read_text(encoding="utf-8"))
+    told = drawn["told"]
+    latency, memory = against_context(drawn["keepers"])
+    length, images = against_length(drawn["patterns"]), of_images(drawn["images"])
     one, context, prompt = "one A100, one sequence", ("context (tokens)", "count"), ("prompt (tokens)", "count")
-    like = [name for name in latency if name not in OTHER_MODELS]
+    like = [name for name in latency if name not in drawn["other_models"]]
     best, least = (min(like, key=lambda name: of[name][-1][1]) for of in (latency, memory))
     times, keys = (of["full attention"][-1][1] / of[name][-1][1] for of, name in ((latency, best), (memory, least)))
     fastest = min(length, key=lambda name: length[name][-1][1])
@@ -187,28 +155,31 @@ def figures() -> dict[str, Figure]:
         "images": f"{quick} reaches {max(rate for _, rate in images[quick]):,.0f} images per second, the most",
     }
     shown = {
-        "decode_latency": (latency, context, ("time of a step", "time"), OF_CONTEXT, f"Llama 2 7B, {one}"),
-        "kv_memory": (memory, context, ("keys, values and states", "size"), OF_MEMORY, one),
+        "decode_latency": (latency, context, ("time of a step", "time"), told["context"], f"Llama 2 7B, {one}"),
+        "kv_memory": (memory, context, ("keys, values and states", "size"), told["memory"], one),
         "attention_time": (
-            length, prompt, ("time of a layer's core", "time"), OF_LENGTH, "a core of 32 heads of 128, one A100",
+            length, prompt, ("time of a layer's core", "time"), told["length"], "a core of 32 heads of 128, one A100",
         ),
         "images": (
-            images, ("work of an image", "flop"), ("images per second", "count"), OF_IMAGES, "one A100, FP16",
+            images, ("work of an image", "flop"), ("images per second", "count"), told["images"], "one A100, FP16",
         ),
     }  # fmt: skip
     made = {}
-    for name, (series, across, up, told, note) in shown.items():
+    for name, (series, across, up, said, note) in shown.items():
         curves = [Curve(label, *np.array(sorted(points)).T) for label, points in series.items()]
         panel = Panel(across, up, curves, wide=True, joined=name != "images")
-        made[name] = Figure(titles[name], told, curves_figure(titles[name], [panel], note))
+        made[name] = Figure(titles[name], said, curves_figure(titles[name], [panel], note))
     return made
 
 
-def against_context() -> tuple[Series, Series]:
-    """Return the decoding step and the bytes on the device of systems that save cache, against the context."""
+def against_context(keepers: Mapping[str, str]) -> tuple[Series, Series]:
+    """Return the decoding step and the bytes on the device of systems that save cache, against the context.
+
+    keepers: title of a curve -> system.
+    """
     latency: Series = {}
     memory: Series = {}
-    for title, name in KEEPERS.items():
+    for title, name in keepers.items():
         first = next(each for each in load(f"{FOLDER}/{name}").scenarios if "decode" in each)
         path = f"scenarios.{first}"
         for tokens in CONTEXTS:
@@ -222,12 +193,12 @@ def against_context() -> tuple[Series, Series]:
     return latency, memory
 
 
-def against_length() -> Series:
+def against_length(patterns: Mapping[str, Mapping[str, object]]) -> Series:
     """Return the time of one layer's core of 32 heads, and of what chooses its keys, against the length of a prompt."""
     found: Series = {}
     place = "model.layers.0.mixer.head_groups"
     named: list[tuple[str, str, dict[str, object]]]
-    named = [(title, CORE, {place: [{"share": 1.0, "pattern": pattern}]}) for title, pattern in PATTERNS.items()]
+    named = [(title, CORE, {place: [{"share": 1.0, "pattern": pattern}]}) for title, pattern in patterns.items()]
     for title, name, changes in (*named, (LINEAR, RECURRENCE, {})):
         first = load(f"{FOLDER}/{name}").scenarios[0]
         path = f"scenarios.{first}"
@@ -241,10 +212,10 @@ def against_length() -> Series:
     return found
 
 
-def of_images() -> Series:
+def of_images(networks: Mapping[str, Sequence[str]]) -> Series:
     """Return (FLOP, images a second) of networks of images, by family."""
     found: Series = {}
-    for family, names in IMAGES.items():
+    for family, names in networks.items():
         for name in names:
             workload = load(f"{FOLDER}/{name}", cluster=ONE)
             (first,) = workload.scenarios

@@ -17,9 +17,8 @@ from costmodel.report.plots.plot import Plot
 from costmodel.report.plotting import FORMS
 from costmodel.report.style import figure_bytes, styled
 from costmodel.report.text import published_value
-from costmodel.schema.case import Case
+from costmodel.schema.case import AccuracyTargetFile, Case, RemarkFile, ValidationFile
 from costmodel.schema.references import Library
-from costmodel.schema.validation import AccuracyTargetFile, RemarkFile, ValidationFile
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.published.accuracy import Errors, errors_of, is_unseen
 from costmodel.study.published.provenance import IN_SAMPLE, STATES

@@ -12,9 +12,8 @@ from costmodel.errors import Problem
 from costmodel.records import Record, ValueRecord
 from costmodel.report.plots.plot import Plot, table
 from costmodel.report.plots.validation import NUMBERS, compared_figure, finding
-from costmodel.schema.case import Case
+from costmodel.schema.case import AccuracyTargetFile, Case, ValueSelectionFile
 from costmodel.schema.tree import to_python
-from costmodel.schema.validation import AccuracyTargetFile, ValueSelectionFile
 from costmodel.study.published.accuracy import Errors, errors_of, is_unseen
 from costmodel.study.published.provenance import IN_SAMPLE, UNSEEN
 from costmodel.study.published.refits import left_out

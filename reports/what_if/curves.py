@@ -11,18 +11,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from costmodel.quantities import Array
 from costmodel.records import Record
+from costmodel.report import style
 from costmodel.report.plots.plot import Plot, table
-from costmodel.report.style import (
-    CYCLE,
-    QUIET,
-    SMALL,
-    add_tooltip,
-    linear_axis,
-    log_axis,
-    marked_axis,
-    name_curves,
-    tick,
-)
 from costmodel.report.style import panels as slide
 
 WIDE = 10.0  # ratio of a range's ends from which it is drawn on a logarithmic scale
@@ -65,7 +55,7 @@ def curves_figure(title: str, panels: Sequence[Panel], note: str = "") -> Plot:
 
 def _draw(axes: Axes, panel: Panel) -> None:
     for at, curve in enumerate(panel.curves):
-        _curve(axes, panel, curve, CYCLE[at % len(CYCLE)], "--" if at >= len(CYCLE) else "-")
+        _curve(axes, panel, curve, style.CYCLE[at % len(style.CYCLE)], "--" if at >= len(style.CYCLE) else "-")
     xs = np.concatenate([curve.x for curve in panel.curves])
     parts = [part for curve in panel.curves for part in (curve.value, curve.low, curve.high) if part is not None]
     every = np.concatenate(parts)
@@ -73,18 +63,18 @@ def _draw(axes: Axes, panel: Panel) -> None:
     _horizontal(axes, panel, (float(xs.min()), float(xs.max())))
     if panel.wide:
         axes.set_yscale("log")
-        log_axis(axes.yaxis, panel.y[0], panel.y[1], ends)
+        style.log_axis(axes.yaxis, panel.y[0], panel.y[1], ends)
         if panel.y[1] == "size":
             _binary(axes.yaxis, ends)
     else:
         axes.set_ylim(panel.floor, ends[1] + 0.1 * (ends[1] - panel.floor))
-        linear_axis(axes.yaxis, panel.y[0], panel.y[1], ends[1])
+        style.linear_axis(axes.yaxis, panel.y[0], panel.y[1], ends[1])
     ended = []
     for at, curve in enumerate(panel.curves):
         runs = np.flatnonzero(np.isfinite(curve.value))
         last = runs[np.argmax(curve.x[runs])]
-        ended.append((float(curve.x[last]), float(curve.value[last]), curve.label, CYCLE[at % len(CYCLE)]))
-    name_curves(axes, ended)
+        ended.append((float(curve.x[last]), float(curve.value[last]), curve.label, style.CYCLE[at % len(style.CYCLE)]))
+    style.name_curves(axes, ended)
     _mark(axes, panel)
 
 
@@ -95,20 +85,20 @@ def _curve(axes: Axes, panel: Panel, curve: Curve, colour: str, line: str) -> No
         axes.fill_between(curve.x[runs], curve.low[runs], curve.high[runs], color=colour, alpha=0.15, linewidth=0)
     for point in runs:
         dot = axes.plot(curve.x[point], curve.value[point], "o", color=colour, markersize=5.0)
-        words = ", ".join(filter(None, (curve.label, f"{panel.x[0]} {tick(float(curve.x[point]), panel.x[1])}")))
-        add_tooltip(dot, f"{words}: {tick(float(curve.value[point]), panel.y[1])}")
+        words = ", ".join(filter(None, (curve.label, f"{panel.x[0]} {style.tick(float(curve.x[point]), panel.x[1])}")))
+        style.add_tooltip(dot, f"{words}: {style.tick(float(curve.value[point]), panel.y[1])}")
 
 
 def _mark(axes: Axes, panel: Panel) -> None:
     """Draw the named places of both axes."""
     for where, name in panel.marks:
-        axes.axvline(where, color=QUIET, linewidth=1.0, linestyle="--", zorder=1)
+        axes.axvline(where, color=style.QUIET, linewidth=1.0, linestyle="--", zorder=1)
         axes.annotate(name, (where, 0.98), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
-                      va="top", fontsize=SMALL, color=QUIET)  # fmt: skip
+                      va="top", fontsize=style.SMALL, color=style.QUIET)  # fmt: skip
     for height, name in panel.lines:
-        axes.axhline(height, color=QUIET, linewidth=1.0, linestyle="--", zorder=1)
+        axes.axhline(height, color=style.QUIET, linewidth=1.0, linestyle="--", zorder=1)
         axes.annotate(name, (0.01, height), (0, 4), xycoords=("axes fraction", "data"), textcoords="offset points",
-                      fontsize=SMALL, color=QUIET)  # fmt: skip
+                      fontsize=style.SMALL, color=style.QUIET)  # fmt: skip
 
 
 def _horizontal(axes: Axes, panel: Panel, ends: tuple[float, float]) -> None:
@@ -116,11 +106,11 @@ def _horizontal(axes: Axes, panel: Panel, ends: tuple[float, float]) -> None:
     if (not panel.linear and ends[0] > 0 and ends[1] / ends[0] >= WIDE) or panel.ticks:
         axes.set_xscale("log")
         if panel.ticks:
-            marked_axis(axes.xaxis, what, dimension, panel.ticks)
+            style.marked_axis(axes.xaxis, what, dimension, panel.ticks)
         else:
-            log_axis(axes.xaxis, what, dimension, ends)
+            style.log_axis(axes.xaxis, what, dimension, ends)
     else:
-        linear_axis(axes.xaxis, what, dimension, ends[1])
+        style.linear_axis(axes.xaxis, what, dimension, ends[1])
 
 
 def _binary(axis: Axis, ends: tuple[float, float]) -> None:

@@ -13,8 +13,8 @@ import yaml
 from click.testing import CliRunner
 
 import costmodel
-from reports import serving, serving_pools
-from reports.serving_requests import over_time
+from reports import serving
+from reports.serving import over_time
 
 ROW = {
     "row_id": "one", "gpu": "gb200", "model": "gptoss", "precision": "fp4", "framework": "dynamo-trt", "version": "",
@@ -26,9 +26,9 @@ ROW = {
 
 
 def test_a_pool_has_instances_of_equal_size() -> None:
-    assert serving_pools.pool(ROW, "decode") == ({"tp": 2}, 2, 2)
-    assert serving_pools.pool({**ROW, "decode_dpa": "1"}, "decode") == ({"dp": 2, "ep": 2}, 2, 2)
-    assert serving_pools.pool({**ROW, "decode_ep": "2"}, "decode") == ({"tp": 2, "ep": 2}, 2, 2)
+    assert serving.pool(ROW, "decode") == ({"tp": 2}, 2, 2)
+    assert serving.pool({**ROW, "decode_dpa": "1"}, "decode") == ({"dp": 2, "ep": 2}, 2, 2)
+    assert serving.pool({**ROW, "decode_ep": "2"}, "decode") == ({"tp": 2, "ep": 2}, 2, 2)
 
 
 @pytest.mark.parametrize("in_flight", [2, 24])

@@ -10,8 +10,8 @@ from costmodel.calibration.fit_files import read
 from costmodel.records import replace
 from costmodel.report.plots.validation import POINTS, quantity_kind
 from costmodel.report.style import figure_bytes, styled
+from costmodel.schema.case import AccuracyTargetFile, ValidationFile, ValueSelectionFile
 from costmodel.schema.references import Library
-from costmodel.schema.validation import AccuracyTargetFile, ValidationFile, ValueSelectionFile
 from costmodel.study.published.accuracy import errors_of
 from costmodel.study.published.reproduce import Comparison, load_cases
 from reports.validation.__main__ import main, publish

@@ -9,22 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from costmodel.records import ValueRecord
+from costmodel.report import style
 from costmodel.report.plots.plot import Plot, table
-from costmodel.report.style import (
-    BLACK,
-    BLUE,
-    INTERVALS,
-    SMALL,
-    VERMILLION,
-    add_tooltip,
-    canvas,
-    display_name,
-    label_rows,
-    linear_axis,
-)
 from costmodel.report.text import interval, metric, path_title, short_paths, title_of
 from costmodel.report.text import metric as metric_text
-from costmodel.schema.answers import ParameterSensitivity
+from costmodel.schema.results import ParameterSensitivity
 
 LONGEST_LABEL = 44  # characters of a line next to a bar
 ROOM, NOTE_ROOM = 1.3, 0.03  # end of the axis in lengths of the longest bar, and more per character of a note
@@ -40,12 +29,12 @@ class Bar(ValueRecord):
     low: float | None = None
     high: float | None = None
     note: str = ""
-    colour: str = BLUE
+    colour: str = style.BLUE
 
 
 def bars_figure(title: str, bars: Sequence[Bar], what: str, dimension: str) -> Figure:
     """Return bars one below the other. what: label of the axis, whose dimension is given."""
-    figure, axes = canvas(title, INTERVALS)
+    figure, axes = style.canvas(title, style.INTERVALS)
     draw_bars(axes, bars, what, dimension)
     return figure
 
@@ -58,14 +47,14 @@ def draw_bars(axes: Axes, bars: Sequence[Bar], what: str, dimension: str, *, abo
         if bar.low is not None and bar.high is not None and bar.low != bar.high:
             ends = f", 80 %: {interval(bar.metric, bar.low, bar.high)}"
             end = max(end, bar.high)
-            axes.plot([bar.low, bar.high], [i, i], "|-", color=BLACK, linewidth=1.2, markersize=8)
-        add_tooltip(patches, " ".join(f"{bar.label}: {value}{ends}".split()))
+            axes.plot([bar.low, bar.high], [i, i], "|-", color=style.BLACK, linewidth=1.2, markersize=8)
+        style.add_tooltip(patches, " ".join(f"{bar.label}: {value}{ends}".split()))
         text = ", ".join(filter(None, (value, bar.note)))
-        axes.annotate(text, (end, i), (4, 0), textcoords="offset points", va="center", fontsize=SMALL)
-    labels = ["\n".join(display_name(line, LONGEST_LABEL) for line in bar.label.split("\n")) for bar in bars]
+        axes.annotate(text, (end, i), (4, 0), textcoords="offset points", va="center", fontsize=style.SMALL)
+    labels = ["\n".join(style.display_name(line, LONGEST_LABEL) for line in bar.label.split("\n")) for bar in bars]
     axes.set_yticks(range(len(bars)), [""] * len(bars) if above else labels)
     for i, label in enumerate(labels if above else ()):
-        axes.annotate(label, (0.0, i - 0.22), (2, 2), textcoords="offset points", fontsize=SMALL)
+        axes.annotate(label, (0.0, i - 0.22), (2, 2), textcoords="offset points", fontsize=style.SMALL)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
@@ -75,8 +64,8 @@ def draw_bars(axes: Axes, bars: Sequence[Bar], what: str, dimension: str, *, abo
     right = least + span
     axes.set_xlim(1.04 * least, min(right, WHOLE) if dimension == "ratio" and top <= 1.0 < right else right)
     if least < 0.0:
-        axes.axvline(0.0, color=BLACK, linewidth=0.8)
-    linear_axis(axes.xaxis, what, dimension, top)
+        axes.axvline(0.0, color=style.BLACK, linewidth=0.8)
+    style.linear_axis(axes.xaxis, what, dimension, top)
 
 
 # ---- A tornado plot: the elasticity of a metric to each hardware parameter, that of the most useful part on top ------
@@ -91,24 +80,26 @@ def tornado_plot(scenario: str, metric: str, slopes: Sequence[ParameterSensitivi
         return None
     short = {path: path_title(name) for path, name in short_paths([slope.path for slope in slopes]).items()}
     shown = [slope for slope in slopes if abs(slope.elasticity) >= LEAST][:SHOWN] or slopes[:1]
-    figure, axes = canvas(finding(scenario, metric, shown, short), "whiskers: from a step up and from a step down")
+    figure, axes = style.canvas(
+        finding(scenario, metric, shown, short), "whiskers: from a step up and from a step down"
+    )
     for i, slope in enumerate(shown):
-        side, colour = -1 if slope.elasticity < 0 else 1, VERMILLION if slope.elasticity > 0 else BLUE
+        side, colour = -1 if slope.elasticity < 0 else 1, style.VERMILLION if slope.elasticity > 0 else style.BLUE
         bars = axes.barh(i, slope.elasticity, height=0.62, color=colour)
         better = f"; 10 % better: {metric_text(metric, slope.better)}" if slope.better is not None else ""
-        add_tooltip(bars, f"{slope.path}: {slope.elasticity:+.3f}{better}")
-        axes.plot([slope.low, slope.high], [i, i], "|-", color=BLACK, linewidth=0.9, markersize=5)
+        style.add_tooltip(bars, f"{slope.path}: {slope.elasticity:+.3f}{better}")
+        axes.plot([slope.low, slope.high], [i, i], "|-", color=style.BLACK, linewidth=0.9, markersize=5)
         end = min(slope.low, slope.elasticity) if side < 0 else max(slope.high, slope.elasticity)
         axes.annotate(
             f"{slope.elasticity:+.2f}", (end, i), (4 * side, 0), textcoords="offset points", va="center",
-            ha="right" if side < 0 else "left", fontsize=SMALL,
+            ha="right" if side < 0 else "left", fontsize=style.SMALL,
         )  # fmt: skip
-    axes.axvline(0.0, color=BLACK, linewidth=0.8)
-    label_rows(axes, [short[slope.path] for slope in shown], longest=46)
+    axes.axvline(0.0, color=style.BLACK, linewidth=0.8)
+    style.label_rows(axes, [short[slope.path] for slope in shown], longest=46)
     axes.set_xmargin(0.16)
     axes.set_xlabel(f"change in {title_of(metric)} for a 1 % increase (%)")
     signs = {slope.elasticity > 0 for slope in shown}
-    legend = {False: (BLUE, "decreases the metric"), True: (VERMILLION, "increases the metric")}
+    legend = {False: (style.BLUE, "decreases the metric"), True: (style.VERMILLION, "increases the metric")}
     handles = [Patch(color=legend[sign][0], label=legend[sign][1]) for sign in sorted(signs)]
     axes.legend(handles=handles, loc="lower left" if signs == {True} else "best")
     return Plot(figure, {"": table(COLUMNS, ([getattr(slope, name) for name in COLUMNS] for slope in slopes))})

@@ -9,25 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from costmodel.quantities import Array
+from costmodel.report import style
 from costmodel.report.plots.view import View, is_wide
-from costmodel.report.style import (
-    CYCLE,
-    PALE,
-    QUIET,
-    SMALL,
-    add_tooltip,
-    canvas,
-    display_name,
-    linear_axis,
-    log_axis,
-    marked_axis,
-    name_curves,
-)
 from costmodel.report.text import interval, metric
 from costmodel.result import reason_kind
 from costmodel.study.points import Grid
 
-MOST_LINES = len(CYCLE)
+MOST_LINES = len(style.CYCLE)
 FAR = 1000.0  # ratio of an axis' ends from which on ticks have units of their own
 MARKED = 9  # values of an axis up to which each has a tick
 DOTTED = 40  # points of a line up to which each is a dot
@@ -37,17 +25,17 @@ DENSE = 1000  # points beyond which lines are drawn as an image
 
 def draw_lines(view: View) -> Figure:
     """Return a line for each value of the second axis, one where there is none."""
-    figure, axes = canvas(view.finding, "; ".join(filter(None, (view.fixed, view.certainty, view.lines))))
+    figure, axes = style.canvas(view.finding, "; ".join(filter(None, (view.fixed, view.certainty, view.lines))))
     x = np.array(view.axes[0].values)
     several = len(view.axes) > 1
     parts = [view.grid.part((slice(None), i)) for i in range(len(view.axes[1].values))] if several else [view.grid]
     middle = (len(parts) - 1) // 2  # whose band is drawn: those of others would hide each other
     for i, part in enumerate(parts):
-        _line(axes, x, part, CYCLE[i], band=i == middle)
-        _dots(axes, view, part, CYCLE[i], f"{view.position_text(1, i)}, " if several else "")
+        _line(axes, x, part, style.CYCLE[i], band=i == middle)
+        _dots(axes, view, part, style.CYCLE[i], f"{view.position_text(1, i)}, " if several else "")
     _refused(axes, x, view)
     _scale(axes, view)
-    name_curves(axes, (end for i, part in enumerate(parts if several else ()) for end in _end(view, i, part)))
+    style.name_curves(axes, (end for i, part in enumerate(parts if several else ()) for end in _end(view, i, part)))
     return figure
 
 
@@ -56,7 +44,7 @@ def _end(view: View, i: int, part: Grid) -> Iterator[tuple[float, float, str, st
     x, runs = np.array(view.axes[0].values), np.flatnonzero(~np.isnan(part.value))
     if len(runs):
         last = runs[np.argmax(x[runs])]
-        yield x[last], float(part.value[last]), view.values(1, i), CYCLE[i]
+        yield x[last], float(part.value[last]), view.values(1, i), style.CYCLE[i]
 
 
 def _line(axes: Axes, x: Array, part: Grid, colour: str, *, band: bool) -> None:
@@ -79,7 +67,7 @@ def _dots(axes: Axes, view: View, part: Grid, colour: str, line: str) -> None:
         dot = axes.plot(x, y, "o", color=colour, markersize=4.0)
         low, high = float(part.low[i]), float(part.high[i])
         ends = "" if np.isnan(low) else f" ({interval(view.metric, low, high)})"
-        add_tooltip(dot, f"{line}{view.position_text(0, int(i))}: {metric(view.metric, y)}{ends}")
+        style.add_tooltip(dot, f"{line}{view.position_text(0, int(i))}: {metric(view.metric, y)}{ends}")
 
 
 def _refused(axes: Axes, x: Array, view: View) -> None:
@@ -90,11 +78,11 @@ def _refused(axes: Axes, x: Array, view: View) -> None:
     edges = np.flatnonzero(np.diff(np.concatenate([[False], empty, [False]]).astype(int)))
     for first, beyond in edges.reshape(-1, 2):
         ends = sorted_x[max(first - 1, 0)], sorted_x[min(beyond, len(x) - 1)]
-        axes.axvspan(*ends, color=PALE, alpha=0.5, linewidth=0, zorder=0)
+        axes.axvspan(*ends, color=style.PALE, alpha=0.5, linewidth=0, zorder=0)
         kinds = {reason_kind(str(each)) for each in view.grid.reason[order[first:beyond]].reshape(-1)}
         axes.annotate(
-            "\n".join(display_name(kind, 40) for kind in sorted(kinds)), (sum(ends) / 2.0, 0.97), ha="center", va="top",
-            xycoords=("data", "axes fraction"), fontsize=SMALL, color=QUIET,
+            "\n".join(style.display_name(kind, 40) for kind in sorted(kinds)), (sum(ends) / 2.0, 0.97),
+            xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=style.SMALL, color=style.QUIET,
         )  # fmt: skip
 
 
@@ -104,19 +92,19 @@ def _scale(axes: Axes, view: View) -> None:
     low, high = min(axis.values), max(axis.values)
     steps = np.diff(np.sort(axis.values))
     if not len(steps):
-        marked_axis(axes.xaxis, what, axis.dimension, axis.values)
+        style.marked_axis(axes.xaxis, what, axis.dimension, axis.values)
     elif not is_wide(low, high) or np.allclose(steps, steps.mean(), rtol=0.01):
-        linear_axis(axes.xaxis, what, axis.dimension, high)
+        style.linear_axis(axes.xaxis, what, axis.dimension, high)
     else:
         axes.set_xscale("log")
         if len(axis.values) <= MARKED and (high / low < FAR or axis.dimension == "count"):
-            marked_axis(axes.xaxis, what, axis.dimension, axis.values)
+            style.marked_axis(axes.xaxis, what, axis.dimension, axis.values)
         else:
-            log_axis(axes.xaxis, what, axis.dimension, (low, high))
+            style.log_axis(axes.xaxis, what, axis.dimension, (low, high))
     top = float(np.nanmax(np.fmax(view.grid.high, view.grid.value)))
     if is_wide(*view.ends):
         axes.set_yscale("log")
-        log_axis(axes.yaxis, view.what, view.dimension, (view.ends[0], top))
+        style.log_axis(axes.yaxis, view.what, view.dimension, (view.ends[0], top))
     else:
         axes.set_ylim(0.0, top * ROOM)
-        linear_axis(axes.yaxis, view.what, view.dimension, top)
+        style.linear_axis(axes.yaxis, view.what, view.dimension, top)

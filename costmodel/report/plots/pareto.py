@@ -14,7 +14,7 @@ from costmodel.report.plots.plot import Plot, table
 from costmodel.report.style import BLUE, GREY, VERMILLION, add_tooltip, canvas, linear_axis
 from costmodel.report.text import metric, title_of
 from costmodel.result import headline_of
-from costmodel.schema.answers import FoundLayout, FoundScenario
+from costmodel.schema.results import FoundLayout, FoundScenario
 
 USER, DEVICE = "tokens_per_second_per_user", "tokens_per_second_per_device"
 SHORT = {"parallel.tp": "TP", "parallel.pp": "PP", "parallel.dp": "DP", "parallel.ep": "EP", "parallel.cp": "CP",

@@ -11,19 +11,6 @@ from matplotlib.patches import Patch
 from costmodel.quantities import Array
 from costmodel.report import style
 from costmodel.report.plots.plot import Plot, table
-from costmodel.report.style import (
-    BLUE,
-    CYCLE,
-    GREY,
-    PALE,
-    VERMILLION,
-    add_tooltip,
-    canvas,
-    label_rows,
-    linear_axis,
-    log_axis,
-    name_curves,
-)
 from costmodel.report.text import quantity, readable, share, title_of
 from costmodel.study.served_requests import ServedRequests
 from costmodel.study.timelines import ACTIONS, Slice
@@ -51,14 +38,14 @@ def _times(requests: ServedRequests) -> Plot:
     }
     first, each = next(iter(values.items()))
     half, most = spans[first]
-    figure, axes = canvas(f"{title_of(first)}: half of {len(each):,} requests within {half}, 99 % within {most}")
-    for (name, each), colour in zip(values.items(), CYCLE, strict=False):
+    figure, axes = style.canvas(f"{title_of(first)}: half of {len(each):,} requests within {half}, 99 % within {most}")
+    for (name, each), colour in zip(values.items(), style.CYCLE, strict=False):
         line = axes.plot(np.quantile(each, QUANTILES), QUANTILES, color=colour, label=title_of(name))
-        add_tooltip(line, f"{title_of(name)}: median {spans[name][0]}, p99 {spans[name][1]}")
+        style.add_tooltip(line, f"{title_of(name)}: median {spans[name][0]}, p99 {spans[name][1]}")
     positive = [each[each > 0] for each in values.values()]
     ends = min(float(each[0]) for each in positive), max(float(each[-1]) for each in positive)
     axes.set_xscale("log")
-    log_axis(axes.xaxis, "time", "time", ends)
+    style.log_axis(axes.xaxis, "time", "time", ends)
     axes.set_ylim(0.0, 1.0)
     axes.set_ylabel("share of requests")
     axes.legend(loc="lower right")
@@ -80,14 +67,14 @@ def _load(requests: ServedRequests) -> Plot:
     at = np.linspace(0.0, float(np.nanmax(requests.end)), POINTS)
     waiting = _present(requests.arrival, requests.scheduled, at)
     running = _present(requests.scheduled, requests.end, at)
-    figure, axes = canvas(f"At most {running.max():,.0f} requests run and {waiting.max():,.0f} wait at once")
-    named = ((running, BLUE, "running"), (waiting, VERMILLION, "waiting"))
+    figure, axes = style.canvas(f"At most {running.max():,.0f} requests run and {waiting.max():,.0f} wait at once")
+    named = ((running, style.BLUE, "running"), (waiting, style.VERMILLION, "waiting"))
     for values, colour, name in named:
-        add_tooltip(axes.plot(at, values, color=colour), f"{name}: at most {values.max():,.0f}")
+        style.add_tooltip(axes.plot(at, values, color=colour), f"{name}: at most {values.max():,.0f}")
     axes.set_ylim(bottom=0.0)
     axes.set_ylabel("requests")
-    linear_axis(axes.xaxis, "time", "time", float(at[-1]))
-    name_curves(axes, ((at[-1], values[-1], name, colour) for values, colour, name in named))
+    style.linear_axis(axes.xaxis, "time", "time", float(at[-1]))
+    style.name_curves(axes, ((at[-1], values[-1], name, colour) for values, colour, name in named))
     columns = zip(at.tolist(), running.tolist(), waiting.tolist(), strict=True)
     return Plot(figure, {"": table(("seconds", "running", "waiting"), columns)})
 
@@ -103,10 +90,10 @@ def _queue(requests: ServedRequests) -> Plot | None:
     waiting = _present(requests.arrival, requests.scheduled, (edges[1:] + edges[:-1]) / 2.0)
     ends = [[0.0, max(float(rate.max()), 1e-9)], [0.0, max(float(waiting.max()), 1.0)]]
     counts, rates, queues = np.histogram2d(rate, waiting, min(CELLS, max(windows // 3, 1)), ends)
-    figure, axes = canvas(
+    figure, axes = style.canvas(
         f"Requests wait {share(float((waiting > 0).mean()))} of the time, at most {waiting.max():,.0f}"
     )
-    axes.set_facecolor(PALE)
+    axes.set_facecolor(style.PALE)
     axes.grid(visible=False)
     part = counts / counts.sum()
     image = axes.pcolormesh(rates, queues, 100.0 * np.ma.masked_equal(part, 0.0).T, cmap="cividis", vmin=0.0)
@@ -126,7 +113,7 @@ def _queue(requests: ServedRequests) -> Plot | None:
 
 COLOURS = {
     "forward": style.BLUE, "backward": style.GREEN, "backward_input": style.VERMILLION, "backward_weight": style.SKY,
-    "forward_backward": style.PURPLE, "optimizer": style.ORANGE, "pass": GREY,
+    "forward_backward": style.PURPLE, "optimizer": style.ORANGE, "pass": style.GREY,
     "attention": style.BLUE, "experts": style.GREEN, "dispatch": style.ORANGE, "combine": style.VERMILLION,
     "weight gradients": style.SKY, "pipeline send": style.YELLOW,
 }  # fmt: skip
@@ -156,20 +143,20 @@ def _plot(name: str, slices: Sequence[Slice]) -> Plot:
         first = sorted(stage, key=lambda piece: piece.start)[:MOST_SLICES]
         rows = _rows(first, lambda piece: piece.thread, lambda piece: _kind(piece.name))
     end = max(start + seconds for spans in rows.values() for _, start, seconds, _ in spans)
-    figure, axes = canvas(finding(name, rows, end))
+    figure, axes = style.canvas(finding(name, rows, end))
     used: set[str] = set()
     for i, (row, spans) in enumerate(rows.items()):
         for kind in dict.fromkeys(kind for kind, *_ in spans):
             bars = [(start, seconds) for other, start, seconds, _ in spans if other == kind]
-            colour = COLOURS.get(kind, GREY)
+            colour = COLOURS.get(kind, style.GREY)
             patches = axes.broken_barh(bars, (i - 0.4, 0.8), facecolors=colour, edgecolor="white", linewidth=0.2)
             total = quantity(sum(seconds for _, seconds in bars), "time")
-            add_tooltip([patches], f"{row}: {len(bars)} {readable(kind)}, {total} in total")
+            style.add_tooltip([patches], f"{row}: {len(bars)} {readable(kind)}, {total} in total")
             used.add(kind if kind in COLOURS else "other")
-    label_rows(axes, list(rows), size=12.0 if len(rows) <= FEW_ROWS else 8.0, longest=40)
-    linear_axis(axes.xaxis, "time", "time", end)
+    style.label_rows(axes, list(rows), size=12.0 if len(rows) <= FEW_ROWS else 8.0, longest=40)
+    style.linear_axis(axes.xaxis, "time", "time", end)
     legend = [Patch(color=colour, label=readable(kind)) for kind, colour in COLOURS.items() if kind in used]
-    legend += [Patch(color=GREY, label="other")] if "other" in used else []
+    legend += [Patch(color=style.GREY, label="other")] if "other" in used else []
     figure.legend(handles=legend, loc="outside lower left", ncols=5)
     data = ((row, *span) for row, spans in rows.items() for span in spans)
     return Plot(figure, {"": table(("row", "kind", "start", "seconds", "what"), data)})

@@ -10,7 +10,7 @@ from costmodel.report.plots.plot import Plot, table
 from costmodel.report.style import BLUE, GREEN, ORANGE, SMALL, add_tooltip, label_rows
 from costmodel.report.style import panels as slide
 from costmodel.report.text import quantity
-from costmodel.schema.answers import TopologyResult
+from costmodel.schema.results import TopologyResult
 
 SHOWN = 10  # topologies, the largest ones
 COLUMNS = ("name", "endpoints", "switches", "links", "cost", "cost_per_endpoint", "diameter", "bisection_bandwidth")

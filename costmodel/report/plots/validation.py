@@ -21,9 +21,9 @@ from costmodel.report.plots.plot import Plot, table
 from costmodel.report.reproduce import Compared
 from costmodel.report.style import CYCLE, GREY, SMALL, display_name, log_axis, panels, unit_for
 from costmodel.report.text import percent, readable
-from costmodel.schema.answers import ReproducedValue
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.references import Library
+from costmodel.schema.results import ReproducedValue
 from costmodel.study.published.accuracy import has_interval
 
 MOST, ONE_ROW, FEWEST = 4, 3, 4  # panels, and those in one row; results below which a kind of quantity has none

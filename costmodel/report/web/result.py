@@ -31,11 +31,30 @@ from costmodel.report.text import (
     title_of,
     whole,
 )
-from costmodel.report.web.inline import MOST_ROWS, EmbeddedPlot, data_table, figure, rows_of
-from costmodel.report.web.markup import Section, html_table, items, text
+from costmodel.report.web.markup import (
+    MOST_ROWS,
+    EmbeddedPlot,
+    Section,
+    data_table,
+    figure,
+    html_table,
+    items,
+    rows_of,
+    text,
+)
 from costmodel.result import PHASES, headline_of, shown_line
-from costmodel.schema.answers import FoundLayout, ReproducedFile, SearchFile, SensitivityFile, TopologiesFile
-from costmodel.schema.results import BreakdownLine, ResultFile, ScenarioResult, SweepAxis, SweepFile
+from costmodel.schema.results import (
+    BreakdownLine,
+    FoundLayout,
+    ReproducedFile,
+    ResultFile,
+    ScenarioResult,
+    SearchFile,
+    SensitivityFile,
+    SweepAxis,
+    SweepFile,
+    TopologiesFile,
+)
 from costmodel.study.prices import Quoted, quotes, unlike
 
 ANSWERS = 4  # scenarios that the first lines of a page answer

@@ -7,8 +7,8 @@ from typing import Any
 
 from costmodel.declared import Measure, Whole, Wrong
 from costmodel.errors import InputError, Location, Problem
-from costmodel.schema.fields import NumberType, field_error
 from costmodel.schema.hugging_face.tables import REQUIRED, Fact, Family, Key, Switch
+from costmodel.schema.strict import NumberType, field_error
 from costmodel.schema.tree import Tree, to_python
 
 BY_HAND = "write the model as YAML: `costmodel init model` prints one to start from"

@@ -10,7 +10,7 @@ import numpy as np
 
 from costmodel.quantities import Array
 from costmodel.records import ValueRecord, asdict
-from costmodel.schema.answers import ReproducedValue
+from costmodel.schema.results import ReproducedValue
 from costmodel.study.published.provenance import IN_SAMPLE, REFITTED, UNSEEN
 from costmodel.study.published.reproduce import Comparison
 

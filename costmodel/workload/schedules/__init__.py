@@ -15,18 +15,8 @@ from costmodel.workload.schedules.catalogue import (
     order,
     rules_of,
 )
-from costmodel.workload.schedules.orders import (
-    combined,
-    dualpipe,
-    dualpipe_v,
-    gpipe,
-    interleaved,
-    one_forward_one_backward,
-    zb_h1,
-    zb_v,
-)
-from costmodel.workload.schedules.schedule import Action, Chunk, Dependency, Kind, Schedule, Table
-from costmodel.workload.schedules.steady import PeakChunks, SteadyState, first_rank_chunks, placement_of, steady_state
+from costmodel.workload.schedules.schedule import Action, Chunk, Dependency, Kind, Schedule
+from costmodel.workload.schedules.steady import SteadyState, first_rank_chunks, placement_of, steady_state
 
 __all__ = [
     "ORDERS",
@@ -35,24 +25,14 @@ __all__ = [
     "Chunk",
     "Dependency",
     "Kind",
-    "PeakChunks",
     "Schedule",
     "SteadyState",
-    "Table",
-    "combined",
     "concurrent_messages",
-    "dualpipe",
-    "dualpipe_v",
     "first_rank_chunks",
     "folded_order",
-    "gpipe",
     "implied_virtual",
-    "interleaved",
-    "one_forward_one_backward",
     "order",
     "placement_of",
     "rules_of",
     "steady_state",
-    "zb_h1",
-    "zb_v",
 ]

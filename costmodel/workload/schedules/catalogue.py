@@ -8,16 +8,7 @@ from functools import lru_cache
 from costmodel.errors import InputError, Problem
 from costmodel.quantities import Count, Mask, ceil, divides, maximum
 from costmodel.records import ValueRecord
-from costmodel.workload.schedules.orders import (
-    combined,
-    dualpipe,
-    dualpipe_v,
-    gpipe,
-    interleaved,
-    one_forward_one_backward,
-    zb_h1,
-    zb_v,
-)
+from costmodel.workload.schedules import orders
 from costmodel.workload.schedules.schedule import Schedule
 from costmodel.workload.split_rules import Rule, shown
 
@@ -137,12 +128,14 @@ def _for(micro_batches: Count) -> str:
 
 
 SCHEDULES: Mapping[str, ScheduleEntry] = {
-    "gpipe": ScheduleEntry(gpipe, conditions=_all_kept),
-    "1f1b": ScheduleEntry(one_forward_one_backward),
-    "interleaved": ScheduleEntry(interleaved, None, conditions=_groups_of_pp),
-    "combined-1f1b": ScheduleEntry(combined, None, runs_alone=True, conditions=_groups_of_pp, concurrent_messages=2),
-    "zb-h1": ScheduleEntry(zb_h1),
-    "zb-v": ScheduleEntry(zb_v, 2),
-    "dualpipe": ScheduleEntry(dualpipe, 1, conditions=_both_ends, concurrent_messages=2),
-    "dualpipe-v": ScheduleEntry(dualpipe_v, 2, conditions=_twice_pp, concurrent_messages=2),
+    "gpipe": ScheduleEntry(orders.gpipe, conditions=_all_kept),
+    "1f1b": ScheduleEntry(orders.one_forward_one_backward),
+    "interleaved": ScheduleEntry(orders.interleaved, None, conditions=_groups_of_pp),
+    "combined-1f1b": ScheduleEntry(
+        orders.combined, None, runs_alone=True, conditions=_groups_of_pp, concurrent_messages=2
+    ),
+    "zb-h1": ScheduleEntry(orders.zb_h1),
+    "zb-v": ScheduleEntry(orders.zb_v, 2),
+    "dualpipe": ScheduleEntry(orders.dualpipe, 1, conditions=_both_ends, concurrent_messages=2),
+    "dualpipe-v": ScheduleEntry(orders.dualpipe_v, 2, conditions=_twice_pp, concurrent_messages=2),
 }

@@ -17,7 +17,7 @@ from costmodel.event.evaluation import EventEngine
 from costmodel.event.graph import Graph, Task
 from costmodel.event.links import Links
 from costmodel.hardware import Link
-from costmodel.network.flow_session import FlowSession
+from costmodel.network.flows import FlowSession
 from costmodel.network.group_links import group_links
 from costmodel.network.link_shares import HOST_IN, HOST_OUT, NIC_IN, NIC_OUT, link_shares, message_bytes
 from costmodel.records import replace

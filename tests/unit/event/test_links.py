@@ -19,8 +19,7 @@ from costmodel.event.graph import Graph
 from costmodel.event.links import binding_links
 from costmodel.event.task_groups import wire_seconds
 from costmodel.hardware import Cluster
-from costmodel.network.flow_session import FlowSession
-from costmodel.network.flows import run_flows
+from costmodel.network.flows import FlowSession, run_flows
 from costmodel.network.link_loads import LinkLoad, LinkLoads
 from costmodel.network.routing import Flows, route
 from costmodel.quantities import Array

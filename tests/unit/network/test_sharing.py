@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.errors import InputError
-from costmodel.network.flow_classes import drained, flow_classes, run_collapsed
-from costmodel.network.flow_session import FlowSession, _by_arrays
-from costmodel.network.flows import run_flows
+from costmodel.network.flows import FlowSession, _by_arrays, drained, flow_classes, run_collapsed, run_flows
 from costmodel.network.sharing import MAX_NUMPY_FLOWS, Incidence, check_capacity, compiled, fair_rates, numpy_rates
 from costmodel.quantities import Array
 

@@ -12,7 +12,7 @@ import pytest
 from costmodel.errors import InputError
 from costmodel.report.html_report import write_report
 from costmodel.report.plotting import draw
-from costmodel.schema.answers import SEARCH, SENSITIVITY, read_answer
+from costmodel.schema.results import SEARCH, SENSITIVITY, read_answer
 
 ATTACK = "<script>alert(1)</script>"
 LAYOUT = {

@@ -18,8 +18,7 @@ import costmodel
 from costmodel.report.page import Table
 from costmodel.report.plotting import draw
 from costmodel.report.text import quantity, shown_basis, title_of
-from costmodel.report.web.inline import EmbeddedPlot, read_plots
-from costmodel.report.web.markup import embedded, html_table
+from costmodel.report.web.markup import EmbeddedPlot, embedded, html_table, read_plots
 from costmodel.report.web.markup import page as page_of
 from costmodel.report.web.result import about_result, result_sections
 from costmodel.result import shown_line

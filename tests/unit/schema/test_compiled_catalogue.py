@@ -12,8 +12,7 @@ from small_world import edit, write
 from costmodel.api import load
 from costmodel.errors import InputError
 from costmodel.schema import catalogue
-from costmodel.schema.catalogue import Question, pack
-from costmodel.schema.compiled_workload import DocumentsOfFiles
+from costmodel.schema.catalogue import DocumentsOfFiles, Question, pack
 
 pytestmark = pytest.mark.usefixtures("kept")
 

@@ -6,7 +6,7 @@ import pytest
 
 import costmodel
 from costmodel.errors import InputError
-from costmodel.schema.relative import factor_of
+from costmodel.schema.overrides import factor_of
 
 NIC = "hardware.node.nic.bandwidth"
 BATCH = "scenarios.decode.batch_per_device"

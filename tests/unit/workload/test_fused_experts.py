@@ -8,7 +8,7 @@ from layer_facts import named
 
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.records import replace
-from costmodel.workload.fused_experts import FusedExperts
+from costmodel.workload.expert_exchange import FusedExperts
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import Elementwise, Gemm
 
