@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import random
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import pandas as pd
-
 from costmodel.errors import InputError
 from costmodel.planning import playing, servers, sizing, structures
 from costmodel.planning.deployments import Deployment
-from costmodel.planning.playing import Player
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.servers import plan_servers
 from costmodel.records import replace
@@ -32,7 +28,7 @@ CLUSTERS = ("nodes/rtx-4090-x8", "nodes/h100-x1", "nodes/l4-x1")
 TRACES = {"chat": "azure2023_conversation.csv", "code": "azure2023_code.csv", "agents": "mooncake_conversation.csv.gz",
           "batch": "servegen_deepseek_r1.csv"}  # fmt: skip
 DEVICES = ("nodes/dgx-h100", "nodes/hgx-h200", "nodes/dgx-a100", "nodes/hgx-b200")
-SEEDS = (1, 2, 3)
+SEEDS = (101, 102, 103)  # none that a plan is sized with
 LIMITS = {"chat": (1.0, 0.05), "code": (2.0, 0.05), "agents": (5.0, 0.05), "batch": (10.0, 0.1)}  # p99 TTFT, TPOT [s]
 
 
@@ -77,23 +73,9 @@ def spaces(number: int) -> Iterator[str]:
             print(f"{seed + 1} of {number}", file=sys.stderr)
 
 
-def dealt(trace: str, seed: int, folder: Path) -> str:
-    """Return a file of the requests of a trace whose lengths and prefixes are dealt out anew among its arrivals."""
-    rows = pd.read_csv(trace)
-    lengths = rows.drop(columns="arrival_s").sample(frac=1.0, random_state=seed).reset_index(drop=True)
-    path = folder / f"{seed}.csv"
-    pd.concat([rows["arrival_s"], lengths], axis=1).to_csv(path, index=False)
-    return str(path)
-
-
 def replayed(one: Deployment, seed: int) -> bool:
     """Tell whether a deployment holds with another seed."""
-    structure, request = one.engine.structure, one.player.request
-    with tempfile.TemporaryDirectory() as folder:
-        other = replace(request, trace=dealt(str(request.trace), seed, Path(folder)))
-        workload = structures.loaded(other, structure.cluster, structure.framework, structure.precision)
-        engine = replace(one.engine, structure=replace(structure, workload=workload))
-        return Player(engine, other, seed=seed).holds(one.replicas)
+    return replace(one.player, seed=seed, known={}).holds(one.replicas)
 
 
 def matrix(folder: Path) -> None:

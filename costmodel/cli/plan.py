@@ -42,7 +42,11 @@ _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ),
     ("--tokens", "N", "Tokens to train on, e.g. 15T."),
     ("--days", "DAYS", "Days in which training has to end; default: the fastest and the cheapest runs."),
-    ("--devices", "N,N,...", "Numbers of devices that may train; default: powers of two of nodes, and thrice these."),
+    (
+        "--devices",
+        "N,N,...",
+        "Numbers of devices that may train; default: parts of a node, then 1 to 7, 8, 10, 12, 14, 16 ... nodes.",
+    ),
     ("--emit", "FORMAT", "Print what starts the plan: vllm, sglang, trt-llm, dynamo, megatron, torchtitan, k8s, ..."),
 )
 

@@ -16,7 +16,7 @@ from costmodel.equations import equation
 from costmodel.planning import commands
 from costmodel.planning.launch.benchmark import benchmark, caveats, statistics_of
 from costmodel.planning.launch.deployment import checkpoint
-from costmodel.planning.playing import TOO_MANY, Played, Player, drawn, playable, probability, ramp_of
+from costmodel.planning.playing import STATISTICS, TOO_MANY, Played, Player, drawn, playable, probability, ramp_of
 from costmodel.planning.request import UNITS, PlanRequest
 from costmodel.planning.sizing import Engine, limits, with_replicas
 from costmodel.planning.structures import DRAFTS, ENGINES, HEAD, Structure, load_settings, workload_lines
@@ -63,6 +63,7 @@ class Deployment(Record):
 
     prefill: engines that compute the prompts, null where the replicas do.
     spread: standard deviation of the logarithm of times of its steps.
+    player: of the realisation that says how many replicas it takes; realisations: in which it was played and holds.
     fewer: what one replica fewer than the least that hold does, null where one is the least or none was played.
     """
 
@@ -74,6 +75,7 @@ class Deployment(Record):
     spread: float
     why: str = ""
     prefill: Pool | None = None
+    realisations: int = 0
 
     @property
     def engine(self) -> Engine:
@@ -124,8 +126,18 @@ class Deployment(Record):
 
     @property
     def probability(self) -> float | None:
-        """Return the probability that it holds, by playing slower steps. Null where it does not."""
-        return probability(self.player, self.replicas, self.spread) if self.holds else None
+        """Return the probability that it holds, by playing slower steps.
+
+        Null where it does not, and where requests are so few that a quantile of theirs is that of the slowest one.
+        """
+        return probability(self.player, self.replicas, self.spread) if self.holds and not self.few else None
+
+    @property
+    def few(self) -> bool:
+        """Tell whether fewer requests were played than a quantile that is limited takes: 1 / (1 - q)."""
+        quantiles = [STATISTICS.get(limit.statistic, 0.0) for _, limit in limits(self.player.request)]
+        least = 1.0 / (1.0 - max(quantiles, default=0.0))
+        return self.played is not None and self.played.requests < round(least)
 
 
 def in_order(some: Sequence[Deployment]) -> Callable[[Deployment], tuple[int, float, int]]:
@@ -227,9 +239,20 @@ def command_of(one: Deployment) -> str:
         settings |= {} if users is None else {"requests.arrivals": "closed_loop"}
     if one.played is not None and users is not None:
         settings["requests.ramp"] = f"{ramp_of(one.engine, request):g} s"
+    settings |= _realisation(one, settings.get("requests"))
     options = ["--phase", "serving", *([] if one.played is None else ["--engine", "event"])]
     paths = {HEAD + key: text for key, text in settings.items()} | dict(structure.choices)
     return commands.simulate(str(request.model), structure.cluster, "serving", paths, options)
+
+
+def _realisation(one: Deployment, requests: str | None) -> dict[str, str]:
+    """Return the keys of the realisation that was played: a trace's lengths dealt out anew, or a seed."""
+    seed = 0 if one.played is None else one.played.seed
+    if not seed:
+        return {}
+    if one.player.request.trace is None or requests is None:
+        return {"simulation": f"{{seed: {seed}}}"}
+    return {"requests": f"{requests[:-1]}, shuffle: {seed}}}"}
 
 
 def load_of_pools(structure: Structure, request: PlanRequest) -> dict[str, str]:
@@ -253,6 +276,7 @@ def _simulate_pools(one: Deployment) -> str:
         users = "" if request.users is None else f"{loop}, ramp: {ramp_of(one.engine, request):g} s"
         drawn_ones = f"{{count: {drawn(one.engine, request)}}}"
         settings["requests"] = f"{settings.get('requests', drawn_ones)[:-1]}{users}}}"
+    settings |= _realisation(one, settings.get("requests"))
     for role, entry in zip(("prefill", "decode"), pools(one), strict=True):
         assert entry is not None, "there are two"
         degrees = ", ".join(f"{name}: {value}" for name, value in entry["parallel"].items())
@@ -307,7 +331,7 @@ def plan_document(one: Deployment) -> dict[str, Any]:
         "statistics": statistics(one), "intervals": intervals(one),
         "played": None if played is None else {
             "ttft_p99": played.times.get(("ttft", "p99")), "tpot_p99": played.times.get(("tpot", "p99")),
-            "requests": played.requests, "seed": played.seed,
+            "requests": played.requests, "seed": played.seed, "realisations": one.realisations,
         },
         "holds": one.holds, "probability": one.probability, "binds": binds(one),
         "cost_rate": None if one.rent is None else one.rent * _HOUR, "cost_per_million": costs(one),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import NormalDist
 
@@ -31,6 +31,7 @@ TOO_MANY = "more engines than are simulated at once"
 _MOST_OF_ALL = 1e6  # requests
 STATISTICS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 _DEVIATIONS = (0.0, 0.5 * NORMAL_90, NORMAL_90, 3.0)  # standard deviations of step times at which requests are played
+REALISATIONS = {True: 5, False: 3}  # of what is drawn, or of a trace, in which a size holds, compiled or not
 _LEAST = 1e-9  # ratio of a time to its limit
 
 
@@ -61,7 +62,8 @@ class Played(Record):
 class Player(Record):
     """Plays one engine at numbers of replicas, each run as `costmodel simulate --engine event` does it.
 
-    seed: of what is drawn. known: what was played, by replicas and factor on step times.
+    seed: of what is drawn; a trace's lengths are dealt out with it among its arrivals, but for seed 0.
+    known: what was played, by replicas and factor on step times.
     """
 
     engine: Engine
@@ -69,6 +71,17 @@ class Player(Record):
     seed: int = 0
     known: dict[tuple[int, float], Played] = field(default_factory=dict)
     simulations: list[Simulation] = field(default_factory=list)
+
+    @property
+    def realisations(self) -> list[Player]:
+        """Return players of other realisations: none where nothing is drawn, as of users of equal requests."""
+        is_drawn = self.request.users is None or self.request.trace is not None
+        seeds = range(REALISATIONS[has_numba()]) if is_drawn else ()
+        return [replace(self, seed=seed, known={}) for seed in seeds if seed != self.seed]
+
+    def holds_in(self, others: Sequence[Player], replicas: int, slowdown: float) -> Player:
+        """Return the first of this and other realisations in which so many replicas fail, this one where all hold."""
+        return next((one for one in (self, *others) if not one.holds(replicas, slowdown)), self)
 
     @property
     def obstacle(self) -> str | None:
@@ -98,6 +111,8 @@ class Player(Record):
         stream = replace(stream_of(scenario, plan), ramp=ramp_of(self.engine, self.request))
         if self.request.trace is None:
             stream = replace(stream, count=drawn(self.engine, self.request))
+        elif self.seed:
+            stream = replace(stream, shuffle=self.seed)
         plan = replace(plan, requests=stream)
         seeded = replace(scenario, plan=plan, simulation=replace(scenario.simulation, seed=self.seed))
         with warnings.catch_warnings():

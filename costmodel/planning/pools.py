@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +21,7 @@ from costmodel.api import Workload
 from costmodel.equations import equation
 from costmodel.errors import InputError
 from costmodel.planning.deployments import Deployment, Pool, binds, load_of_pools, slowed, whole_nodes
-from costmodel.planning.playing import Played, PoolsPlayer, spread_of
+from costmodel.planning.playing import Played, PoolsPlayer, fewest, spread_of
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.sizing import Engine, limits
 from costmodel.planning.structures import DRAFTS, HEAD, SCENARIO, loaded
@@ -35,6 +37,7 @@ _PLAYED = 2  # pairs of clusters whose pools are played
 _STEPS = 8  # a pool that binds grows by a part of its engines
 _RATES = ("requests_per_second", "highest_stable_rate")
 ROLES = ("prefill", "decode")
+T = TypeVar("T")
 
 
 class _Grid(Record):
@@ -205,30 +208,61 @@ def settled(one: Deployment, most: float, on_step: Callable[[], None]) -> Deploy
     The pool that binds gets more engines until they hold: a first token is late for want of those for prompts.
     """
     slowdown = slowed(one.player.request, one.spread)
-
-    def played(some: Deployment) -> Played:
+    grown = _grown(one, most, slowdown, on_step)
+    if grown is None:
+        return None
+    one, fewer = _shrunk(grown, slowdown, on_step)
+    while True:  # each round has more engines
         on_step()
-        return some.player.play(some.replicas, slowdown)
+        others = one.player.realisations
+        strict = one.player.holds_in(others, one.replicas, slowdown)
+        if strict.holds(one.replicas, slowdown):
+            break
+        fewer = strict.play(one.replicas, slowdown)
+        grown = _grown(replace(one, player=strict), most, slowdown, on_step)
+        if grown is None:
+            return None
+        one = grown
+    point = evaluate_point(one.player.scenario(one.replicas), one.player.calibration, evaluate)
+    run = one.player.play(one.replicas)
+    return replace(one, played=run, fewer=fewer, point=point, realisations=1 + len(others))
 
-    run = played(one)
-    while not run.holds:
+
+def _grown(one: Deployment, most: float, slowdown: float, on_step: Callable[[], None]) -> Deployment | None:
+    """Return two pools with as many engines more as it takes to hold in the realisation that their player plays.
+
+    Null where they cost over `most`.
+    """
+    while not (run := one.player.play(one.replicas, slowdown)).holds:
+        on_step()
         assert one.prefill is not None
         prompts = run.binds == "TTFT" or (run.binds != "TPOT" and binds(one) == "prefill")
         number = one.prefill.replicas if prompts else one.replicas
-        larger = with_engines(one, int(not prompts), max(number // _STEPS, 1))
-        if larger.cost > most:
+        one = with_engines(one, int(not prompts), max(number // _STEPS, 1))
+        if one.cost > most:
             return None
-        one, run = larger, played(larger)
+    return one
+
+
+def _shrunk(one: Deployment, slowdown: float, on_step: Callable[[], None]) -> tuple[Deployment, Played | None]:
+    """Return two pools none of whose engines is spare in that realisation, and what becomes of them with one fewer."""
     fewer = None
     for pool in (0, 1):
-        while (one.replicas if pool else one.prefill.replicas) > 1:  # type: ignore[union-attr]
-            less = with_engines(one, pool, -1)
-            if not played(less).holds:
-                fewer = played(less)
-                break
-            one = less
-    point = evaluate_point(one.player.scenario(one.replicas), one.player.calibration, evaluate)
-    return replace(one, played=one.player.play(one.replicas), fewer=fewer, point=point)
+        number = one.replicas if pool else one.prefill.replicas  # type: ignore[union-attr]
+        known = {number: one.player.play(one.replicas, slowdown)}
+
+        def run(count: int, one: Deployment = one, known: dict[int, Played] = known, number: int = number) -> Played:
+            if count not in known:
+                on_step()
+                other = with_engines(one, pool, count - number)  # noqa: B023  called in this round
+                known[count] = other.player.play(other.replicas, slowdown)
+            return known[count]
+
+        least = fewest(lambda count: run(count).holds, number, number)
+        assert least is not None, "as many as there are hold"
+        fewer = run(least - 1) if least > 1 else fewer
+        one = with_engines(one, pool, least - number)
+    return one, fewer
 
 
 def _numbers(most: float) -> list[int]:
@@ -282,15 +316,8 @@ def pooled(
         dear = "a node for each costs over a quarter more than what was played"
         left_out.append(f"two pools: {dear if able else 'no layout does without pipeline stages'}")
         return None
-    some: list[tuple[Deployment, float]] = []
-    for pair in pairs:
-        try:
-            one = _Pair(request, pair, margins, played).best()
-        except InputError as error:
-            line = f"two pools: {error.problems[0].message}"
-            left_out += [] if line in left_out else [line]
-            continue
-        some += [] if one is None else [one]
+    found = (_without_errors(_Pair(request, pair, margins, played).best, left_out) for pair in pairs)
+    some = [one for one in found if one is not None]
     if not some:
         left_out.append("two pools: the means of none are within the limits at that cost")
         return None
@@ -298,12 +325,23 @@ def pooled(
     able_to_win = [one for one, bound in some if not played.holds or bound < played.cost][:_PLAYED]
     if not able_to_win:
         return some[0][0]
-    holding = [settled(one, dearest(request, played), on_step) for one in able_to_win]
+    most = dearest(request, played)
+    holding = [_without_errors(partial(settled, one, most, on_step), left_out) for one in able_to_win]
     best = min((one for one in holding if one is not None), key=lambda one: one.cost, default=None)
     if best is None:
         why = "those that hold when they are played cost more than the budget, or a quarter more than the best"
         left_out.append(f"two pools: {why}")
     return best
+
+
+def _without_errors(of: Callable[[], T | None], left_out: list[str]) -> T | None:
+    """Return what a function does, null where its pools cannot be evaluated or played. Note why."""
+    try:
+        return of()
+    except InputError as error:
+        line = f"two pools: {error.problems[0].message}"
+        left_out += [] if line in left_out else [line]
+        return None
 
 
 def dearest(request: PlanRequest, played: Deployment) -> float:

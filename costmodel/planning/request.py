@@ -20,7 +20,7 @@ _COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 _DAY = 86_400.0  # seconds
 _OF_TRAINING = ("tokens", "days")  # options of one kind of plan alone
 _OF_SERVERS = (
-    "rate", "requests_per_day", "users", "isl", "osl", "trace", "ttft", "tpot", "budget", "anchors",
+    "rate", "requests_per_day", "users", "isl", "osl", "trace", "ttft", "tpot", "anchors",
 )  # fmt: skip
 _LARGEST = 1e18  # tokens or requests that a plan may be asked for
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def plan_servers(request: PlanRequest, on_progress: OnProgress) -> Plans:
         plans.best += [] if two is None else [two]
     order = in_order(plans.best)
     plans.best.sort(key=lambda one: order(one)[:2])  # equals of a cluster are in order of their limits
-    if all(one.holds is False for one in plans.best if one.prefill is None):
+    if all(one.holds is False for one in plans.best):
         plans.reachable = reachable(plans, lambda done: on_progress(1.0 - share * (1.0 - done)))
     on_progress(1.0)
     return plans
@@ -151,13 +152,14 @@ class _Race(Record):
 
     def _say_what_is_not_there(self, every: Sequence[Structure]) -> None:
         """Note the structures of which no layout fits, or none keeps to the limits."""
+        reasons: dict[str, list[str]] = {}
         for structure in (*every, *filter(None, self.drafting.values())):
             own = [one for one in self.plans.engines if one.structure is structure]
             if not any(one.least <= one.most for one in own):
                 why = lacking(structure, self.request, max(self.sizes), fits=bool(own))
                 twice = sum(str(each) == str(structure) for each in every) > 1
-                name = f"{structure} ({structure.format})" if twice else str(structure)
-                self.plans.left_out.append(f"{self.cluster}: {name}: {why}")
+                reasons.setdefault(why, []).append(f"{structure} ({structure.format})" if twice else str(structure))
+        self.plans.left_out += [f"{self.cluster}: {', '.join(names)}: {why}" for why, names in reasons.items()]
 
     def _preferred(self, candidates: Sequence[Engine], kept: list[Deployment]) -> list[Deployment]:
         """Return what is kept, before it the engine that on as many nodes is of the format that the model has.
@@ -226,12 +228,22 @@ class _Race(Record):
         least = fewest(holds, engine.likely, cap)
         if least is None:
             return self._failed(player, cap, spread, kept)
-        full = engine.within(engine.nodes(least))
-        number = full if player.holds(full, slowdown) else least
-        fewer = player.play(least - 1, slowdown) if least > 1 else None
+        strict, others = player, player.realisations
+        while True:  # each round has more replicas
+            full = engine.within(engine.nodes(least))
+            number = full if strict.holds(full, slowdown) else least
+            self.on_step()
+            failing_one = player.holds_in(others, number, slowdown)
+            if failing_one.holds(number, slowdown):
+                break
+            strict, more = failing_one, fewest(partial(failing_one.holds, slowdown=slowdown), number + 1, cap)
+            if more is None:
+                return self._failed(strict, cap, spread, kept)
+            least = more
+        fewer = strict.play(least - 1, slowdown) if least > 1 else None
         point = engine.in_full(self.request, number)
         return [
-            Deployment(player, player.play(number), number, fewer, point, spread),
+            Deployment(strict, strict.play(number), number, fewer, point, spread, realisations=1 + len(others)),
             *(one for one in kept if one.holds),
         ]
 

@@ -249,14 +249,18 @@ def unplayed(request: PlanRequest) -> str | None:
 
 def check_load(request: PlanRequest) -> None:
     """Raise InputError with all that a request lacks, that contradicts itself, or that nobody has a file of."""
-    problems = [Problem(None, *each) for each in _lacking(request)]
+    problems = [*(Problem(None, *each) for each in _lacking(request)), *unknown_clusters(request)]
+    if problems:
+        raise InputError(problems)
+
+
+def unknown_clusters(request: PlanRequest) -> Iterator[Problem]:
+    """Yield what is wrong with the names and files of clusters."""
     for cluster in dict.fromkeys(request.clusters):
         try:
             load_cluster(cluster, request.search_path)
         except InputError as error:
-            problems += [each if each.location else replace(each, field="--cluster") for each in error.problems]
-    if problems:
-        raise InputError(problems)
+            yield from (each if each.location else replace(each, field="--cluster") for each in error.problems)
 
 
 def _lacking(request: PlanRequest) -> Iterator[tuple[str, str, str]]:

@@ -19,7 +19,9 @@ from costmodel.equations import equation
 from costmodel.errors import ImplausibleInput, InfeasibleError, InputError, Problem
 from costmodel.network.host import host_link
 from costmodel.planning import commands
+from costmodel.planning.money import Prices
 from costmodel.planning.request import PlanRequest
+from costmodel.planning.structures import unknown_clusters
 from costmodel.quantities import Seconds
 from costmodel.records import Record, ValueRecord, replace
 from costmodel.result import Point
@@ -184,7 +186,8 @@ def plan_training(request: PlanRequest, on_progress: OnProgress = lambda _: None
         if not runs:
             known = [run for run in ladder.tried.values() if run is not None]
             nearest += [ladder.finished(min(known, key=lambda run: run.seconds))] if known else []
-            left_out += [f"{cluster}: {_why_none(known, request)}"] if known or not request.devices else []
+            if known or not request.devices or not ladder.numbers:
+                left_out.append(f"{cluster}: {_why_none(ladder, known)}")
         left_out += ladder.unlisted({run.devices for run in runs})
         left_out += ladder.nearest() if request.devices and not any(ladder.tried.values()) else []
     best = sorted(holding or nearest, key=_order)
@@ -199,15 +202,26 @@ def _check(request: PlanRequest) -> None:
         ("--cluster", request.clusters, "a training run needs a cluster", "add --cluster nodes/dgx-h100"),
     )
     problems = [Problem(None, flag, message, hint) for flag, value, message, hint in wanted if not value]
+    problems += unknown_clusters(request)
     if problems:
         raise InputError(problems)
 
 
-def _why_none(runs: Sequence[TrainingRun], request: PlanRequest) -> str:
+def _why_none(ladder: Ladder, runs: Sequence[TrainingRun]) -> str:
+    request = ladder.request
+    within = "" if request.budget is None else f" within {request.budget * HOUR:,.4g} $/h"
+    if not ladder.numbers:
+        return f"no number of devices is{within}: one is {(_rent(request, ladder.cluster) or 0.0) * HOUR:,.4g} $/h"
     if not runs:
-        return "no layout fits in memory on the numbers of devices that were looked at"
+        return f"no layout fits in memory on the numbers of devices{within} that were looked at"
     fastest = min(runs, key=lambda run: run.seconds)
-    return f"{counted(fastest.devices)}: {late(fastest, request)}"
+    return f"{counted(fastest.devices)}{within and f', the most{within}'}: {late(fastest, request)}"
+
+
+def _rent(request: PlanRequest, cluster: str) -> float | None:
+    """Return the rent of a device [$/s], null where it has no price."""
+    device = load_cluster(cluster, request.search_path).node.device
+    return Prices().rental(device) if request.prices is None else request.prices.rental(device)
 
 
 def _order(run: TrainingRun) -> tuple[float, float]:
@@ -233,7 +247,10 @@ class Ladder(Record):
         hardware = load_cluster(cluster, request.search_path, devices=MOST)
         node = int(np.max(hardware.node.count))
         most = int(np.max(hardware.devices)) if hardware.node.nic is not None else node
-        return cls(request, cluster, workload, name, request.devices or tuple(_numbers(node, most)), {}, on_step)
+        numbers, rent = request.devices or tuple(_numbers(node, most)), _rent(request, cluster)
+        if request.budget is not None and rent is not None:
+            numbers = tuple(number for number in numbers if number * rent <= request.budget)
+        return cls(request, cluster, workload, name, numbers, {}, on_step)
 
     def run(self, devices: int) -> TrainingRun | None:
         """Return the fastest run on some devices, null where no layout fits."""
@@ -285,7 +302,9 @@ class Ladder(Record):
             run = self.tried.get(devices)
             why = "no layout fits in memory and divides the batch, the layers and the heads"
             better = "another number is faster and no dearer" if self.request.days is None else "fewer end in time"
-            if devices not in self.tried:  # the numbers from the first one that fails to those listed are
+            if devices not in self.numbers:
+                why = "over the budget"
+            elif devices not in self.tried:  # the numbers from the first one that fails to those listed are
                 more = next((each for each in sorted(self.tried) if each > devices), None)
                 why = f"not looked at: {better if more is None else f'{more:,} do not end in time'}"
             elif run is not None:
@@ -392,7 +411,9 @@ def _with_fewer(
 ) -> TrainingRun:  # fmt: skip
     """Return a run with what fewer devices do."""
     fewer = tried.get(devices)
-    said = "in no layout that fits" if fewer is None else late(fewer, request)
+    dollars = None if fewer is None else fewer.dollars
+    cost = "" if dollars is None or request.confidence is None else f", {dollars:,.3g} $"  # of a run without it
+    said = "in no layout that fits" if fewer is None else f"{late(fewer, request)}{cost}"
     return replace(run, fewer=f"{counted(devices)}: {said}") if devices in tried else run
 
 

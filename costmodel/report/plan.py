@@ -96,12 +96,15 @@ def _cheaper_tokens(best: deployments.Deployment, others: Sequence[deployments.D
 
 def _chance(one: deployments.Deployment) -> str:
     """Return how probably the limits hold, and what would make it more probable."""
+    if one.few and one.played is not None:
+        return f"; {one.played.requests} requests are too few to say how probably it holds"
     if one.probability is None:
         return ""
     sized = one.player.request.confidence
     more = " (--confidence 90% sizes for more)" if sized is None and one.probability < SURE else ""
     more = more if sized is None else f" (sized for {percent(sized, 0)})"
-    return f"; holds with a probability of {percent(one.probability, 0)}{more}"
+    played = f" in all of {one.realisations} realisations of the requests," if one.realisations > 1 else ""
+    return f"; holds{played} with a probability of {percent(one.probability, 0)}{more}"
 
 
 def _in_nodes(one: deployments.Deployment) -> str:
@@ -122,7 +125,7 @@ def reachable_lines(plans: deployments.Plans) -> Iterator[str]:
         name, _, statistic = each["limit"].partition("_")
         limit = f"{statistic} {name.upper()}"
         if each["best"] is None:
-            yield f"reachable: {limit} at no load that comes close to this one"
+            yield f"not reachable: {limit}: no layout keeps up with this load, or with one near it"
             continue
         layout = " ".join(f"{degree.upper()} {value}" for degree, value in each["parallel"].items() if value > 1)
         rent = "" if each["cost_rate"] is None else f", {count(each['cost_rate'])} $/h"

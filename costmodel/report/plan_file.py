@@ -19,6 +19,7 @@ from costmodel.report.web.markup import Section, html_table, items, page, text
 
 SUFFIXES = {".json": "json", ".csv": "csv", ".md": "md", ".html": "html"}
 _HOUR, _MILLION = 3600.0, 1e6
+_REASONS = 3  # of a plan in which nothing fits
 _COSTS = ("input", "cached", "output", "all")
 _TIMES = ("ttft_p99", "tpot_p99", "ttft", "tpot")
 _SHOWN = {
@@ -28,12 +29,14 @@ _SHOWN = {
 
 
 def form_of(path: Path) -> str:
-    """Return the form that a file's name asks for. Raises InputError on another suffix."""
+    """Return the form that a file's name asks for. Raises InputError on another suffix, or without its folder."""
     form = SUFFIXES.get(path.suffix.lower())
     if form is None:
         raise InputError.single(
             f"{path.name} says no format", hint=f"end it with one of {', '.join(SUFFIXES)}", field="--output"
         )
+    if not path.absolute().parent.is_dir():
+        raise InputError.single(f"there is no folder {path.parent}", hint="make it first", field="--output")
     return form
 
 
@@ -60,7 +63,8 @@ def read_plan(path: Path) -> dict[str, Any] | None:
     if not (isinstance(document, dict) and isinstance(document.get("plans"), list) and "request" in document):
         return None
     if not document["plans"]:
-        raise InputError.single("is a plan in which nothing fits", location=Location(str(path)))
+        why = "; ".join(map(str, document.get("left_out", [])[:_REASONS])) or None
+        raise InputError.single("is a plan in which nothing fits", hint=why, location=Location(str(path)))
     return document
 
 

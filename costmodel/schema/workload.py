@@ -284,7 +284,7 @@ class DecodePoolFile(PoolFile):
     )
 
 
-_OF_POOLS = frozenset({"arrivals", "cv", "count", "input", "output", "trace", "speed", "ramp"})
+_OF_POOLS = frozenset({"arrivals", "cv", "count", "input", "output", "trace", "speed", "shuffle", "ramp"})
 """What requests of two pools may state."""
 _BETWEEN_POOLS = frozenset({"routing", "signal_delay", "transfer"})
 """What their router may state."""

@@ -51,6 +51,7 @@ from costmodel.workload.requests import Replicas, RequestStream, Slo
 from costmodel.workload.scenario import Scenario
 
 FEW_EVENTS = 250_000  # with which Python alone is done in less time than compilation takes
+LOADING_EVENTS = 50_000  # with which it is done in less time than reading what was compiled before takes
 CHUNK_EVENTS = 8  # a chunk of a prompt, or a run of its blocks, takes Python as long as so many output tokens
 PARTS, GROWTH, EVERY = 64, 1.05, 10.0  # of the time of arrivals; between parts; seconds between checkpoints
 SHORT = 0.5  # seconds: a part that takes less is followed by one of twice its length
@@ -177,12 +178,14 @@ class Simulation:
     @property
     def is_long(self) -> bool:
         """Tell whether a run of `requests` is so long that compiling it saves time."""
-        if not self.compiles:
-            return False
+        return self.compiles and self._events > FEW_EVENTS
+
+    @property
+    def _events(self) -> int:
+        """Return about how many events of Python a run has."""
         length, runs = self.requests.length, len(self.requests.paths.runs)
         chunks = -(-length[:, PROMPT] // self.policy.budget)
-        events = int(length[:, OUTPUT].sum()) + CHUNK_EVENTS * (int(chunks.sum()) + runs)
-        return events > FEW_EVENTS
+        return int(length[:, OUTPUT].sum()) + CHUNK_EVENTS * (int(chunks.sum()) + runs)
 
     def run(
         self, slowdown: float = 1.0, policy: Policy | None = None, checkpoint: Path | None = None,
@@ -301,9 +304,10 @@ class Simulation:
         """Run a deployment up to a moment. Return an engine that is stuck, -1: none."""
         together = not is_dealt_out(self.scenario, plan, service)
         loop = run_together if together else run_apart
-        if not self.is_long or not has_numba():
+        kept = has_numba() and self.compiles and self._events > LOADING_EVENTS and is_kept(loop)
+        if not kept and (not self.is_long or not has_numba()):
             return run_as_python(loop, service, until)
-        if not is_kept(loop):
+        if not kept:
             stuck = try_python(loop, service, until)
             if stuck is not None:
                 return stuck

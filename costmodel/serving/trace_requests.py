@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from costmodel.quantities import Array
 from costmodel.schema.references import display_path
+from costmodel.serving.draw import in_order_of_arrival
 from costmodel.serving.message_texts import Texts
 from costmodel.serving.radix import paths_of_blocks
 from costmodel.serving.state import NEXT, Calls, Paths, Requests
@@ -43,22 +45,37 @@ def read_trace(stream: RequestStream, block: int, lanes: int = 0) -> Requests:
     Raises InputError at the row that is wrong.
     """
     assert stream.trace is not None
-    texts, path = Texts(), Path(stream.trace)
-    columns = _columns(stream, path, texts)
-    paths, speed = _paths(columns, texts, block, display_path(path)), float(stream.speed)
+    path, speed = Path(stream.trace), float(stream.speed)
+    columns, paths = _read(
+        path, path.stat().st_mtime_ns, stream.format, None if stream.count is None else int(stream.count), block
+    )
     begin = float(columns.arrival.min())
     requests = Requests(
         (columns.arrival - begin) / speed, columns.length, columns.calls, paths, columns.priority,
         np.maximum(columns.earliest - begin, 0.0) / speed,
     )  # fmt: skip
+    requests = requests if stream.shuffle is None else dealt(requests, stream.shuffle)
     return in_lanes(requests, lanes) if lanes else requests
 
 
-def _columns(stream: RequestStream, path: Path, texts: Texts) -> Columns:
-    count = None if stream.count is None else int(stream.count)
+@lru_cache(maxsize=2)
+def _read(
+    path: Path,
+    changed: int,  # noqa: ARG001  renews what is kept
+    kind: str | None,
+    count: int | None,
+    block: int,
+) -> tuple[Columns, Paths]:
+    """Return the rows of a file and the runs of blocks of its prompts, read once for runs that follow each other."""
+    texts = Texts()
+    columns = _columns(path, kind, count, texts)
+    return columns, _paths(columns, texts, block, display_path(path))
+
+
+def _columns(path: Path, kind: str | None, count: int | None, texts: Texts) -> Columns:
     times, (length, blocks, number, size, priority) = array("d"), (array("q") for _ in range(5))
     names, waits = dict[str, int](), list[tuple[int, int, str, float]]()
-    for index, row in enumerate(read_rows(path, stream.format, count, texts)):
+    for index, row in enumerate(read_rows(path, kind, count, texts)):
         times.extend((row.arrival, row.earliest))
         length.extend((row.prompt, row.output))
         blocks.extend(row.blocks)
@@ -146,17 +163,38 @@ def with_answers(columns: Columns, size: int) -> tuple[Ints, Ints, Ints]:
     return columns.blocks[np.repeat(begin, number) + place], number, tokens
 
 
+def _sessions(calls: Calls) -> tuple[Ints, Ints, Ints]:
+    """Return the requests that none calls, which of these each request follows from, and the caller of each call."""
+    count = len(calls.first) - 1
+    openings = np.flatnonzero(calls.callers == 0)
+    session, caller = np.full(count, -1), np.repeat(np.arange(count), np.diff(calls.first))
+    session[openings] = np.arange(len(openings))
+    while (session < 0).any():
+        np.maximum.at(session, calls.called, session[caller])
+    return openings, session, caller
+
+
+def dealt(requests: Requests, seed: int) -> Requests:
+    """Return the requests of a trace, or its sessions, with the arrivals dealt out anew among them, in order of these.
+
+    Lengths, shared prefixes and bursts of arrivals stay as they are. What meets in a burst does not.
+    """
+    openings, session, _ = _sessions(requests.calls)
+    begin = requests.arrival[openings]
+    new = np.random.default_rng(seed).permutation(begin)
+    arrival = requests.arrival.copy()
+    arrival[openings] = new
+    earliest = np.maximum(requests.earliest + (new - begin)[session], 0.0)
+    return in_order_of_arrival(requests._replace(arrival=arrival, earliest=earliest))
+
+
 def in_lanes(requests: Requests, lanes: int) -> Requests:
     """Return the requests with so many sessions at the start; each that ends calls the next one.
 
     A session is a request that none calls, with all that it calls in turn. Its end is that of its last request.
     """
     count, calls = len(requests.arrival), requests.calls
-    openings = np.flatnonzero(calls.callers == 0)
-    session, caller = np.full(count, -1), np.repeat(np.arange(count), np.diff(calls.first))
-    session[openings] = np.arange(len(openings))
-    while (session < 0).any():
-        np.maximum.at(session, calls.called, session[caller])
+    openings, session, caller = _sessions(calls)
     ends = np.zeros(len(openings), np.int64)
     np.maximum.at(ends, session, np.arange(count))
     arrival = np.where(np.isfinite(requests.arrival) & (session < lanes), 0.0, np.inf)

@@ -196,7 +196,8 @@ def _format_of(columns: list[str], shown: str, kind: str | None) -> Format:
         others = ", ".join(column for column in columns if column not in found.values())[:200]
         raise problem(
             shown, 1, f"has no column that is known to be {' or '.join(lacking)}: {', '.join(columns)[:200]}",
-            f"rename {others or 'a column'} to {', '.join(lacking)}: seconds, and tokens of prompts and answers",
+            f"rename {others or 'a column'} to {', '.join(lacking)}: arrivals in seconds"
+            f"{' (divide milliseconds by 1000)' if '_ms' in others else ''}, prompts and answers in tokens",
         )  # fmt: skip
     arrival, prompt, output = (str(column) for column in found.values())
     return Format(arrival, prompt, output)

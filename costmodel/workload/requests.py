@@ -202,6 +202,10 @@ class RequestStream(Record, kw_only=True):
     trace: Annotated[str | None, "file of requests, relative to this file; null: drawn"] = None
     format: Annotated[TraceFormat | None, "of the trace; null: by its columns"] = None
     speed: Annotated[PositiveNumber, "factor on the trace's rate"] = 1.0
+    shuffle: Annotated[
+        Annotated[int, Whole(0, single=True)] | None,
+        "seed with which a trace's requests, or sessions, are dealt out anew among its arrivals; null: as they came",
+    ] = None
     arrivals: Annotated[Literal["poisson", "gamma", "even", "closed_loop", "burst"], "how drawn requests arrive"] = (
         "poisson"
     )

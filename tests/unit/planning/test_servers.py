@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 from functools import cache
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -22,7 +23,7 @@ from costmodel.planning.deployments import (
     plan_document,
     why_not_less,
 )
-from costmodel.planning.playing import Player, playable
+from costmodel.planning.playing import Played, Player, playable
 from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.servers import plan_servers
@@ -83,6 +84,45 @@ def test_rent_is_of_whole_nodes_and_the_command_that_checks_is_of_one_replica() 
     assert one.engine.rental is not None
     assert one.cost == pytest.approx(8 * one.nodes * one.engine.rental)
     assert f"--request-rate {8.0 / one.replicas:.4g} " in benchmark_line(one)
+
+
+def test_a_size_holds_in_every_realisation_and_one_fewer_fails_in_one() -> None:
+    one = planned(REQUEST).best[0]
+    others = one.player.realisations
+    assert [one.player.seed, *(each.seed for each in others)] == [0, 1, 2]
+    assert one.realisations == len(others) + 1
+    assert all(each.holds(one.replicas) for each in others)
+    assert any(each.times != one.played.times for each in (other.play(one.replicas) for other in others))
+    assert Player(one.engine, replace(REQUEST, rate=None, users=4)).realisations == []  # nothing is drawn
+
+
+def test_of_realisations_the_strictest_says_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another realisation takes one replica more, that is the size, and the command plays that realisation."""
+    usual = planned(REQUEST).best[0]
+    play = Player._play
+
+    def stricter(player: Player, replicas: int, slowdown: float) -> Played:
+        run = play(player, replicas, slowdown)
+        return replace(run, ratio=1.5) if player.seed == 2 and replicas <= usual.replicas else run
+
+    monkeypatch.setattr(Player, "_play", stricter)
+    race = servers._Race(REQUEST, usual.engine.structure.cluster, Plans(REQUEST), lambda: None)
+    (one,) = race._play(usual.engine, usual.engine.most, [])
+    assert one.holds
+    assert one.replicas > usual.replicas
+    assert one.fewer is not None
+    assert not one.fewer.holds
+    assert "simulation: {seed: 2}" in command_of(one)
+    (failed,) = race._play(usual.engine, usual.replicas, [])
+    assert failed.holds is False
+
+
+def test_few_requests_say_no_probability(tmp_path: Path) -> None:
+    trace = tmp_path / "few.csv"
+    trace.write_text("arrival_s,input_tokens,output_tokens\n0,100,20\n1,200,30\n2,300,40\n", "utf-8")
+    one = planned(replace(REQUEST, rate=None, isl=None, osl=None, trace=str(trace))).best[0]
+    assert one.holds
+    assert one.probability is None
 
 
 def test_a_budget_is_a_ceiling_and_says_which_rate_it_reaches() -> None:

@@ -107,6 +107,16 @@ def test_a_run_is_sized_for_the_probability_that_is_asked_for_and_at_least_an_ev
     assert sized == [False, True]
 
 
+def test_a_budget_bounds_the_rent_of_a_run_and_what_is_over_it_is_said(front: TrainingPlans) -> None:
+    rent = of_eight(front).point.metrics["cost_rate"]
+    within = planned(devices=(1, 8), budget=0.5 * rent)
+    assert [run.devices for run in within.runs] == [1]
+    assert within.left_out == (f"{EIGHT}: 8 devices: over the budget",)
+    none = planned(budget=0.1 * rent)
+    assert not none.runs
+    assert f"one is {rent / 8 * 3600:.4g} $/h" in none.left_out[0]
+
+
 def test_beside_a_run_that_fills_memory_stands_the_fastest_that_leaves_a_tenth(front: TrainingPlans) -> None:
     run = of_eight(front)
     assert run.roomier is None
@@ -158,7 +168,7 @@ def test_a_request_without_tokens_or_a_cluster_is_refused() -> None:
 @pytest.mark.parametrize(
     ("given", "fields"),
     [
-        ({"train": True, "tokens": "1T", "budget": "9 $/h", "ttft": "1s"}, ["--ttft", "--budget"]),
+        ({"train": True, "tokens": "1T", "isl": "9", "ttft": "1s"}, ["--isl", "--ttft"]),
         ({"rate": "3/s", "tokens": "1T", "days": "3"}, ["--tokens", "--days"]),
     ],
 )

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from costmodel.errors import InputError
+from costmodel.records import replace
 from costmodel.serving import traces
+from costmodel.serving.state import Calls, Paths, Requests
 from costmodel.serving.trace_blocks import paths_of_trace, trace_block
-from costmodel.serving.trace_requests import read_trace
+from costmodel.serving.trace_requests import dealt, read_trace
 from costmodel.serving.traces import read_rows
 from costmodel.workload.requests import RequestStream
 
@@ -146,6 +148,24 @@ def test_a_cut_archive_is_an_error(tmp_path):
 def test_a_trace_begins_at_zero_and_takes_its_speed(tmp_path):
     stream = RequestStream(trace=str(written(tmp_path, HEAD + "5,8,1\n9,8,1\n")), speed=2.0)
     assert read_trace(stream, 16).arrival.tolist() == [0.0, 2.0]
+
+
+def test_a_shuffle_deals_lengths_out_among_arrivals_and_sessions_stay_whole(tmp_path):
+    """Each arrival and each length is there once; what a request calls comes no sooner after it than it did."""
+    rows = "".join(f"{moment},{8 + moment},1\n" for moment in range(50))
+    stream = RequestStream(trace=str(written(tmp_path, HEAD + rows)))
+    plain, other = read_trace(stream, 16), read_trace(replace(stream, shuffle=3), 16)
+    assert other.arrival.tolist() == plain.arrival.tolist()
+    assert other.length.tolist() != plain.length.tolist()
+    assert sorted(other.length.tolist()) == plain.length.tolist()
+    assert read_trace(replace(stream, shuffle=3), 16).length.tolist() == other.length.tolist()
+    calls = Calls.of(4, [0, 2], [1, 3], [5.0, 7.0])
+    length = np.array([[10, 1], [11, 1], [20, 1], [21, 1]])
+    sessions = Requests(np.array([0.0, np.inf, 9.0, np.inf]), length, calls, Paths.none(4), earliest=np.full(4, 1.0))
+    swapped = next(one for one in (dealt(sessions, seed) for seed in range(9)) if one.length[0, 0] == 20)
+    assert swapped.arrival.tolist() == [0.0, 9.0, np.inf, np.inf]
+    assert swapped.length[swapped.calls.called].ravel()[::2].tolist() == [21, 11]
+    assert swapped.earliest[swapped.calls.called].tolist() == [0.0, 10.0]
 
 
 def test_blocks_of_a_trace_become_those_of_the_engine():
