@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -111,7 +112,7 @@ def command(*, as_json: bool, **options: Any) -> int:
         form_of(output)
     request = _request(options)
     with progress("planning", lines=True) as on_progress:
-        document, show = _planner(request)(request, on_progress)
+        document, show = _planner(request, in_full=as_json or output is not None)(request, on_progress)
     if output is not None and "plans" in document:
         from costmodel.report.plan_file import write_plan
 
@@ -128,23 +129,23 @@ def command(*, as_json: bool, **options: Any) -> int:
 Planned = tuple[Mapping[str, Any], Callable[[], None]]  # the document, and what prints it for people
 
 
-def _planner(request: PlanRequest) -> Callable[[PlanRequest, OnProgress], Planned]:
-    """Return what answers a request."""
+def _planner(request: PlanRequest, *, in_full: bool) -> Callable[[PlanRequest, OnProgress], Planned]:
+    """Return what answers a request. in_full: as documents have it, which text shows a part of."""
     if request.source is not None or request.emit is not None:
         return _launch
     if request.model is None:
         return _machine
-    return _training if request.train else _servers
+    return _training if request.train else partial(_servers, in_full=in_full)
 
 
-def _servers(request: PlanRequest, on_progress: OnProgress) -> Planned:
+def _servers(request: PlanRequest, on_progress: OnProgress, *, in_full: bool = True) -> Planned:
     """Plan servers of a model for a load: `costmodel.planning.servers`."""
     from costmodel.planning.deployments import document
     from costmodel.planning.servers import plan_servers
     from costmodel.report.plan import show_plans
 
     plans = plan_servers(request, on_progress)
-    planned = document(plans)
+    planned = document(plans, in_full=in_full)
     answer = {**planned, **_money(request, planned["plans"])}
 
     def show() -> None:

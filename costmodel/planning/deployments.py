@@ -302,18 +302,21 @@ def pools(one: Deployment) -> tuple[dict[str, Any] | None, dict[str, Any] | None
     return prompts, decode
 
 
-def document(plans: Plans) -> dict[str, Any]:
-    """Return the answer by the keys of `costmodel plan --json`."""
+def document(plans: Plans, *, in_full: bool = True) -> dict[str, Any]:
+    """Return the answer by the keys of `costmodel plan --json`. in_full: as `plan_document` has it."""
     return {
         "request": plans.request.document(),
-        "plans": [plan_document(one) for one in plans.best],
+        "plans": [plan_document(one, in_full=in_full) for one in plans.best],
         "left_out": [*plans.left_out, *(f"{each.structure} {each}: {why}" for each, why in plans.lost)],
         "reachable": plans.reachable,
     }
 
 
-def plan_document(one: Deployment) -> dict[str, Any]:
-    """Return a deployment by its keys. Times in seconds, rent in $/h, energy in joules for a million tokens."""
+def plan_document(one: Deployment, *, in_full: bool = True) -> dict[str, Any]:
+    """Return a deployment by its keys. Times in seconds, rent in $/h, energy in joules for a million tokens.
+
+    in_full: with intervals and probability, for which slower steps are played.
+    """
     structure, played, energy = one.engine.structure, one.played, one.point.metrics.get("energy_per_token")
     drafts = structure.drafts
     scheduler = with_replicas(one.engine, one.player.request, one.replicas).plan.scheduler  # type: ignore[union-attr]
@@ -328,12 +331,12 @@ def plan_document(one: Deployment) -> dict[str, Any]:
             "max_num_seqs": None if sequences is None else int(np.max(sequences)),
         },
         **({} if drafts is None else {"speculative": drafts}), "metrics": metrics(one),
-        "statistics": statistics(one), "intervals": intervals(one),
+        "statistics": statistics(one), "intervals": intervals(one) if in_full else {},
         "played": None if played is None else {
             "ttft_p99": played.times.get(("ttft", "p99")), "tpot_p99": played.times.get(("tpot", "p99")),
             "requests": played.requests, "seed": played.seed, "realisations": one.realisations,
         },
-        "holds": one.holds, "probability": one.probability, "binds": binds(one),
+        "holds": one.holds, "probability": one.probability if in_full else None, "binds": binds(one),
         "cost_rate": None if one.rent is None else one.rent * _HOUR, "cost_per_million": costs(one),
         "load": load_of(one),
         "energy_per_million": None if energy is None else energy * _MILLION,
@@ -429,7 +432,10 @@ def receipt_line(one: Deployment) -> str:
         f"{row.metric.upper() if row.metric != 'rate' else 'rate'} {row.median:.0%} (median of {row.runs}, {row.state})"
         for row in receipts(device, structure.framework, kind)
     ]
-    return f"errors of published runs of {on}: {', '.join(known)}" if known else f"no published run of {on} is known"
+    seen = " (seen: fits had them in sight; blind: nothing had)"
+    return (
+        f"errors of published runs of {on}: {', '.join(known)}{seen}" if known else f"no published run of {on} is known"
+    )
 
 
 def load_of(one: Deployment) -> dict[str, float | None]:

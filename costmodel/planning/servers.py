@@ -11,6 +11,7 @@ import numpy as np
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
 from costmodel.planning.deployments import Deployment, Plans, costs, failing, in_order, replicas_word, slowed
+from costmodel.planning.money import Prices
 from costmodel.planning.playing import Played, Player, fewest, playable, spread_of
 from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
@@ -26,9 +27,12 @@ from costmodel.planning.sizing import (
     one_per_layout,
     rental_of,
     sizes_of,
+    weights_of,
 )
 from costmodel.planning.structures import Structure, check_load, drafted, load_settings, structures, unplayed
 from costmodel.records import Record, field, replace
+from costmodel.schema.files import load_node
+from costmodel.schema.references import Library
 from costmodel.serving.simulation import Simulation
 from costmodel.study.goals import OnProgress, open_ended
 from costmodel.workload.plans import Serving
@@ -62,12 +66,29 @@ def plan_servers(request: PlanRequest, on_progress: OnProgress) -> Plans:
         first = min((one for one in plans.best if one.played is not None), key=order, default=plans.best[0])
         two = pooled(request, plans.engines, first, plans.left_out, open_ended(on_progress, 1.0 - share, 0.5 * share))
         plans.best += [] if two is None else [two]
+    else:
+        plans.left_out += _offers(request)
     order = in_order(plans.best)
     plans.best.sort(key=lambda one: order(one)[:2])  # equals of a cluster are in order of their limits
     if all(one.holds is False for one in plans.best):
         plans.reachable = reachable(plans, lambda done: on_progress(1.0 - share * (1.0 - done)))
     on_progress(1.0)
     return plans
+
+
+def _offers(request: PlanRequest) -> list[str]:
+    """Return the cheapest shipped nodes whose memory holds the model's weights, none where none does in the budget."""
+    weights = min(weights_of(each)[0] for each in structures(request, request.clusters[0], []))
+    able = []
+    for name in Library(request.search_path).names("nodes"):
+        node = load_node(name, request.search_path)
+        rent = (request.prices or Prices()).rental(node.device)
+        rent = None if rent is None else rent * float(node.count)
+        holds = weights < float(node.device.device_memory.capacity) * float(node.count)
+        if holds and rent is not None and (request.budget is None or rent <= request.budget):
+            able.append((rent, f"nodes/{name} ({rent * _HOUR:.4g} $/h)"))
+    named = ", ".join(text for _, text in sorted(able)[:SHOWN])
+    return [f"the cheapest nodes that hold its weights in the narrowest format: {named}"] if named else []
 
 
 class _Race(Record):

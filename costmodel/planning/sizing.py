@@ -143,7 +143,7 @@ def engines(
 
     Means are no longer than quantiles of slower requests, so that fewer than `least` replicas never hold.
     """
-    weights, capacity = _weights(structure)
+    weights, capacity = weights_of(structure)
     able = [size for size in sizes if weights <= size * capacity]
     space = server_space(structure.scenario, able).columns
     rows = np.flatnonzero(((space["parallel.pp"] > 1.0) == pipelines) & (space[REPLICAS] == 1.0))
@@ -159,7 +159,7 @@ def at_budgets(some: Sequence[Engine], request: PlanRequest) -> list[Engine]:
     return _of(best[0].structure, request, layouts, _budgets(best[0].structure)[1:])
 
 
-def _weights(structure: Structure) -> tuple[float, float]:
+def weights_of(structure: Structure) -> tuple[float, float]:
     """Return the least bytes of a model's weights, all in its narrowest format, and the capacity of a device [B]."""
     scenario = structure.scenario
     own, parts = scenario.precision.weights, scenario.precision.parts.values()
@@ -173,7 +173,7 @@ def lacking(structure: Structure, request: PlanRequest, largest: int, *, fits: b
 
     fits: whether it has one in memory.
     """
-    (weights, capacity), most = _weights(structure), sizes_of(structure)[-1][-1]
+    (weights, capacity), most = weights_of(structure), sizes_of(structure)[-1][-1]
     if fits:
         return f"no layout{'' if largest == most else f' of up to {largest} devices'} keeps to the limits"
     has = f"{gib(weights)}, an engine has at most {gib(most * capacity)} on {most} x {gib(capacity)}"

@@ -63,7 +63,7 @@ def read_plan(path: Path) -> dict[str, Any] | None:
     if not (isinstance(document, dict) and isinstance(document.get("plans"), list) and "request" in document):
         return None
     if not document["plans"]:
-        why = "; ".join(map(str, document.get("left_out", [])[:_REASONS])) or None
+        why = "; ".join(map(str, document.get("left_out", [])[:_REASONS]))
         raise InputError.single("is a plan in which nothing fits", hint=why, location=Location(str(path)))
     return document
 

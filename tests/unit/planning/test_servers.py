@@ -271,6 +271,9 @@ def test_a_budget_below_the_rent_of_a_node_is_said_at_once() -> None:
     assert not plans.engines
     (line,) = (each for each in plans.left_out if "over the budget of 0.1 $/h" in each)
     assert line.startswith("nodes/rtx-4090-x8: one node is ")
+    offer = planned(replace(REQUEST, budget=0.5 / 3600.0)).left_out[-1]
+    assert offer.startswith("the cheapest nodes that hold its weights in the narrowest format: nodes/")
+    assert all(float(part.partition(" $/h")[0]) <= 0.5 for part in offer.split(" (")[1:])
 
 
 def test_engines_of_several_nodes_need_a_network() -> None:
