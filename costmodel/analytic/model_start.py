@@ -32,6 +32,7 @@ from costmodel.schema.references import Library
 from costmodel.schema.tree import Tree
 from costmodel.workload.dtypes import GGUF_FORMATS
 from costmodel.workload.plans import Decode, Diffusion, Generate, Prefill, Serving, Training
+from costmodel.workload.requests import RequestStream
 
 PHASES = ("prefill", "decode", "generate", "serving", "training", "diffusion")
 DEFAULT_PHASES = ("prefill", "decode")  # of language models
@@ -88,10 +89,26 @@ def start_workload(
         for together in _groups(here):
             question = question_of(model, cluster, together, single, search_path)
             layouts = choose(question)
-            texts.update({name: scenario_lines(question, name, layouts.choices[name]) for name in together})
+            texts.update({name: _stated(question, layouts, name) for name in together})
             lines += [*_told(question, layouts), *([] if layouts.holds else [_shortfall(question, layouts)])]
     text = [*head_lines(model), *(line for name in of for line in texts[name])]
     return ModelStart("\n".join(text) + "\n", tuple(lines), model, chosen)
+
+
+def _stated(question: Question, chosen: Found, name: str) -> list[str]:
+    """Return the lines of a scenario, without the lengths and the load that a trace has of its own."""
+    trace = _trace(chosen, name)
+    own: tuple[str, ...] = () if trace is None else ("input_tokens", "output_tokens")
+    own += () if trace is None or trace.arrivals == "closed_loop" else ("concurrency",)
+    lines = scenario_lines(question, name, chosen.choices[name])
+    return [line for line in lines if line.partition(":")[0].strip() not in own]
+
+
+def _trace(chosen: Found, name: str) -> RequestStream | None:
+    """Return the requests of a scenario that replays a trace, null of another one."""
+    plan = chosen.scenarios[name].plan
+    stream = plan.requests if isinstance(plan, Serving) else None
+    return None if stream is None or stream.trace is None else stream
 
 
 def _is_grid(change: object) -> bool:
@@ -156,8 +173,8 @@ def _phase_told(question: Question, chosen: Found, name: str) -> str:
     if isinstance(plan, Generate | Serving):
         in_flight = plan.batch if isinstance(plan, Generate) else plan.concurrency
     lengths = f"{plan.input_tokens:,.0f} tokens in and {plan.output_tokens:,.0f} out"  # type: ignore[union-attr]
-    replays = isinstance(plan, Serving) and plan.requests is not None and plan.requests.trace is not None
-    lengths += " in closed form (a trace has its own)" if replays else ""
+    if _trace(chosen, name) is not None:
+        return f"{question.phases[name]} of a trace's requests, under {under}"
     requests = "requests" if in_flight is None else f"{in_flight:,g} request{'' if in_flight == 1 else 's'}"
     fewer = " (more do not fit)" if chosen.holds and in_flight == chosen.choices[name].requests < REQUESTS[0] else ""
     return f"{question.phases[name]} of {requests}{fewer}, {lengths}, under {under}"

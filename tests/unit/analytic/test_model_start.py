@@ -84,12 +84,16 @@ def test_a_rate_that_is_set_stands_in_for_the_requests_in_flight():
     assert [(each.rate, each.concurrency) for each in plans] == [(None, 32), (2.0, None)]
 
 
-def test_lengths_beside_a_trace_are_said_to_be_of_the_closed_form(tmp_path):
+@pytest.mark.parametrize("as_whole", [True, False])
+def test_a_trace_has_its_own_lengths_and_load(tmp_path, as_whole):
     trace = tmp_path / "trace.csv"
     trace.write_text("arrival_s,input_tokens,output_tokens\n0,100,50\n1,300,20\n")
-    changes = {"scenarios.serving.requests": f"{{trace: {trace}}}", "scenarios.serving.rate": "1 /s"}
-    told = costmodel.load("llama-3-8b", changes, cluster="nodes/dgx-h100", phases=["serving"]).notes[0]
-    assert "out in closed form (a trace has its own), under" in told
+    path, change = ("requests", f"{{trace: {trace}}}") if as_whole else ("requests.trace", str(trace))
+    changes = {f"scenarios.serving.{path}": change}
+    workload = costmodel.load("llama-3-8b", changes, cluster="nodes/dgx-h100", phases=["serving"])
+    assert "serving of a trace's requests, under" in workload.notes[0]
+    plan = workload.scenario("serving").plan
+    assert (plan.input_tokens, plan.output_tokens, plan.rate, plan.concurrency) == (200.0, 35.0, 1.0, None)
 
 
 def test_training_fills_whole_nodes_with_the_batch_of_a_published_run():
