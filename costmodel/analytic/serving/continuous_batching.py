@@ -22,7 +22,7 @@ from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, ope
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.sessions import of_sessions
 from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState, budgeted, separate
-from costmodel.analytic.serving.waiting import CLIENT
+from costmodel.analytic.serving.waiting import CLIENT, beside_prompts, steps_meanwhile
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.equations import equation
@@ -90,7 +90,8 @@ class EngineSteps(Record):
         full = state.prompt_steps >= 1.0  # chunks that fill each step are cut to fit, and need be no whole prompts
         whole = where(full, state.prompts, floor(state.prompts * (1.0 + _ROUNDING)))
         more = maximum(state.prompts - whole, 0.0)
-        numbers = [(1.0 - more, whole), (more, whole + 1.0)] if anywhere(more) else [(1.0, whole)]
+        has_more = anywhere(more) or anywhere(state.crowd)  # a step of more prompts than the mean, or one's own
+        numbers = [(1.0 - more, whole), (more, whole + 1.0)] if has_more else [(1.0, whole)]
         both = [engine_passes(scenario, plan, replace(state, prompts=number)) for _, number in numbers]
         passes = [*(prompts for prompts, _ in both), both[0][1]]
         models = [pass_model_of(scenario, step, pass_work(step), timer) for step in passes]
@@ -145,7 +146,7 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         that follows another one's end waits for the step that has begun then, or for the one under way when client and
         front end are done (`_idle`).
 
-            first = until_first + unadmitted + idle
+            first = until_first + unadmitted + idle + crowd
             unadmitted = not_admitted / throughput          memory holds the others' caches
             rate = throughput / (1 + idle * throughput / (plan.concurrency / parallel.pp)) * engines
             concurrency = admission.running
@@ -160,8 +161,11 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         throughput, admission = state.throughput(with_prompts, decode_only), self._admission
         unadmitted, idle = self._not_admitted / throughput, self._idle(with_prompts, decode_only)
         until_first = state.until_first(with_prompts, decode_only)
-        first = until_first + unadmitted + idle
-        later = state.after_first(with_prompts, decode_only)
+        rounds = [step.round(parallel.pp) for step in self.times(perturbations)]
+        crowd = beside_prompts(1.0, state.crowd, rounds[-2] - rounds[0])  # what one more prompt adds to a step
+        crowd = minimum(crowd, state.later_prompt_steps * maximum(with_prompts - decode_only, 0.0))
+        first = until_first + unadmitted + idle + crowd
+        later = state.after_first(with_prompts, decode_only) - crowd  # which leaves the mean of all steps as it is
         engines = parallel.pp * parallel.dp * plan.replicas.serving(parallel.all_devices)
         rate = throughput / (1.0 + idle * throughput / (plan.concurrency / parallel.pp)) * engines
         devices = parallel.all_devices * plan.replicas.count
@@ -188,17 +192,18 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
     def _idle(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
         """Return how much longer than the step that has begun client and front end let a request wait [s].
 
-        client_and_front_end = others * steps + (1 - others) * work
-        idle = others * steps + (1 - others) * work
-        steps = max(work - step / 2, 0)                 that end meanwhile, of any number of them on the mean
+        client_and_front_end = others * meanwhile * step + (1 - others) * work
+        idle = others * meanwhile * step + (1 - others) * work
         work = max(request - waiting, 0)
         others = min(state.arrival_steps, 1)            none of a single request
         """
         state, request = self._state, front_end(self._scenario, self._plan)
         waiting = (state.waiting + self._not_admitted) / state.throughput(with_prompts, decode_only)
         others, work = minimum(state.arrival_steps, 1.0), maximum(request - waiting, 0.0)
-        steps = maximum(work - state.step(with_prompts, decode_only) / 2.0, 0.0)
-        return others * steps + (1.0 - others) * work
+        share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
+        meanwhile = steps_meanwhile(work, share, with_prompts, decode_only)
+        step = state.step(with_prompts, decode_only)
+        return others * meanwhile * step + (1.0 - others) * work
 
     @property
     def _not_admitted(self) -> Count:

@@ -49,6 +49,10 @@ class Arrival(Record):
         some = (1.0 + _ROUNDING) * (1.0 - maximum(1.0 - starts / requests, 0.0) ** requests)
         return evenly + self.random * (maximum(starts / some, evenly) - evenly)
 
+    def crowd(self, starts: Quantity, requests: Count, prompts: Count, most: Count) -> Count:
+        """Return how many of N - 1 others' prompts start with a request's own, beyond `prompts` of the mean step."""
+        return maximum(minimum(1.0 + self.random * starts * (1.0 - 1.0 / requests), most) - prompts, 0.0)
+
 
 AT_ONCE = Arrival()
 
@@ -65,6 +69,7 @@ class SteadyState(Record, kw_only=True):
     arrival_steps, unseen_steps: from a request's arrival to the step that takes it, and those of them that only decode
     first_token_steps: steps with prompts until a request has its first token
     later_prompt_steps, later_decode_only_steps: steps from then to its last token
+    crowd: prompts in the step of a request's own that the mean step with prompts does not have
     """
 
     rate: Quantity
@@ -80,6 +85,7 @@ class SteadyState(Record, kw_only=True):
     first_token_steps: Count
     later_prompt_steps: Count
     later_decode_only_steps: Count
+    crowd: Count
 
     @equation
     def period(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
@@ -201,6 +207,7 @@ def chunked(concurrency: Count, demand: Demand, chunk: Count, arrival: Arrival =
         first_token_steps=residence,
         later_prompt_steps=share * co_batched / rate,
         later_decode_only_steps=(1.0 - share) * active / rate,
+        crowd=arrival.crowd(rate * arrival.looks, concurrency, prompts, chunk / computed),
     )
 
 
@@ -245,4 +252,5 @@ def separate(
         first_token_steps=residence,
         later_prompt_steps=maximum(steps * prompt_steps - residence, 0.0),
         later_decode_only_steps=steps,
+        crowd=arrival.crowd(rate * arrival.looks, concurrency, prompts, most),
     )

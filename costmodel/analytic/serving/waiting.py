@@ -41,6 +41,26 @@ def front_end_wait(front_end_time: Seconds) -> Seconds:
 
 
 @equation
+def steps_meanwhile(work: Seconds, share: Quantity, with_prompts: Seconds, decode_only: Seconds) -> Count:
+    """Return the steps that end while client and front end work, which begin with the end of a step [-].
+
+        meanwhile = where(work < with_prompts, until_prompts, max(until_prompts, renewals))
+        until_prompts = (1 - share) * (1 - (1 - share) ** fitting) / share
+        fitting = max(work / decode_only - 1/2, 0)                    now more of them and now less
+        renewals = work / mean + square / (2 * mean**2) - 1           in the long run [Cox, Renewal Theory, 1962]
+
+    share: of steps that have prompts. mean, square: E[T] and E[T^2] of a step.
+    """
+    share = maximum(share, 1e-9)  # at none, `fitting`
+    mean = share * with_prompts + (1.0 - share) * decode_only
+    square = share * with_prompts * with_prompts + (1.0 - share) * decode_only * decode_only
+    fitting = maximum(work / decode_only - 0.5, 0.0)
+    until_prompts = (1.0 - share) * (1.0 - (1.0 - share) ** fitting) / share
+    renewals = work / mean + square / (2.0 * mean * mean) - 1.0
+    return where(work < with_prompts, until_prompts, maximum(until_prompts, renewals))
+
+
+@equation
 def residual_step(seated: Quantity, square: Quantity, mean: Seconds, unseen: Seconds) -> Seconds:
     """Return the wait for the step that runs when a request arrives [s].
 

@@ -14,6 +14,7 @@ from costmodel.analytic.serving.waiting import (
     queue_wait,
     residual_step,
     scheduled_step,
+    steps_meanwhile,
     upper_tail,
     waiting_share,
 )
@@ -22,6 +23,20 @@ from costmodel.analytic.serving.waiting import (
 def test_half_a_step_is_left_where_all_are_alike_and_more_of_longer_ones() -> None:
     assert residual_step(1.0, 4.0, 2.0, 0.0) == pytest.approx(1.0)
     assert residual_step(0.5, (16 + 1) / 2, 2.5, 0.1) == pytest.approx(0.5 * ((16 + 1) / 2 / (2 * 2.5) + 0.1))
+
+
+@pytest.mark.parametrize(("work", "share"), [(0.5, 0.1), (3.0, 0.1), (8.0, 0.02), (15.0, 0.3), (60.0, 0.1)])
+def test_steps_that_end_meanwhile_are_those_of_a_renewal_process(work: float, share: float) -> None:
+    """Steps of 10 with prompts and of 2 without; the work of client and front end varies by one of these."""
+    draw = np.random.default_rng(1)
+    ends = np.cumsum(np.where(draw.random((20_000, 60)) < share, 10.0, 2.0), axis=1)
+    met = (ends < work + 2.0 * (draw.random((20_000, 1)) - 0.5)).sum(axis=1).mean()
+    assert steps_meanwhile(work, share, 10.0, 2.0) == pytest.approx(met, rel=0.1, abs=0.01)
+
+
+def test_steps_of_one_length_end_meanwhile_as_often_as_they_fit_in_on_the_mean() -> None:
+    assert steps_meanwhile(7.0, 0.0, 2.0, 2.0) == pytest.approx(3.0)
+    assert steps_meanwhile(7.0, 1.0, 2.0, 5.0) == pytest.approx(3.0)
 
 
 def test_an_idle_engine_is_found_as_often_as_a_poisson_number_is_zero() -> None:
