@@ -65,7 +65,7 @@ def plan_servers(request: PlanRequest, on_progress: OnProgress) -> Plans:
         order = in_order(plans.best)
         first = min((one for one in plans.best if one.played is not None), key=order, default=plans.best[0])
         two = pooled(request, plans.engines, first, plans.left_out, open_ended(on_progress, 1.0 - share, 0.5 * share))
-        plans.best += [] if two is None else [two]
+        plans.best += [] if two is None else [replace(two, why="" if two.cost < first.cost else _dearer(two, first))]
     else:
         plans.left_out += _offers(request)
     order = in_order(plans.best)
@@ -174,13 +174,16 @@ class _Race(Record):
     def _say_what_is_not_there(self, every: Sequence[Structure]) -> None:
         """Note the structures of which no layout fits, or none keeps to the limits."""
         reasons: dict[str, list[str]] = {}
-        for structure in (*every, *filter(None, self.drafting.values())):
+        looked_at = [*every, *filter(None, self.drafting.values())]
+        for structure in looked_at:
             own = [one for one in self.plans.engines if one.structure is structure]
             if not any(one.least <= one.most for one in own):
                 why = lacking(structure, self.request, max(self.sizes), fits=bool(own))
                 twice = sum(str(each) == str(structure) for each in every) > 1
                 reasons.setdefault(why, []).append(f"{structure} ({structure.format})" if twice else str(structure))
-        self.plans.left_out += [f"{self.cluster}: {', '.join(names)}: {why}" for why, names in reasons.items()]
+        for why, names in reasons.items():
+            named = "all engines and formats" if len(names) == len(looked_at) > 1 else ", ".join(names)
+            self.plans.left_out.append(f"{self.cluster}: {named}: {why}")
 
     def _preferred(self, candidates: Sequence[Engine], kept: list[Deployment]) -> list[Deployment]:
         """Return what is kept, before it the engine that on as many nodes is of the format that the model has.

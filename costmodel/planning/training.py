@@ -412,7 +412,7 @@ def _with_fewer(
     """Return a run with what fewer devices do."""
     fewer = tried.get(devices)
     dollars = None if fewer is None else fewer.dollars
-    cost = "" if dollars is None or request.confidence is None else f", {dollars:,.3g} $"  # of a run without it
+    cost = "" if dollars is None or request.confidence is None else f", {float(f'{dollars:.3g}'):,g} $"
     said = "in no layout that fits" if fewer is None else f"{late(fewer, request)}{cost}"
     return replace(run, fewer=f"{counted(devices)}: {said}") if devices in tried else run
 
