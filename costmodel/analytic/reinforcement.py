@@ -15,8 +15,9 @@ from costmodel.analytic.serving.burst import Rollout, RolloutTimes, rollout_of, 
 from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.analytic.training.forward import ForwardPasses, forward_model
 from costmodel.analytic.training_evaluation import TrainingEvaluation
-from costmodel.cost.calibration import Calibration, other_of
+from costmodel.cost.calibration import Calibration
 from costmodel.cost.money import rental_cost
+from costmodel.cost.part_calibrations import other_of
 from costmodel.cost.power import energy
 from costmodel.equations import equation
 from costmodel.quantities import Bytes, Count, Joules, Quantity, Seconds, maximum, sum_of, where

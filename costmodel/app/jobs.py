@@ -74,7 +74,7 @@ def plan(request: PlanRequest, slot: int) -> Planned:
     plans = plan_servers(request, report(slot))
     known = document(plans)
     best = plans.best[0] if plans.best else None
-    said = "nothing fits in memory" if best is None else headline(best)
+    said = plans.nothing if best is None else headline(best)
     if best is not None and best.holds is False:
         said = f"nothing holds; the nearest is {said}"
     return Planned(

@@ -22,7 +22,6 @@ from costmodel.quantities import (
     Quantity,
     Seconds,
     anywhere,
-    ceil,
     exp,
     hypot,
     is_single,
@@ -41,6 +40,7 @@ from costmodel.workload.operators import (
     Gemm,
     Operator,
     clamp_sizes,
+    is_alone,
     kernel_key,
 )
 
@@ -432,10 +432,7 @@ class Calibration(Record):
         """
         notes: Iterable[str] = self.notes
         if self.notes_of is not None:
-            timed = (
-                one for one in operators if not isinstance(one, Collective) or np.any(np.greater(one.group.size, 1))
-            )
-            keys = dict.fromkeys(map(kernel_key, timed))
+            keys = dict.fromkeys(kernel_key(one) for one in operators if not is_alone(one))
             notes = dict.fromkeys(note for key in keys for note in self.notes_of(key))
         variants: dict[tuple[str, str], list[str]] = {}
         for note in notes:
@@ -478,8 +475,7 @@ class Calibration(Record):
         Streams of experts copy rows, or leave them. Products of MXFP4 have n and k in whole `multiples`.
         """
         if isinstance(operator, Gemm) and operator.microscaled:
-            n, k = self._at_any_shape(operator).multiples
-            return replace(operator, n=ceil(operator.n / n) * n, k=ceil(operator.k / k) * k)
+            return operator.padded(self._at_any_shape(operator).multiples)
         if not isinstance(operator, Elementwise) or operator.in_place is None:
             return operator
         product = self._product(operator)
@@ -491,19 +487,3 @@ class Calibration(Record):
             return None
         fit = self.families.get(operator.product)
         return self.family(operator.product.partition("/")[0]) if fit is None else fit
-
-
-class PartCalibrations(Calibration):
-    """The calibration of the main part of a scenario of two, and that of the other part."""
-
-    other: Calibration = Calibration()
-
-    @classmethod
-    def of(cls, main: Calibration, other: Calibration) -> PartCalibrations:
-        """Return both."""
-        return cls(main.name, main.families, main.notes, main.notes_of, other=other)
-
-
-def other_of(calibration: Calibration) -> Calibration:
-    """Return the calibration of the other part of a scenario, the same where both have one."""
-    return calibration.other if isinstance(calibration, PartCalibrations) else calibration

@@ -158,6 +158,7 @@ class Plans(MutableRecord, eq=False):
     """The answer. best: deployments, the cheapest first, of each cluster the best one and some that lost.
 
     engines: that were looked at in closed form.
+    over_budget: clusters of which one node costs more than the budget.
     reachable: where nothing holds, what would.
     """
 
@@ -166,7 +167,15 @@ class Plans(MutableRecord, eq=False):
     lost: list[tuple[Engine, str]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     engines: list[Engine] = field(default_factory=list)
+    over_budget: list[str] = field(default_factory=list)
     reachable: dict[str, Any] | None = None
+
+    @property
+    def nothing(self) -> str:
+        """Return in words that there is no deployment, and why."""
+        if self.engines:
+            return "nothing is planned: most kernels have no fit on these devices"
+        return f"nothing fits {'the budget' if self.over_budget else 'in memory'}"
 
 
 def replicas_word(count: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from costmodel.errors import InputError, Problem
+from costmodel.hardware import Device
 from costmodel.planning.money import Prices, read_prices
 from costmodel.records import ValueRecord
 from costmodel.units import parse, render
@@ -78,6 +79,10 @@ class PlanRequest(ValueRecord):
     def settings(self) -> dict[str, str]:
         """Return the changes of its workload."""
         return dict(self.changes)
+
+    def rental(self, device: Device) -> float | None:
+        """Return the rent of a device [$/s], null where it has no price."""
+        return (self.prices or Prices()).rental(device)
 
     def document(self) -> dict[str, object]:
         """Return the request as it stands in a plan, SI numbers, without what was not asked for."""

@@ -11,7 +11,6 @@ import numpy as np
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
 from costmodel.planning.deployments import Deployment, Plans, costs, failing, in_order, replicas_word, slowed
-from costmodel.planning.money import Prices
 from costmodel.planning.playing import Played, Player, fewest, playable, spread_of
 from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
@@ -25,7 +24,6 @@ from costmodel.planning.sizing import (
     limits,
     means_hold,
     one_per_layout,
-    rental_of,
     sizes_of,
     weights_of,
 )
@@ -66,7 +64,7 @@ def plan_servers(request: PlanRequest, on_progress: OnProgress) -> Plans:
         first = min((one for one in plans.best if one.played is not None), key=order, default=plans.best[0])
         two = pooled(request, plans.engines, first, plans.left_out, open_ended(on_progress, 1.0 - share, 0.5 * share))
         plans.best += [] if two is None else [replace(two, why="" if two.cost < first.cost else _dearer(two, first))]
-    else:
+    elif not plans.engines:
         plans.left_out += _offers(request)
     order = in_order(plans.best)
     plans.best.sort(key=lambda one: order(one)[:2])  # equals of a cluster are in order of their limits
@@ -78,12 +76,13 @@ def plan_servers(request: PlanRequest, on_progress: OnProgress) -> Plans:
 
 def _offers(request: PlanRequest) -> list[str]:
     """Return the cheapest shipped nodes whose memory holds the model's weights, none where none does in the budget."""
-    weights = min(weights_of(each)[0] for each in structures(request, request.clusters[0], []))
+    least = (weights_of(each)[0] for each in structures(request, request.clusters[0], []))
+    weights = min(least, default=np.inf)  # no engine may run there
     able = []
     for name in Library(request.search_path).names("nodes"):
         node = load_node(name, request.search_path)
-        rent = (request.prices or Prices()).rental(node.device)
-        rent = None if rent is None else rent * float(node.count)
+        device_rent = request.rental(node.device)
+        rent = None if device_rent is None else device_rent * float(node.count)
         holds = weights < float(node.device.device_memory.capacity) * float(node.count)
         if holds and rent is not None and (request.budget is None or rent <= request.budget):
             able.append((rent, f"nodes/{name} ({rent * _HOUR:.4g} $/h)"))
@@ -108,10 +107,14 @@ class _Race(Record):
         every = list(structures(self.request, self.cluster, self.plans.left_out))
         kept: list[Deployment] = []
         candidates: list[Engine] = []
-        node = (rental_of(every[0], self.request) or 0.0) * int(every[0].scenario.cluster.node.count) if every else 0.0
+        node = 0.0
+        if every:
+            of = every[0].scenario.cluster.node
+            node = (self.request.rental(of.device) or 0.0) * int(of.count)
         if self.request.budget is not None and node > self.request.budget:
             rents = f"{node * _HOUR:.4g} $/h, over the budget of {self.request.budget * _HOUR:.4g} $/h"
             self.plans.left_out.append(f"{self.cluster}: one node is {rents}")
+            self.plans.over_budget.append(self.cluster)
             return
         for sizes in sizes_of(every[0]) if every else ():
             if kept and kept[0].holds and kept[0].nodes * kept[0].engine.node < min(sizes):

@@ -312,19 +312,12 @@ def _statistic(evaluation: Evaluation, name: str, limit: Limit, mean: Array) -> 
     return np.asarray(evaluation.tails(NORMAL[limit.statistic])[name], dtype=np.float64)
 
 
-def rental_of(structure: Structure, request: PlanRequest) -> float | None:
-    """Return the rent of a device [$/s], null where it has no price."""
-    device = structure.scenario.cluster.device
-    rent = device.price.rental if request.prices is None else request.prices.rental(device)
-    return None if rent is None else float(np.max(rent))
-
-
 def _collected(
     structure: Structure, request: PlanRequest, columns: Mapping[str, Array], devices: Array, judged: _Judged,
     axis: Array,
 ) -> list[Engine]:  # fmt: skip
     """Return the layouts that fit in memory, with the numbers of replicas that the closed form says."""
-    rental, node = rental_of(structure, request), int(np.max(structure.scenario.cluster.node.count))
+    rental, node = request.rental(structure.scenario.cluster.device), int(np.max(structure.scenario.cluster.node.count))
     limited = [name for name, _ in limits(request)]
     fitting, rough = [], judged.rough
     for row in np.flatnonzero(judged.fits.any(axis=1)).tolist():

@@ -15,15 +15,12 @@ import numpy as np
 
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.api import Workload, load
-from costmodel.equations import equation
-from costmodel.errors import ImplausibleInput, InfeasibleError, InputError, Problem
-from costmodel.network.host import host_link
+from costmodel.errors import ImplausibleInput, InputError, Problem
 from costmodel.planning import commands
-from costmodel.planning.money import Prices
+from costmodel.planning.goodput import Goodput, goodput_of
 from costmodel.planning.request import PlanRequest
 from costmodel.planning.structures import unknown_clusters
-from costmodel.quantities import Seconds
-from costmodel.records import Record, ValueRecord, replace
+from costmodel.records import Record, replace
 from costmodel.result import Point
 from costmodel.schema.files import load_cluster
 from costmodel.schema.model_names import is_model
@@ -33,11 +30,9 @@ from costmodel.study.goals import Candidate, OnProgress, open_ended
 from costmodel.study.layouts import OWN, VARIED
 from costmodel.study.search import Space, searched, settings
 from costmodel.study.sweep import Wanted
-from costmodel.units import render
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.simulation import Checkpoints
 
 MOST = 16_384  # devices of a node that is named instead of a cluster: those of the largest published run
 DAY, HOUR = 86_400.0, 3_600.0
@@ -48,43 +43,6 @@ _FULL = 0.9  # of memory, from which on a run that leaves a tenth is shown besid
 _EVEN = 0.5  # the least probability to end in time of a run that is recommended, where no confidence is asked for
 _USUAL = {("micro_batch", "1"), ("recompute", "none"), ("optimizer.zero", "1"), ("schedule", "1f1b")}
 _THIRD = 1.0 / 3.0  # of a published run's MFU, below which a plan says why
-
-
-class Goodput(ValueRecord):
-    """What failures leave of a run. share: of its time that is progress.
-
-    interval: training between two checkpoints; between: time between two failures; write: of a checkpoint [s].
-    writes: from what `write` follows.
-    """
-
-    interval: float
-    share: float
-    between: float
-    write: float
-    writes: str = "stated"
-
-
-@equation
-def best_goodput(mean: Seconds, write: Seconds, restart: Seconds) -> Goodput:
-    """Return the interval of checkpoints with the largest goodput, and that.
-
-        share = interval / (mean * e^(restart / mean) * (e^((interval + write) / mean) - 1))
-        interval = mean * (1 + W(-e^(-1 - write / mean)))
-
-    mean: time between failures of the run; write: training time that a checkpoint takes; restart: from a failure until
-    training goes on [s]. W: Lambert's. The share is Daly's [Future Generation Computer Systems 22, 2006, equation 13];
-    its derivative is zero where (1 - interval/mean) e^(interval/mean) = e^(-write/mean). Where a checkpoint takes no
-    time the interval is zero, and the share e^(-restart / mean).
-    """
-    from scipy.special import lambertw  # loads when it is used
-
-    interval = float(mean * (1.0 + lambertw(-np.exp(-1.0 - write / mean)).real))
-    share = np.exp(-restart / mean)
-    if interval > 0.0:
-        share *= interval / (mean * np.expm1((interval + write) / mean))
-    else:
-        interval = 0.0  # W(-1/e) is -1, or no number after rounding
-    return Goodput(interval, float(share), float(mean), float(write))
 
 
 class TrainingRun(Record):
@@ -211,17 +169,11 @@ def _why_none(ladder: Ladder, runs: Sequence[TrainingRun]) -> str:
     request = ladder.request
     within = "" if request.budget is None else f" within {request.budget * HOUR:,.4g} $/h"
     if not ladder.numbers:
-        return f"no number of devices is{within}: one is {(_rent(request, ladder.cluster) or 0.0) * HOUR:,.4g} $/h"
+        return f"no number of devices is{within}: one is {(ladder.rent or 0.0) * HOUR:,.4g} $/h"
     if not runs:
         return f"no layout fits in memory on the numbers of devices{within} that were looked at"
     fastest = min(runs, key=lambda run: run.seconds)
     return f"{counted(fastest.devices)}{within and f', the most{within}'}: {late(fastest, request)}"
-
-
-def _rent(request: PlanRequest, cluster: str) -> float | None:
-    """Return the rent of a device [$/s], null where it has no price."""
-    device = load_cluster(cluster, request.search_path).node.device
-    return Prices().rental(device) if request.prices is None else request.prices.rental(device)
 
 
 def _order(run: TrainingRun) -> tuple[float, float]:
@@ -230,13 +182,17 @@ def _order(run: TrainingRun) -> tuple[float, float]:
 
 
 class Ladder(Record):
-    """Numbers of devices of one cluster, and the best run on each that was looked at, null where none fits."""
+    """Numbers of devices of one cluster, and the best run on each that was looked at, null where none fits.
+
+    rent: of a device [$/s], null where it has no price.
+    """
 
     request: PlanRequest
     cluster: str
     workload: Workload
     name: str
     numbers: tuple[int, ...]
+    rent: float | None
     tried: dict[int, TrainingRun | None]
     on_step: Callable[[], None]
 
@@ -247,10 +203,10 @@ class Ladder(Record):
         hardware = load_cluster(cluster, request.search_path, devices=MOST)
         node = int(np.max(hardware.node.count))
         most = int(np.max(hardware.devices)) if hardware.node.nic is not None else node
-        numbers, rent = request.devices or tuple(_numbers(node, most)), _rent(request, cluster)
+        numbers, rent = request.devices or tuple(_numbers(node, most)), request.rental(hardware.node.device)
         if request.budget is not None and rent is not None:
             numbers = tuple(number for number in numbers if number * rent <= request.budget)
-        return cls(request, cluster, workload, name, numbers, {}, on_step)
+        return cls(request, cluster, workload, name, numbers, rent, {}, on_step)
 
     def run(self, devices: int) -> TrainingRun | None:
         """Return the fastest run on some devices, null where no layout fits."""
@@ -380,7 +336,7 @@ class Ladder(Record):
         assert self.request.tokens is not None, "`plan_training` has checked it"
         return TrainingRun(
             cluster=self.cluster, scenario=scenario, point=point, at=best.at, tokens=self.request.tokens,
-            goodput=_goodput(scenario, point), changes=changes, notes=tuple(_notes(scenario, point, best)),
+            goodput=goodput_of(scenario, point), changes=changes, notes=tuple(_notes(scenario, point, best)),
         )  # fmt: skip
 
     def finished(self, run: TrainingRun) -> TrainingRun:
@@ -472,31 +428,6 @@ def nearest_run(scenario: Scenario) -> PublishedRun:
     """Return the published run that is nearest in the logarithm of the parameters of one token."""
     active = float(parameter_count(scenario.architecture).active_with_embedding)
     return min(published_runs(), key=lambda run: abs(math.log(run.parameters / active)))
-
-
-def _goodput(scenario: Scenario, point: Point) -> Goodput:
-    """Return the goodput with the best interval of checkpoints: what the scenario states of failures, else published.
-
-    A checkpoint stops training while each device copies its weights and optimizer to its host.
-    """
-    stated: Checkpoints | None = scenario.simulation.checkpoints
-    known = published_runs()
-    mtbf = next(run.device_mtbf for run in known if run.device_mtbf) if stated is None else float(stated.device_mtbf)
-    restart = next(run.restart for run in known if run.restart) if stated is None else float(stated.restart)
-    parts = point.memory or {}
-    state = parts.get("weights", 0.0) + parts.get("optimizer", 0.0)
-    try:
-        link = float(np.max(host_link(scenario.cluster).bandwidth))
-    except InfeasibleError:
-        link, follows = np.inf, "no file states a link between device and host"
-    else:
-        follows = (
-            f"{render(float(f'{state:.3g}'), 'size')} of weights and optimizer a device, at "
-            f"{render(float(f'{link:.3g}'), 'bandwidth')} to its host"
-        )
-    if stated is not None:
-        return best_goodput(mtbf / point.devices, float(stated.write), restart)
-    return replace(best_goodput(mtbf / point.devices, state / link, restart), writes=follows)
 
 
 def _notes(scenario: Scenario, point: Point, best: Candidate) -> Iterator[str]:

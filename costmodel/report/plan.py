@@ -20,8 +20,7 @@ SURE = 0.9  # a probability that the hint to ask for more names
 def show_plans(plans: deployments.Plans) -> None:
     """Print the best deployment in one line, a table of the best of each cluster, and why no other one is better."""
     if not plans.best:
-        is_over = any("over the budget" in line for line in plans.left_out)
-        show(f"nothing fits {'the budget' if is_over else 'in memory'}", "yellow")
+        show(plans.nothing, "yellow")
         _show_some("left out", plans.left_out[::-1])  # what would do instead first
         return
     best, *others = plans.best

@@ -276,6 +276,14 @@ def test_a_budget_below_the_rent_of_a_node_is_said_at_once() -> None:
     assert all(float(part.partition(" $/h")[0]) <= 0.5 for part in offer.split(" (")[1:])
 
 
+def test_a_device_without_fits_is_no_lack_of_memory() -> None:
+    plans = planned(replace(REQUEST, clusters=("nodes/tpu-v6e-x1",)))
+    assert not plans.best
+    assert plans.nothing == "nothing is planned: most kernels have no fit on these devices"
+    assert not any("the cheapest nodes" in line for line in plans.left_out)
+    assert any("most of its kernels have no fit on this device" in line for line in plans.left_out)
+
+
 def test_engines_of_several_nodes_need_a_network() -> None:
     structure = planned(REQUEST).best[0].engine.structure
     for nic in (None, {"per_device": 1, "bandwidth": "25 GB/s", "latency": "2 us"}):

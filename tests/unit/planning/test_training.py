@@ -12,9 +12,10 @@ import pytest
 import costmodel
 from costmodel.errors import ImplausibleInput, InputError
 from costmodel.event.goodput import simulate_goodput
+from costmodel.planning.goodput import best_goodput
 from costmodel.planning.money import Prices
 from costmodel.planning.request import PlanRequest, read_request
-from costmodel.planning.training import DAY, TrainingPlans, TrainingRun, best_goodput, plan_training
+from costmodel.planning.training import DAY, TrainingPlans, TrainingRun, plan_training
 from costmodel.planning.training_document import document
 from costmodel.study.search import Space, searched
 from costmodel.study.sweep import Wanted
