@@ -14,7 +14,7 @@ from costmodel.calibration.device_chain import CALIBRATIONS, chain_of, same_devi
 from costmodel.calibration.device_relations import cycle_rate, distance, is_of_one_maker, memory_step, relation
 from costmodel.calibration.effects import Effects
 from costmodel.calibration.residual_files import read_residuals
-from costmodel.calibration.substitutes import COMPANION, EXPERTS, IN_PLACE, MULTIPLES
+from costmodel.calibration.substitutes import COMPANION, EXPERTS, IN_PLACE
 from costmodel.cost.attention import DecodeForm
 from costmodel.cost.calibration import FamilyFit, Form
 from costmodel.cost.form_registry import FORMS
@@ -73,8 +73,7 @@ class DeviceFits(Record):
             fit = replace(fit, companions={COMPANION: companion})
         effects = self.effects
         unseen = None if effects is None else effects.unseen(key, is_shape_wise=single_shapes)
-        multiples = MULTIPLES.get((key, self.file.library or ""), (1, 1))
-        return replace(fit, in_place=self.file.library in IN_PLACE, multiples=multiples, unseen=unseen)
+        return replace(fit, in_place=self.file.library in IN_PLACE, unseen=unseen)
 
 
 class RelativeFits(DeviceFits, kw_only=True):

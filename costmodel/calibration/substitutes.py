@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from costmodel.records import replace
-from costmodel.workload.expert_exchange import MARLIN_MXFP4
 from costmodel.workload.operators import GEMM_FAMILIES, gemm_family
 from costmodel.workload.variant import Variant
 
@@ -16,7 +15,6 @@ EXPANDING = {gemm_family(family, weight_only=True): family for family in GEMM_FA
 EXPERTS = ("grouped_gemm", gemm_family("grouped_gemm", weight_only=True))
 COMPANION = f"{ELEMENTWISE}/permute"  # what runs in the rows of layers of experts and is fitted with their products
 IN_PLACE = ("triton", "marlin")  # libraries whose experts read tokens where they are, a row for every copy
-MULTIPLES = {(f"{EXPERTS[1]}/bf16_mxfp4", "marlin"): MARLIN_MXFP4}  # kernels and library -> of widths to which it pads
 # Family -> the one whose kernels substitute for it; a batched GEMM is a GEMM of several groups.
 # Attention whose queries select their keys reads a latent cache as the dense kernels do, of fewer keys.
 _LATENT = {"sparse_mla_decode": "mla_decode", "compressed_attention_decode": "mla_decode"}

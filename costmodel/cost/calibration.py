@@ -99,7 +99,6 @@ class FamilyFit(Record, kw_only=True):
     others: fits of other devices, builds and libraries that say something of the same kernels. None: there is none.
     companions: fits of streams in the same rows, made together with this one, by `family/variant`.
     in_place: its kernels leave rows where they are.
-    multiples: of which outputs n and inputs k of its products are, widths that are not are padded with zeros.
     """
 
     compute_efficiency: Quantity = 1.0
@@ -120,7 +119,6 @@ class FamilyFit(Record, kw_only=True):
     others: OtherFits | None = None
     companions: Mapping[str, FamilyFit] = field(default_factory=dict)
     in_place: bool = False
-    multiples: tuple[int, int] = (1, 1)
 
     def at(self, operator: Operator) -> FamilyFit:
         """Return the fit at the shape of an operator: this one, or the mean of it and others where these say something.
@@ -470,12 +468,7 @@ class Calibration(Record):
         return None if product is None else product.companions.get(f"{operator.family}/{operator.variant}")
 
     def as_run(self, operator: Operator) -> Operator:
-        """Return an operator as the kernels run it that price it.
-
-        Streams of experts copy rows, or leave them. Products of MXFP4 have n and k in whole `multiples`.
-        """
-        if isinstance(operator, Gemm) and operator.microscaled:
-            return operator.padded(self._at_any_shape(operator).multiples)
+        """Return an operator as the kernels run it that price it: streams of experts copy rows, or leave them."""
         if not isinstance(operator, Elementwise) or operator.in_place is None:
             return operator
         product = self._product(operator)

@@ -8,7 +8,7 @@ from costmodel.measurements.row_group import RowGroup, Unmapped
 from costmodel.quantities import Array, Quantity, minimum
 from costmodel.records import replace
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.expert_exchange import MARLIN_MXFP4, FusedExperts
+from costmodel.workload.expert_exchange import FusedExperts
 from costmodel.workload.operators import Elementwise, Gemm, Operator, gemm_family
 
 _DRAWN = ("contiguous", "masked")  # layers of DeepGEMM's benchmark
@@ -113,8 +113,6 @@ def expert_layer(batch: RowGroup) -> list[Operator]:
             local_experts=held, experts=batch.number("num_experts"), tokens=tokens,
             microscaled=batch.text("dtype_in") == "w4a16_mxfp4",
         )  # fmt: skip
-        if product.microscaled and "marlin" in batch.text("kernel"):
-            product = product.padded(MARLIN_MXFP4)
         return replace(product, tuned=batch.tuned_tiles.of(held, inter, product.variant))
 
     up, down = one("expert up", inputs * inter, hidden), one("expert down", hidden, inter)

@@ -144,9 +144,6 @@ def _expert_all_to_alls(
 
 # ---- The streams of a fused layer of experts, as inference engines run it and tables time it -------------------------
 
-# Of what outputs and inputs of Marlin's MXFP4 products are whole multiples: its tiles, to which weights are padded
-# [vllm-project/vllm, model_executor/layers/quantization/mxfp4.py, create_weights].
-MARLIN_MXFP4 = (256, 128)
 
 
 class FusedExperts(Record):

@@ -7,7 +7,7 @@ from typing import ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
-from costmodel.quantities import Bytes, Count, Flop, Mask, Quantity, Seconds, ceil, is_single, maximum, minimum, where
+from costmodel.quantities import Bytes, Count, Flop, Mask, Quantity, Seconds, is_single, maximum, minimum, where
 from costmodel.records import Record, ValueRecord, replace
 from costmodel.workload.expert_targets import targets_of, targets_of_point
 from costmodel.workload.order_statistics import normal_maximum
@@ -78,11 +78,6 @@ class Gemm(Record):
     def one(self) -> Gemm:
         """Return one of its calls."""
         return self if is_single(self.calls) and self.calls == 1.0 else replace(self, calls=1.0)
-
-    def padded(self, multiples: tuple[int, int]) -> Gemm:
-        """Return it with outputs n and inputs k in whole multiples, as of weights that zeros fill up."""
-        n, k = (ceil(width / of) * of for width, of in zip((self.n, self.k), multiples, strict=True))
-        return replace(self, n=n, k=k)
 
     @property
     def starts(self) -> Count:

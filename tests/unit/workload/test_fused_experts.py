@@ -10,7 +10,7 @@ from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.records import replace
 from costmodel.workload.expert_exchange import FusedExperts
 from costmodel.workload.layers import model_work
-from costmodel.workload.operators import Elementwise, Gemm
+from costmodel.workload.operators import Elementwise
 
 KEY = "grouped_gemm/bf16"
 FUSED = FusedExperts(
@@ -45,18 +45,6 @@ def test_streams_run_as_those_of_the_kernels_that_price_the_products(in_place: b
         assert (run.traffic, run.rows, run.in_place) == (own.traffic, own.rows, None)
         assert calibration.fit(run).source == ("beside" if own.kind == "permute" else "apart")
     assert calibration.fit(Elementwise("other", 1.0, kind="permute")).source == "apart"
-
-
-def test_products_run_with_the_outputs_and_inputs_to_which_their_kernels_pad_weights() -> None:
-    gemm = Gemm(
-        "expert up", m=8.0, n=720.0, k=2880.0, dtype="bf16", a_bytes=2.0, b_bytes=0.5, out_bytes=2.0, microscaled=True
-    )
-    fit = FamilyFit(multiples=(256, 128))
-    padded, plain = (Calibration("chip", {"gemm": each}).as_run(gemm) for each in (fit, FamilyFit()))
-    assert isinstance(padded, Gemm)
-    assert isinstance(plain, Gemm)
-    assert (padded.m, padded.n, padded.k) == (8.0, 768.0, 2944.0)
-    assert (plain.n, plain.k) == (720.0, 2880.0)
 
 
 def test_engines_sum_the_results_of_a_token_once_and_training_programs_order_them_back() -> None:
