@@ -123,6 +123,8 @@ def test_few_requests_say_no_probability(tmp_path: Path) -> None:
     one = planned(replace(REQUEST, rate=None, isl=None, osl=None, trace=str(trace))).best[0]
     assert one.holds
     assert one.probability is None
+    counts = [replace(one, played=replace(one.played, requests=count)).few for count in (99, 100)]
+    assert counts == [True, False]  # a p99 has one request beyond it in a hundred
 
 
 def test_a_budget_is_a_ceiling_and_says_which_rate_it_reaches() -> None:
