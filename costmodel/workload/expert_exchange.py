@@ -145,7 +145,6 @@ def _expert_all_to_alls(
 # ---- The streams of a fused layer of experts, as inference engines run it and tables time it -------------------------
 
 
-
 class FusedExperts(Record):
     """What streams around the two grouped GEMMs of a rank's experts, from tokens to one sum a token.
 

@@ -7,7 +7,6 @@ bytes of device memory, and at its achieved rate. Its area is its share of the t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from matplotlib.axes import Axes
 
@@ -104,22 +103,18 @@ def _draw_roofs(axes: Axes, device: HardwareResult, colours: Mapping[str, str]) 
     for dtype, colour in colours.items():
         peak = device.peaks[dtype]
         axes.plot([low, high], [peak, peak], color=colour, zorder=1)
-        _name(axes, f"{path_title(display_name(dtype))} {tick(peak, 'flop_rate')}", (high, peak), colour, "right")
+        name = f"{path_title(display_name(dtype))} {tick(peak, 'flop_rate')}"  # over its left end
+        axes.annotate(name, (low, peak), (3, 3), textcoords="offset points", color=colour, fontsize=SMALL)
     levels = [level for level in reversed(device.memory) if level.bandwidth]
     for level, dashes in zip(levels, DASHES, strict=False):
         bandwidth = level.bandwidth or 0.0
         end = min(top / bandwidth, high)
         axes.plot(
             [low, end], [low * bandwidth, end * bandwidth], color=GREY, linestyle=dashes, zorder=1, scalex=False,
-            scaley=False,
+            scaley=False, label=f"{path_title(display_name(level.name))} {tick(bandwidth, 'bandwidth')}",
         )  # fmt: skip
-        label = f"{path_title(display_name(level.name))} {tick(bandwidth, 'bandwidth')}"
-        _name(axes, label, (end, end * bandwidth), GREY, "center" if end < high else "right")
-
-
-def _name(axes: Axes, text: str, at: tuple[float, float], colour: str, side: Literal["center", "right"]) -> None:
-    """Write the name of a roof over its right end."""
-    axes.annotate(text, at, (0, 3), textcoords="offset points", color=colour, fontsize=SMALL, ha=side)
+    if levels:
+        axes.legend(loc="lower right", fontsize=SMALL, frameon=False, labelcolor=GREY)
 
 
 def _list(side: Axes, lines: list[BreakdownLine], colours: Mapping[str, str], scenario: ScenarioResult) -> None:
