@@ -40,6 +40,7 @@ from costmodel.result import (
     empty_grid,
 )
 from costmodel.workload.memory import Ledger, fits_in_host
+from costmodel.workload.pools import Pools
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout, rules
 
@@ -142,9 +143,10 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> P
     facts = routing_facts(scenario)
     timed = [] if evaluation is None else evaluation.operators()
     notes = calibration.told(each.operator for each in timed)
+    parts_of = scenario.plan.parts[::-1] if isinstance(scenario.plan, Pools) else (scenario,)  # prompts first
     return Point(
         phase=scenario.plan.phase,
-        cluster=scenario.cluster.name,
+        cluster=" + ".join(dict.fromkeys(part.cluster.name for part in parts_of)),
         devices=int(scenario.devices),
         headline=PHASES[scenario.result_kind][0],
         metrics=metrics,

@@ -27,7 +27,7 @@ _SECTIONS = {
     "Training": ("train", "tokens", "days", "devices", "changes"),
 }
 _OPTIONS: tuple[tuple[str, str, str], ...] = (
-    ("--rate", "RATE", "Requests that come, e.g. 20/s."),
+    ("--rate", "RATE", "Requests that come a second, e.g. 20/s."),
     ("--requests-per-day", "N", "The same as requests a day, e.g. 10M."),
     ("--users", "N", "Requests in flight instead: each user sends the next one when the last is answered."),
     ("--isl", "TOKENS", "Tokens of a prompt; default: those of the trace."),

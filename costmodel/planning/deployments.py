@@ -171,6 +171,12 @@ class Plans(MutableRecord, eq=False):
     reachable: dict[str, Any] | None = None
 
     @property
+    def lost_lines(self) -> list[str]:
+        """Return what lost, and why, with its cluster where there are several."""
+        on = "{0.structure.cluster}: " if len(self.request.clusters) > 1 else ""
+        return [f"{on.format(each)}{each.structure} {each}: {why}" for each, why in self.lost]
+
+    @property
     def nothing(self) -> str:
         """Return in words that there is no deployment, and why."""
         if self.engines:
@@ -316,7 +322,7 @@ def document(plans: Plans, *, in_full: bool = True) -> dict[str, Any]:
     return {
         "request": plans.request.document(),
         "plans": [plan_document(one, in_full=in_full) for one in plans.best],
-        "left_out": [*plans.left_out, *(f"{each.structure} {each}: {why}" for each, why in plans.lost)],
+        "left_out": [*plans.left_out, *plans.lost_lines],
         "reachable": plans.reachable,
     }
 

@@ -31,11 +31,11 @@ from costmodel.schema.references import Library
 from costmodel.schema.tree import Tree
 from costmodel.study.goals import OnProgress
 from costmodel.workload.architecture import Architecture
-from costmodel.workload.dtypes import BITS_PER_BYTE, element_bytes
+from costmodel.workload.dtypes import element_bytes
 from costmodel.workload.engine_memory import KvPool, kv_pool
 from costmodel.workload.passes import pass_work
 from costmodel.workload.plans import Decode, Serving
-from costmodel.workload.scenario import Precision, Routing, Scenario
+from costmodel.workload.scenario import Routing, Scenario
 from costmodel.workload.validity import rules
 
 FORMATS = "what_runs"  # the workload whose scenarios are the formats
@@ -252,11 +252,8 @@ def _fitting(name: str, model: ListedModel, formats: Sequence[Format]) -> Held |
     """
     row: Row | None = None
     for form in formats:
-        least = _least(model, _narrowest(form.scenario.precision), form)
         scenario = form.of(model.architecture)
-        if least > _capacity(form):
-            row = _not_fitting(name, form, least)
-        elif all(rule.holds for rule in rules(scenario)):
+        if all(rule.holds for rule in rules(scenario)):
             pool = kv_pool(scenario, form.plan)
             users = _users(pool, form.plan)
             if users >= 1:
@@ -282,14 +279,6 @@ def _not_fitting(name: str, form: Format, memory: float) -> Row:
 def _precision(form: Format) -> str:
     """Return the name of a format's precision: of one that a model is published in, that of its weights."""
     return form.precision or form.scenario.precision.weights
-
-
-def _narrowest(precision: Precision) -> float:
-    """Return the bytes of the narrowest stored weight of a precision, scales aside."""
-    if precision.weight_bits is not None:
-        return float(precision.weight_bits) / BITS_PER_BYTE
-    stored = [precision.weights, *(part.weights for part in precision.parts.values() if part.weights is not None)]
-    return min(float(element_bytes(each)) for each in stored)
 
 
 @equation

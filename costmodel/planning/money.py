@@ -10,15 +10,17 @@ import yaml
 
 from costmodel.analytic.capital import capital, lacking
 from costmodel.equations import equation
-from costmodel.errors import InputError, Location
+from costmodel.errors import InputError, Location, suggest
 from costmodel.hardware import Cluster, Device
 from costmodel.records import ValueRecord, field
 from costmodel.schema.loader import MAX_BYTES, read_text
+from costmodel.schema.references import Library
 from costmodel.units import parse
 
 HOUR, YEAR, MILLION = 3600.0, 365.25 * 86400.0, 1e6
 KILOWATT_HOUR = 3.6e6  # joules
 _KEYS = {"rent": "money_rate", "purchase": "money", "host": "money"}
+_OF = {"rent": "devices", "purchase": "devices", "host": "nodes"}
 _UNITS = {"electricity": "$/kWh", "amortisation": "years"}
 
 
@@ -41,8 +43,8 @@ class Prices(ValueRecord):
         return self.rent.get(device.name, None if own is None else float(own))
 
 
-def read_prices(path: str) -> Prices:
-    """Return a price file. Raises InputError with its place on a key, unit or number that is none."""
+def read_prices(path: str, search_path: tuple[str, ...] = ()) -> Prices:
+    """Return a price file. Raises InputError with its place on a key, name, unit or number that is none."""
     text = read_text(Path(path), path, MAX_BYTES)
     try:
         document = yaml.load(text, Loader=yaml.CSafeLoader)
@@ -56,6 +58,11 @@ def read_prices(path: str) -> Prices:
         for key, dimension in _KEYS.items()
         if document.get(key)
     }
+    for key, kind in _OF.items():
+        names = list(Library(search_path).names(kind))
+        for name in set(values.get(key, ())).difference(names):
+            hint = suggest(name, names)
+            raise InputError.single(f"no such {kind[:-1]}", hint=hint, field=f"{path}: {key}.{name}")
     for key, unit in _UNITS.items():
         if key in document:
             number, _, written = str(document[key]).partition(" ")

@@ -122,6 +122,8 @@ def read_request(given: Mapping[str, Any]) -> PlanRequest:
             problems += error.problems
     if problems:
         raise InputError(problems)
+    if "prices" in given:
+        values["prices"] = read_prices(str(given["prices"]), tuple(map(str, given.get("search_path", ()))))
     if "requests_per_day" in values:
         values["rate"] = values.pop("requests_per_day") / _DAY
     if "users" in values:
@@ -179,9 +181,8 @@ def read_share(text: str, field: str) -> float:
 _READ: Mapping[str, Callable[[str, str], Any]] = {
     **dict.fromkeys(("users", "isl", "osl", "tokens", "days", "requests_per_day"), read_count),
     **dict.fromkeys(("ttft", "tpot"), read_limit),
-    "rate": lambda text, field: read_quantity(text, "rate", field),
+    "rate": lambda text, field: read_quantity(f"{text}/s" if _COUNT.fullmatch(text) else text, "rate", field),
     "budget": lambda text, field: read_quantity(text, "money_rate", field),
     "confidence": read_share,
-    "prices": lambda path, _: read_prices(path),
 }
 """Option -> how its text is read."""

@@ -191,8 +191,9 @@ class _Race(Record):
     def _preferred(self, candidates: Sequence[Engine], kept: list[Deployment]) -> list[Deployment]:
         """Return what is kept, before it the engine that on as many nodes is of the format that the model has.
 
-        Else, or of the same format, the one farthest below its limits. Of each format the most promising is played, but
-        for those that were before the best: they take more nodes. Of one node the fastest are played first.
+        Else, or of the same format, the one farthest below its limits. The most promising is played of each format, of
+        the checkpoint's of each engine, but for those that were before the best: they take more nodes. Of one node the
+        fastest are played first.
         """
         if not kept or not kept[0].holds:
             return kept
@@ -200,12 +201,13 @@ class _Race(Record):
         rank = {one: (one.is_other, one.margin if nodes > 1 else 0.0) for one in (best.engine, *candidates)}
         more = self.tried[: self.tried.index(best.engine)]
         same = [one for one in candidates if one.nodes(one.likely) <= nodes and rank[one] < rank[best.engine]]
-        formats: set[str] = set()
+        kinds: set[str] = set()
         for engine in sorted(same, key=lambda one: (one.is_other, one.margin)):
-            if engine in more or engine.structure.format in formats or self._without_fits(engine) is not None:
+            kind = engine.structure.format if engine.is_other else engine.structure.framework
+            if engine in more or kind in kinds or self._without_fits(engine) is not None:
                 continue
             if playable(Player(engine, self.request)) is None:
-                formats.add(engine.structure.format)
+                kinds.add(kind)
                 (one,) = self._play(engine, engine.within(nodes), [])
                 if one.holds and (engine.is_other < best.engine.is_other or _beyond(one) < _beyond(best)):
                     return [one, *kept]

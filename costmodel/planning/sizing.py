@@ -180,7 +180,7 @@ def lacking(structure: Structure, request: PlanRequest, largest: int, *, fits: b
     if weights > most * capacity:
         return (
             f"no layout fits in memory: weights alone take {has}; name a --cluster of larger devices, or one whose "
-            f"engines have over {int(weights / capacity)} devices"
+            f"engines have {int(weights / capacity) + 1} devices"
         )
     if largest < most:
         return f"an engine takes over {largest} devices, which cannot cost less than what holds"

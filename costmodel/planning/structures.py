@@ -15,7 +15,7 @@ from costmodel.api import Workload, load
 from costmodel.errors import InputError, Problem
 from costmodel.planning.request import PlanRequest
 from costmodel.records import Record, replace
-from costmodel.schema.files import load_cluster, load_document
+from costmodel.schema.files import load_cluster, load_document, read_model
 from costmodel.schema.references import Library, as_reference
 from costmodel.serving.compiled import has_numba
 from costmodel.study.exchanges import exchange_axis
@@ -249,9 +249,19 @@ def unplayed(request: PlanRequest) -> str | None:
 
 def check_load(request: PlanRequest) -> None:
     """Raise InputError with all that a request lacks, that contradicts itself, or that nobody has a file of."""
+    check_model(request)
     problems = [*(Problem(None, *each) for each in _lacking(request)), *unknown_clusters(request)]
     if problems:
         raise InputError(problems)
+
+
+def check_model(request: PlanRequest) -> None:
+    """Raise InputError where the model is unknown, or makes images or videos."""
+    name = str(request.model)
+    if read_model(name, request.search_path).architecture.denoiser is not None:
+        on = next(iter(request.clusters), "nodes/dgx-h100")
+        hint = f"`costmodel simulate {name} --cluster {on}` times one, `costmodel search` finds layouts of a workload"
+        raise InputError.single("makes images or videos, of which nothing is planned", hint=hint, field=name)
 
 
 def unknown_clusters(request: PlanRequest) -> Iterator[Problem]:
@@ -283,6 +293,8 @@ def _lacking(request: PlanRequest) -> Iterator[tuple[str, str, str]]:
             "a trace has its own lengths",
             "remove it, or --trace",
         )
+    if request.osl is not None and request.osl < 2.0:
+        yield "--osl", f"{request.osl:g} is too small", "write at least 2"
     if request.trace is None and not all(lengths.values()):
         missing = " and ".join(flag for flag, given in lengths.items() if not given)
         yield missing, "lengths of requests are not known", "add --isl 2000 --osl 500 (tokens), or --trace FILE"

@@ -19,7 +19,7 @@ from costmodel.errors import ImplausibleInput, InputError, Problem
 from costmodel.planning import commands
 from costmodel.planning.goodput import Goodput, goodput_of
 from costmodel.planning.request import PlanRequest
-from costmodel.planning.structures import unknown_clusters
+from costmodel.planning.structures import check_model, unknown_clusters
 from costmodel.records import Record, replace
 from costmodel.result import Point
 from costmodel.schema.files import load_cluster
@@ -43,6 +43,7 @@ _FULL = 0.9  # of memory, from which on a run that leaves a tenth is shown besid
 _EVEN = 0.5  # the least probability to end in time of a run that is recommended, where no confidence is asked for
 _USUAL = {("micro_batch", "1"), ("recompute", "none"), ("optimizer.zero", "1"), ("schedule", "1f1b")}
 _THIRD = 1.0 / 3.0  # of a published run's MFU, below which a plan says why
+_QLORA = "'scenarios.training.adapters={rank: 16, base_precision: nf4}'"
 
 
 class TrainingRun(Record):
@@ -163,6 +164,7 @@ def _check(request: PlanRequest) -> None:
     problems += unknown_clusters(request)
     if problems:
         raise InputError(problems)
+    check_model(request)
 
 
 def _why_none(ladder: Ladder, runs: Sequence[TrainingRun]) -> str:
@@ -171,7 +173,10 @@ def _why_none(ladder: Ladder, runs: Sequence[TrainingRun]) -> str:
     if not ladder.numbers:
         return f"no number of devices is{within}: one is {(ladder.rent or 0.0) * HOUR:,.4g} $/h"
     if not runs:
-        return f"no layout fits in memory on the numbers of devices{within} that were looked at"
+        adapts = any(path.endswith("adapters") or ".adapters." in path for path in request.settings)
+        hint = "write a shorter `--set scenarios.training.sequence`" if adapts else f"train adapters, --set {_QLORA}"
+        none = f"no layout fits in memory on the numbers of devices{within} that were looked at"
+        return f"{none}; {hint}, or name a --cluster of larger devices"
     fastest = min(runs, key=lambda run: run.seconds)
     return f"{counted(fastest.devices)}{within and f', the most{within}'}: {late(fastest, request)}"
 

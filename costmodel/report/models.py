@@ -206,7 +206,7 @@ def show_machine(machine: Machine) -> None:
         for name, reason in machine.left_out:
             show(f"left out: {name}: {reason}")
     elif machine.left_out:
-        show(f"left out: {', '.join(name for name, _ in machine.left_out)}")
+        show(f"left out, --verbose says why: {', '.join(name for name, _ in machine.left_out)}")
     show(f"next: {listed[0].command}", "dim")
     show(f"      formats and frameworks: workloads/{FORMATS}.yaml", "dim")
     show_hint(
@@ -233,7 +233,7 @@ def answer(machine: Machine, fitting: list[Row]) -> str:
 
 
 def too_large(machine: Machine, fitting: list[Row], most: int | None) -> Iterator[str]:
-    """Yield what models that do not fit need in their narrowest format, the smallest first. most: of them."""
+    """Yield what models that do not fit need in the format that takes least, the smallest first. most: of them."""
     runs = {row.model for row in fitting}
     least: dict[str, Row] = {}
     for row in sorted(machine.rows, key=lambda row: row.memory * row.devices):
@@ -242,7 +242,7 @@ def too_large(machine: Machine, fitting: list[Row], most: int | None) -> Iterato
     for row in list(least.values())[:most]:
         on = f" on each of {row.devices} devices" if row.devices > 1 else ""
         yield (
-            f"too large: {row.model} in {row.format}, its narrowest format here, needs {gib(row.memory)} GiB{on} "
+            f"too large: {row.model} in {row.format}, which takes least here, needs {gib(row.memory)} GiB{on} "
             "besides what the engine reserves"
         )
     if most is not None and len(least) > most:

@@ -200,7 +200,7 @@ def show_blocks(blocks: Sequence[Block]) -> None:
     if rows.rows:
         show(rows)
     if len(blocks) > MOST:
-        show(f"{len(blocks) - MOST} functions more", "dim")
+        show(f"{len(blocks) - MOST} more", "dim")
 
 
 def _show_all(blocks: Sequence[Block]) -> None:

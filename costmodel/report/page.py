@@ -183,7 +183,8 @@ def _fit_to_terminal(content: Table) -> tuple[Table, list[str], list[str]]:
     if content.width > columns:
         same = [i for i in range(len(content.headings)) if _is_constant(content, i)]
         for i in reversed(same) if len(content.rows) > 1 and len(same) < len(content.headings) else ():
-            constant.insert(0, f"{content.names[i]} {cell_text(content.rows[0][i])}".strip())
+            text = cell_text(content.rows[0][i])
+            constant.insert(0, f"{content.names[i]} {text}".strip() if text else "")
             content = content.without(i)
     while content.width > columns:
         widths = content.widths

@@ -33,7 +33,7 @@ def show_plans(plans: deployments.Plans) -> None:
     for line in _cheaper_tokens(best, others):
         show(line)
     show(deployments.receipt_line(best))
-    _show_some("lost", [f"{engine.structure} {engine}: {why}" for engine, why in plans.lost])
+    _show_some("lost", plans.lost_lines)
     _show_some("left out", plans.left_out)
     if holds:
         of_those = f" (its rent is of the {best.devices:,} devices in use)" if best.empty else ""

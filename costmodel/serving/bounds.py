@@ -49,7 +49,7 @@ def check_run(scenario: Scenario, plan: Serving, requests: Requests, policy: Pol
     size = engines * engine_bytes(policy, sizes, count)
     if size > MOST_BYTES:
         hint = f"{units.render(MOST_BYTES, 'size')} are the most; simulate fewer replicas at a part of the rate"
-        raise _wrong(scenario, "replicas", f"{engines:,} engines need {units.render(size, 'size')} of tables", hint)
+        raise _wrong(scenario, "replicas", f"{engines:,} engines need {size / 1e9:.3g} GB of tables", hint)
     comes = requests.arrival[np.isfinite(requests.arrival)]
     lasts = (float(np.ptp(comes)) if len(comes) else 0.0) * (total / len(requests.arrival))
     if lasts > LONGEST:

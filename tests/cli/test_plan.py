@@ -26,12 +26,22 @@ pytestmark = pytest.mark.usefixtures("small_plans")
             "--set scenarios.serving.parallel.tp: `plan` takes no other setting of a server than precision and",
         ),
         (["--budget", "0 $/h"], "--budget: '0 $/h' is not above zero"),
+        (["--rate", "5", "--isl", "100", "--osl", "1"], "--osl: 1 is too small; write at least 2"),
+        (["--rate", "0"], "--rate: '0/s' is not above zero"),
     ],
 )
 def test_an_option_that_says_nothing_is_refused(run, arguments, message):
     refused = run("plan", "qwen3-32b", "--cluster", "nodes/dgx-h100", *arguments)
     assert refused.code == 2
     assert refused.err.startswith(message)
+
+
+@pytest.mark.parametrize("load", [("--rate", "1/s"), ("--train", "--tokens", "1B")])
+def test_of_a_model_that_denoises_nothing_is_planned(run, load):
+    refused = run("plan", "flux.1-dev", "--cluster", "nodes/h100-x1", *load)
+    assert refused.err.startswith(
+        "flux.1-dev: makes images or videos, of which nothing is planned; `costmodel simulate"
+    )
 
 
 KEYS = {
@@ -138,7 +148,7 @@ def test_of_a_model_that_does_not_fit_its_size_and_the_memory_are_said(run):
     none = run("plan", "deepseek-v3", "--cluster", "nodes/rtx-4090-x1", "--users", "1", "--isl", "100", "--osl", "10")
     assert none.code == 3
     assert "weights alone take 624.9 GiB, an engine has at most 24.0 GiB on 1 x 24.0 GiB" in none.out
-    assert "engines have over 26 devices" in none.out
+    assert "engines have 27 devices" in none.out
     long = run("plan", "llama-3-8b", "--cluster", "nodes/rtx-4090-x1", "--users", "1", "--isl", "1M", "--osl", "10")
     assert (
         "BF16: no layout has room for a request of 1,000,010 tokens: weights take 15.0 GiB, an engine has" in long.out

@@ -16,7 +16,7 @@ from costmodel.planning.request import Limit, PlanRequest
 from costmodel.records import Record
 from costmodel.result import Point
 
-_NOT_OF_A_SCENARIO = ("model", "cluster", "context", "tokens", "layers", "hidden", "shards")
+_NOT_OF_A_SCENARIO = ("model", "cluster", "context", "chunked", "tokens", "layers", "hidden", "shards")
 _PARTS = ("parallel", "scheduler", "memory", "speculative", "optimizer")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -112,7 +113,7 @@ def again(made: Engine, settings: Settings, drafts: str | None) -> Settings:
 
 def command(made: Engine, deployed: Deployment, pool: Pool, port: int = PORT) -> list[str]:
     """Return the words that start one engine of a pool, the node's own included."""
-    settings = theirs(made.key, pool.settings | {"context": _context(deployed)})
+    settings = _stated(made, deployed, pool)
     words, document = made.written({name: value for name, value in settings.items() if value}, deployed.drafts)
     placed = _PLACES[made.key](pool) if pool.nodes > 1 and made.key in _PLACES else []
     words = [*words, *_off(made, settings), *placed, *_roles(made, pool)]
@@ -146,6 +147,13 @@ def shell(words: Sequence[str], indent: str = "  ") -> list[str]:
     return [f"{indent}{'  ' if number else ''}{line}" for number, line in enumerate(" \\\n".join(lines).split("\n"))]
 
 
+def _stated(made: Engine, deployed: Deployment, pool: Pool) -> Settings:
+    """Return the settings of a pool in its engine's counting, and what its longest request asks for."""
+    longest = _context(deployed)
+    cuts = (longest or 0) > pool.settings.get("scheduler.token_budget", math.inf) or None
+    return theirs(made.key, pool.settings | {"context": longest, "chunked": cuts})
+
+
 def _context(deployed: Deployment) -> int | None:
     """Return the tokens of the longest request, null where they are not known."""
     known = [deployed.load.get(name) for name in ("isl", "osl")]
@@ -176,7 +184,7 @@ def _engines(made: Engine, deployed: Deployment, pool: Pool) -> Iterator[str]:
 
 def config_lines(made: Engine, deployed: Deployment, pool: Pool) -> Iterator[str]:
     """Yield the lines that write the engine's YAML file, none where it needs none."""
-    document = made.written(theirs(made.key, pool.settings), deployed.drafts)[1]
+    document = made.written(_stated(made, deployed, pool), deployed.drafts)[1]
     if document:
         yield f"cat > {_CONFIG} <<'EOF'"
         yield yaml.safe_dump(document, sort_keys=False).rstrip()

@@ -126,6 +126,16 @@ def test_the_longest_request_of_a_trace_fits_and_its_means_are_benchmarked() -> 
     assert "its bursts and longest requests are not sent" in text
 
 
+def test_tensorrt_llm_cuts_prompts_that_no_step_has_room_for(tmp_path: Path) -> None:
+    """It refuses them otherwise; the option is none of a scenario."""
+    path, entry = tmp_path / "serve.sh", {**WIDE, "framework": "trt-llm", "speculative": None}
+    for tokens, cuts in ((6000, False), (9000, True)):
+        texts = [emit(form, {**REQUEST, "isl": tokens}, entry) for form in ("trt-llm", "dynamo")]
+        assert ["--enable_chunked_prefill" in texts[0], "enable_chunked_prefill: true" in texts[1]] == [cuts, cuts]
+        path.write_text(texts[0], "utf-8")
+        assert not any("chunked" in key for key in answer(read_launch(str(path)), PlanRequest()).changes)
+
+
 def test_a_script_says_what_is_predicted_and_whether_the_limits_hold() -> None:
     predicted = {"metrics": {"ttft_p99": 0.21, "tpot_p99": 0.0331}, "cost_rate": 27.92}
     line = "# Predicted: ttft_p99 210 ms, tpot_p99 33.1 ms, 27.92 $/h"

@@ -136,9 +136,9 @@ def test_a_narrow_terminal_says_once_what_all_rows_say(capsys, monkeypatch) -> N
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((30, 24)))
-    made = page.table(">devices", ">degree of tensor parallelism", ">step", "")
+    made = page.table(">devices", ">degree of tensor parallelism", ">step", "", "note")
     for step in ("1 s", "2 s"):
-        made.add("64", "8", step, "")
+        made.add("64", "8", step, "", "")
     lines = printed(capsys, made).splitlines()
     assert lines[-7:] == [
         "step", "----", " 1 s", " 2 s",

@@ -95,6 +95,7 @@ def test_an_unknown_workload_lists_near_names(world: Path) -> None:
 def test_a_part_of_a_name_finds_the_names_that_have_it() -> None:
     nodes = ["nodes/hgx-h20", "nodes/hgx-h200", "nodes/rtx-4090-x8"]
     assert did_you_mean("h20", nodes) == "did you mean `nodes/hgx-h20`?"
+    assert did_you_mean("flux", ["flux.1-dev", "sdxl"]) == "did you mean `flux.1-dev`?"
     assert did_you_mean("gaudi", nodes) == ""
 
 

@@ -63,6 +63,13 @@ def test_a_closed_loop_keeps_its_number_in_flight(load: Any, in_flight: int) -> 
     assert found["concurrency"] == pytest.approx(decoding)
 
 
+def test_a_result_names_the_devices_of_both_pools(load: Any) -> None:
+    """Prompts first, as they come; the same cluster once."""
+    for decode, named in (("nodes/hgx-h200", "dgx-h100 + hgx-h200"), ("nodes/dgx-h100", "dgx-h100")):
+        run = load(concurrency=4, decode={**RUN["decode"], "cluster": decode}).simulate()["scenarios"]["run"]
+        assert (run["cluster"], run["devices"]) == (named, 8)
+
+
 def test_a_decoding_pool_without_room_says_how_many_wait(load: Any) -> None:
     found = load(concurrency=40, decode={**RUN["decode"], "scheduler": {"max_num_seqs": 8}}).simulate()["scenarios"][
         "run"
