@@ -63,7 +63,8 @@ def headline(one: deployments.Deployment) -> str:
     parts += [] if one.rent is None else [f"{count(one.rent * _HOUR)} $/h{whole}"]
     parts += [] if output is None else [f"{count(output, 2)} $/M output tokens"]
     bound = deployments.binds(one)
-    binds = "nothing binds" if bound == deployments.NOTHING else f"binds: {bound}"
+    kind = "beyond its limit" if one.holds is False else "binds"
+    binds = "nothing binds" if bound == deployments.NOTHING else f"{kind}: {bound}"
     return f"{', '.join(parts)}; {_times(one)}; {binds}{_chance(one)}"
 
 

@@ -28,6 +28,7 @@ from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.servers import plan_servers
 from costmodel.records import replace
+from costmodel.report.plan import headline
 from costmodel.serving import bounds
 
 REQUEST = PlanRequest(
@@ -158,6 +159,7 @@ def test_the_best_that_is_reachable_is_no_worse_than_what_was_played() -> None:
     assert all(one.holds is False for one in plans.best if one.played)
     easier = planned(replace(REQUEST, tpot=None)).best[0]  # no number of devices keeps that limit: the others' plan
     assert (plans.best[0].cost, plans.best[0].replicas) == (easier.cost, easier.replicas)
+    assert "; beyond its limit: TPOT" in headline(plans.best[0])
 
 
 def test_of_plans_that_cost_as_much_the_format_of_the_checkpoint_comes_first() -> None:
