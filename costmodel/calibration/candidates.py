@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from costmodel.cost.calibration import FamilyFit
 from costmodel.records import Record, replace
@@ -41,14 +41,6 @@ class Candidate(Record):
     def is_of(self, name: str) -> bool:
         """Tell whether it is of an implementation, which may name its device: `rtx-4090/vllm`."""
         return name in (self.implementation, self.source.partition("/")[2])
-
-    def is_lead(self, named: Sequence[str]) -> bool:
-        """Tell whether it is of the first named implementation, or of another named one of its library.
-
-        Where none is named, of the device's default.
-        """
-        same = (name for name in named if library_of(name) == library_of(named[0]))
-        return any(map(self.is_of, same)) if named else self.role.startswith(DEFAULT)
 
     @property
     def away(self) -> float:

@@ -22,7 +22,7 @@ from costmodel.calibration.candidates import (
 )
 from costmodel.calibration.device_chain import CALIBRATIONS
 from costmodel.calibration.fit_files import ROOFLINE, FitStore, family_fit, framework_of
-from costmodel.calibration.fit_search import Answer, FitSearch
+from costmodel.calibration.fit_search import EXPERT_MESSAGES, Answer, FitSearch
 from costmodel.calibration.substitutes import (
     COLLECTIVE,
     ELEMENTWISE,
@@ -239,17 +239,21 @@ class FitLookup(Mapping[str, FamilyFit]):
     def _stated(self, key: str, look: Callable[[str, Sequence[str]], list[Candidate]]) -> Iterator[Candidate]:
         """Yield the fits that files state of a key: those passed over, and the one that leads the answer.
 
-        A fit of this very device answers by itself inside what it was made from, if it is of the kernels that are asked
-        for. Else fits of other devices, builds and libraries are joined in a mean (`FamilyFit.at`). look: gives them.
+        A fit of this device, else of its die, answers by itself inside what it was made from, if it is of the kernels
+        that are asked for. Else fits of other devices, builds and libraries are joined in a mean (`FamilyFit.at`).
+        look: gives them.
         """
         named = self._named(key)
         own = self._search.on_device(self._device, key, named)
-        lead = self._search.lead(key, named, own)
+        lead = self._search.lead(key, named[:1], own)
+        looked_at = [] if lead else look(key, named)
+        lead = lead or self._search.lead(key, named, looked_at)
         if lead is not None:
             yield from (each for each in own if each.fit is None)
+            if lead.device != self._device and lead.role == NAMED and "/" not in named[0]:
+                self._tell(key, named, lead)
             yield self._with_others(key, named, lead)
             return
-        looked_at = look(key, named)
         known = [each for each in looked_at if each.fit is not None]
         best = self._joined(key, named, known) if known else None
         yield from (each for each in looked_at if each.fit is None)
@@ -260,19 +264,20 @@ class FitLookup(Mapping[str, FamilyFit]):
             yield best
 
     def _with_others(self, key: str, named: Sequence[str], lead: Candidate) -> Candidate:
-        """Return a fit of the very kernels on this device, which others join outside what it was made from."""
-        lead = replace(lead, error=lead.held_out)
-        if lead.fit is None or lead.fit.form is None or key.startswith(_EXPERT_MESSAGES):
+        """Return a fit of the very kernels, which others join outside what it was made from."""
+        if lead.fit is None or lead.fit.form is None or key.startswith(EXPERT_MESSAGES):
             return lead
-        near = self._search.near(key, named)
-        return self._answered(key, named, [each for each in near if each.fit and each.fit.form], lead)
+        formed = [each for each in self._search.near(key, named) if each.fit and each.fit.form]
+        if lead.device != self._device:
+            formed += self._search.shared(key)
+        return self._answered(key, named, formed, lead)
 
     def _joined(self, key: str, named: Sequence[str], known: Sequence[Candidate]) -> Candidate:
         """Return the candidate that leads the mean of what others lend. known: fits of the key, the nearest first."""
         lead = self._search.answer(key, named, known).candidates[0]
         formed = [each for each in known if each.fit is not None and each.fit.form is not None]
         is_stated = lead.fit is not None and lead.fit.form is None and (lead.role != OTHER or not formed)
-        if is_stated or key.startswith(_EXPERT_MESSAGES):
+        if is_stated or key.startswith(EXPERT_MESSAGES):
             return lead if lead.fit is None else replace(lead, fit=lead.fit.widened(lead.away))
         return self._answered(key, named, [*formed, *self._search.shared(key)])
 
@@ -287,7 +292,9 @@ class FitLookup(Mapping[str, FamilyFit]):
         if lead.fit is None or not fits:
             return lead
         errors = answer if own is None else answer.of_own
-        return replace(lead, fit=replace(lead.fit, others=OtherFits(fits, errors.covariance, errors.tuned, is_own)))
+        is_lent = own is not None and own.device != self._device
+        others = OtherFits(fits, errors.covariance, errors.tuned, is_own, is_lent)
+        return replace(lead, fit=replace(lead.fit, others=others))
 
     def _named(self, key: str) -> Sequence[str]:
         """Return what the framework names for a key, of libraries that run on the device."""
@@ -335,7 +342,6 @@ class FitLookup(Mapping[str, FamilyFit]):
             notes[text] = None
 
 
-_EXPERT_MESSAGES = "moe_"  # families of which the links say more than another device
 _LINKS = (COLLECTIVE, SEND_RECV)  # of which the first named implementation has messages that it is made for
 
 

@@ -24,6 +24,7 @@ SHARED = Kernels("", "", "")  # of all devices that have fits
 MOST = 3  # chosen: fits of devices of which a mean is taken. Four are no better on devices whose fits are hidden
 _NEAR = (OWN, TWIN, DIE)  # a named kernel on the same die comes before another one on the device itself
 _LINKS = (COLLECTIVE, SEND_RECV)  # messages run on links, not on the die that devices have in common
+EXPERT_MESSAGES = "moe_"  # families of which the links say more than another device
 
 
 class Answer(Record):
@@ -41,8 +42,8 @@ class Answer(Record):
         """Return the same without the error of the first fit, which answers alone inside what it was made from."""
 
         def exact(covariance: Covariance) -> Covariance:
-            (_, *first), *others = covariance
-            return (EXACT**2, *first), *others
+            (own, *first), *others = covariance
+            return (max(own - self.candidates[0].held_out ** 2, EXACT**2), *first), *others
 
         return replace(self, covariance=exact(self.covariance), tuned=self.tuned and exact(self.tuned))
 
@@ -66,7 +67,10 @@ class FitSearch:
         may_borrow = self._store.may_borrow(self._device)
         devices = list(dict.fromkeys((*self._chain, *(self._store.same_die(self._device) if may_borrow else ()))))
         every = (each for device in devices for each in self.on_device(device, key, named))
-        looked_at = list({each.source: each for each in every}.values())
+        found: dict[str, Candidate] = {}
+        for each in every:
+            found.setdefault(each.source, each)
+        looked_at = list(found.values())
         is_named = any(each.fit is not None and each.is_of(name) for each in looked_at for name in named)
         if may_borrow and named and not is_named and not key.startswith(_LINKS):
             far = (device for device in self._far if set(named) & set(self._store.names(device)))
@@ -78,22 +82,25 @@ class FitSearch:
     def lead(self, key: str, named: Sequence[str], known: Sequence[Candidate]) -> Candidate | None:
         """Return the one of some candidates that is of the very kernels. None: it has to be found among others.
 
-        It is of this device and of the first named implementation, or of another named one of its library; of the
-        device's default where none is named. One that is named with its device, and a default that the device's own
-        file states, is meant wherever it was measured. Of messages, which run on links, it is any named one of this
-        device.
+        It is of the first named implementation that the die has, or of another named one of its library, measured on
+        the nearest of its devices; of this device's default where none is named. One that is named with its device, and
+        a default that the device's own file states, is meant wherever it was measured. What that device and this one do
+        not share adds to its error. Messages run on links, which no other device of the die shares.
         """
-        for each in known:
-            is_default = not named and each.role == f"{DEFAULT} {self._device}"
-            is_meant = is_default or (bool(named) and each.source == f"{CALIBRATIONS}/{named[0]}")
-            if each.fit is not None and is_meant and each.device != self._device:
-                other = Kernels(self._device, each.implementation, each.library)
-                own = Kernels(each.device, each.implementation, each.library)
-                apart = self._store.effects.apart(key.partition("/")[0], own, other) ** 0.5
-                return replace(each, fit=each.fit.widened(apart))
-            is_of_links = key.startswith(_LINKS) and each.role == NAMED
-            if each.fit is not None and each.device == self._device and (is_of_links or each.is_lead(named)):
-                return each
+        near = (OWN,) if key.startswith((*_LINKS, EXPERT_MESSAGES)) else _NEAR
+        fits = [each for each in known if each.fit and (each.fit.form is not None or each.device == self._device)]
+        of_die = [each for each in fits if self._store.relation(self._device, each.device) in near]
+        asked = next((name for name in named if any(each.is_of(name) for each in of_die)), "")
+        names = [name for name in named if library_of(name) == library_of(asked)]
+        meant = [each for each in known if each.fit and named and each.source == f"{CALIBRATIONS}/{named[0]}"]
+        very = [each for each in of_die if any(map(each.is_of, names))]
+        default = [each for each in known if each.fit and not named and each.role == f"{DEFAULT} {self._device}"]
+        for lead in (*meant, *very, *default)[:1]:
+            devices = (lead.device, self._device)
+            own, other = (Kernels(device, lead.implementation, lead.library) for device in devices)
+            apart = self._store.effects.apart(key.partition("/")[0], own, other) ** 0.5
+            fit = lead.fit if lead.fit is None or not apart else lead.fit.widened(apart)
+            return replace(lead, fit=fit, error=math.hypot(lead.held_out, apart))
         return None
 
     def far(self, key: str, named: Sequence[str]) -> list[Candidate]:
@@ -173,7 +180,7 @@ class FitSearch:
         device first. own: the one of them whose kernels are asked for.
         """
         effects, family = self._store.effects, key.partition("/")[0]
-        asked = Kernels(own.device, own.implementation, own.library) if own else self._asked(named, known)
+        asked = Kernels(self._device, own.implementation, own.library) if own else self._asked(named, known)
         several = key.startswith(_LINKS)  # it names several since each takes messages of its own sizes
 
         def kernels(each: Candidate) -> Kernels:

@@ -313,18 +313,20 @@ class OtherFits(Record):
     covariance: of the errors of the fit and of these, in this order, squares of half widths of 80 % intervals [log].
     tuned: the same at layers with tuned tiles, which other builds run as well. None: no other.
     is_own: the fit is of the very kernels. Its covariance is without its error inside what it was made from.
+    is_lent: it is of another device, whose distance is a part of the covariance.
     """
 
     fits: tuple[FamilyFit, ...]
     covariance: tuple[tuple[float, ...], ...]
     tuned: tuple[tuple[float, ...], ...] | None = None
     is_own: bool = False
+    is_lent: bool = False
 
     def weights(self, excess: Sequence[Quantity], tuned: Quantity = 0.0) -> tuple[list[Quantity], Quantity]:
         """Return what each fit weighs in the mean, and the variance of the mean.
 
             w = C^-1 1 / (1' C^-1 1),   w' = max(w - LEAST_WEIGHT, 0) / sum
-            w'_0 = min(2 w'_0, 1) of a fit of the very kernels, the others in proportion
+            w'_0 = min(2 w'_0, 1) of a fit of the very kernels on the device, the others in proportion
 
         excess: what the shape adds to the variance of each.
         tuned: one at layers with tuned tiles, else zero.
@@ -339,7 +341,7 @@ class OtherFits(Record):
         best = np.linalg.solve(covariance, np.ones((*shape, len(excess), 1)))[..., 0]
         kept = np.maximum(best / best.sum(axis=-1, keepdims=True) - LEAST_WEIGHT, 0.0)
         weights = kept / kept.sum(axis=-1, keepdims=True)
-        if self.is_own:
+        if self.is_own and not self.is_lent:
             first, rest = weights[..., :1], weights[..., 1:]
             own = np.minimum(2.0 * first, 1.0)
             weights = np.concatenate((own, rest * (1.0 - own) / np.maximum(1.0 - first, LEAST_WEIGHT)), axis=-1)

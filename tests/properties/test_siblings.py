@@ -7,13 +7,13 @@ import math
 import pytest
 
 import costmodel
-from costmodel.calibration.fit_files import framework_of
-from costmodel.calibration.fit_lookup import load_calibration
+from costmodel.calibration.fit_files import FitStore, framework_of
+from costmodel.calibration.fit_lookup import FitLookup, load_calibration
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import likely_time
 from costmodel.schema.files import load_device
 from costmodel.schema.references import Library
-from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Operator
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Operator, kernel_key
 
 PAIRS = [
     ("h100-sxm", "h800-sxm"), ("h200-sxm", "h100-sxm"), ("h200-sxm", "h800-sxm"), ("a100-sxm-80gb", "a800-sxm-80gb"),
@@ -102,6 +102,41 @@ def test_a_better_device_is_never_slower_beyond_both_spreads(better, worse, fram
         if len(times) == 2 and math.log(times[0] / times[1]) > WIDER * math.hypot(*halves):
             slower.append(f"{operator.name}: {times[0] / times[1]:.3f} times, spreads {halves[0]:.3f} {halves[1]:.3f}")
     assert not slower
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS[1:])
+@pytest.mark.parametrize(("better", "worse"), PAIRS)
+def test_a_named_kernel_of_the_die_answers_and_no_better_device_is_slower_where_both_have_one_fit(
+    better, worse, framework
+):
+    library = Library(())
+    store, chosen = FitStore(library), framework_of(framework, library)
+    slower, others = [], []
+    devices = list(map(load_device, (better, worse)))
+    lookups = [FitLookup(store, device.name, chosen.implementations) for device in devices]
+    for operator in (*products(), *cores(), *decoded(), *streams()):
+        key, times, taken = kernel_key(operator), [], []
+        for device, lookup in zip(devices, lookups, strict=True):
+            named = [name for name in lookup._named(key) if "/" not in name]
+            die = [each for each in (device.name, *store.same_die(device.name)) if near(store, device.name, each)]
+            known = [fits for name in named for each in die if (fits := store.device_fits(each, name)) is not None]
+            best = lookup.considered(key)[-1]
+            is_named = any(map(best.is_of, named)) and near(store, device.name, best.device)
+            tuned = [each.file.families.get(key) for each in known if key not in each.file.untuned]
+            if any(each is not None and each.form is not None for each in tuned) and not is_named:
+                others.append(f"{device.name} {key}: {best.source} for {named}")
+            fit = lookup.get(key)
+            if getattr(operator, "dtype", "bf16") in device.math and fit is not None and not fit.is_joined(operator):
+                machine = Machine(device, chosen, device.processors)
+                times.append(float(likely_time(operator, machine, None, fit)))
+                taken.append(best.source)
+        if len(times) == 2 and taken[0] == taken[1] and times[0] > 1.01 * times[1]:
+            slower.append(f"{operator.name}: {times[0] / times[1]:.3f} times")
+    assert (slower, others) == ([], [])
+
+
+def near(store: FitStore, device: str, other: str) -> bool:
+    return store.relation(device, other) in ("own", "twin", "die")
 
 
 @pytest.mark.parametrize("scenario", ["prefill", "decode"])
