@@ -32,6 +32,7 @@ _MOST_OF_ALL = 1e6  # requests
 STATISTICS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 _DEVIATIONS = (0.0, 0.5 * NORMAL_90, NORMAL_90, 3.0)  # standard deviations of step times at which requests are played
 REALISATIONS = {True: 5, False: 3}  # of what is drawn, or of a trace, in which a size holds, compiled or not
+_LEAP = 15  # times as many more replicas, where more hardly helped
 _LEAST = 1e-9  # ratio of a time to its limit
 
 
@@ -100,6 +101,21 @@ class Player(Record):
         if at not in self.known:
             self.known[at] = self._play(replicas, slowdown)
         return self.known[at]
+
+    def may_help(self, fewer: int, more: int, slowdown: float) -> bool:
+        """Tell whether first tokens may keep to their limit with still more replicas than those that were played.
+
+        t(infinity) >= t(more) - (t(fewer) - t(more)) * fewer / (more - fewer)
+
+        t: time to the first token, of which what others cause, its queue, falls as 1 / replicas where it is long. Times
+        of tokens do not: batches stay full until there are enough.
+        """
+        limit, after = self.request.ttft, self.play(more, slowdown)
+        if limit is None or not after.keeps_up:
+            return True
+        of = "ttft", limit.statistic
+        before, now = (one.times.get(of, 0.0) for one in (self.play(fewer, slowdown), after))
+        return now - max(before - now, 0.0) * fewer / (more - fewer) <= limit.seconds
 
     def scenario(self, replicas: int) -> Scenario:
         """Return the scenario of so many replicas."""
@@ -255,10 +271,13 @@ def ramp_of(engine: Engine, request: PlanRequest) -> float:
     return float(f"{latency:.3g}") if latency and np.isfinite(latency) else 0.0
 
 
-def fewest(holds: Callable[[int], bool], first: int, most: int) -> int | None:
+def fewest(
+    holds: Callable[[int], bool], first: int, most: int, may_help: Callable[[int, int], bool] = lambda *_: True
+) -> int | None:  # fmt: skip
     """Return the least number that holds, where more than one that holds do as well, null where `most` does not.
 
-    first: where to begin: steps double from there, then halve.
+    first: where to begin: steps double from there, then halve. may_help: tells of one that fails and the second after
+    it whether more may hold. Where it says no the next step is a long one, and where it does so again the last.
     """
     count = min(max(first, 1), most)
     step = max(count // 8, 1)
@@ -268,9 +287,12 @@ def fewest(holds: Callable[[int], bool], first: int, most: int) -> int | None:
             high, step = low, 2 * step
             low = max(low - step, 0)
     else:
-        low, high = count, min(count + step, most)
+        before, low, high, leaps = None, count, min(count + step, most), 0
         while high > low and not holds(high):
-            low, step = high, 2 * step
+            leaps += before is not None and not may_help(before, high)
+            if leaps > 1:
+                return None
+            before, low, step = low, high, _LEAP * high if leaps else 2 * step
             high = min(high + step, most)
         if high == low:
             return None

@@ -231,12 +231,15 @@ def settled(one: Deployment, most: float, on_step: Callable[[], None]) -> Deploy
 def _grown(one: Deployment, most: float, slowdown: float, on_step: Callable[[], None]) -> Deployment | None:
     """Return two pools with as many engines more as it takes to hold in the realisation that their player plays.
 
-    Null where they cost over `most`.
+    The pool grows that the time belongs to which is farthest beyond its limit. Null where they cost over `most`.
     """
+    limited = list(limits(one.player.request))
     while not (run := one.player.play(one.replicas, slowdown)).holds:
         on_step()
         assert one.prefill is not None
-        prompts = run.binds == "TTFT" or (run.binds != "TPOT" and binds(one) == "prefill")
+        beyond = {name: run.times.get((name, each.statistic), 0.0) / each.seconds for name, each in limited}
+        slowest = max(beyond, key=beyond.__getitem__)
+        prompts = slowest == "ttft" if beyond[slowest] > 1.0 else binds(one) == "prefill"
         number = one.prefill.replicas if prompts else one.replicas
         one = with_engines(one, int(not prompts), max(number // _STEPS, 1))
         if one.cost > most:

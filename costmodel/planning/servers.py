@@ -254,7 +254,7 @@ class _Race(Record):
             self.on_step()
             return player.holds(replicas, slowdown)
 
-        least = fewest(holds, engine.likely, cap)
+        least = fewest(holds, engine.likely, cap, partial(player.may_help, slowdown=slowdown))
         if least is None:
             return self._failed(player, cap, spread, kept)
         strict, others = player, player.realisations
@@ -265,7 +265,9 @@ class _Race(Record):
             failing_one = player.holds_in(others, number, slowdown)
             if failing_one.holds(number, slowdown):
                 break
-            strict, more = failing_one, fewest(partial(failing_one.holds, slowdown=slowdown), number + 1, cap)
+            strict = failing_one
+            may_help = partial(strict.may_help, slowdown=slowdown)
+            more = fewest(partial(strict.holds, slowdown=slowdown), number + 1, cap, may_help)
             if more is None:
                 return self._failed(strict, cap, spread, kept)
             least = more
@@ -279,12 +281,17 @@ class _Race(Record):
     def _failed(self, player: Player, cap: int, spread: float, kept: list[Deployment]) -> list[Deployment]:
         """Note an engine that fails at as many replicas as would be cheaper. Keep it where nothing else holds."""
         slowdown = slowed(self.request, spread)
-        player.play(cap, slowdown)
-        nearest = _nearest_of([each for (_, slow), each in player.known.items() if slow == slowdown])
+        played = [each for (number, slow), each in player.known.items() if slow == slowdown and number <= cap]
+        most = max(played, key=lambda each: each.replicas, default=None) or player.play(cap, slowdown)
         if kept and kept[0].holds is not False:
-            fails = "1 replica fails" if cap == 1 else f"{cap} replicas fail"
-            self.plans.lost.append((player.engine, f"{fails}: {failing(player.play(cap, slowdown), self.request)}"))
+            fails = "1 replica fails" if most.replicas == 1 else f"{most.replicas} replicas fail"
+            more = "" if most.replicas >= cap else ", which more do not mend"
+            self.plans.lost.append((player.engine, f"{fails}{more}: {failing(most, self.request)}"))
             return kept
+        before = None
+        while most.replicas < cap and (before is None or most.ratio * FLAT <= before.ratio):
+            before, most = most, player.play(min(2 * most.replicas, cap), slowdown)
+        nearest = _nearest_of([each for (_, slow), each in player.known.items() if slow == slowdown])
         point = player.engine.in_full(self.request, nearest.replicas)
         one = Deployment(player, nearest, nearest.replicas, None, point, spread)
         return [min([*kept, one], key=lambda each: _beyond(each)[0])]  # the first of equals promised most
@@ -378,7 +385,7 @@ def reachable(plans: Plans, on_progress: OnProgress) -> dict[str, Any] | None:
 
 def _as_asked(one: Deployment, request: PlanRequest) -> Deployment:
     """Return a deployment under all limits of a request."""
-    player = Player(one.engine, request, simulations=one.player.simulations)
+    player = replace(one.player, request=request, known={})
     return replace(one, player=player, played=player.play(one.replicas), fewer=None)
 
 

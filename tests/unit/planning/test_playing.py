@@ -23,3 +23,9 @@ def test_it_is_the_first_that_holds_wherever_the_search_begins(first: int, least
 
 def test_where_the_most_that_there_may_be_fail_there_is_none() -> None:
     assert fewest(lambda count: count > 10, 4, 10) is None
+
+
+def test_a_number_is_not_looked_for_once_more_cannot_help() -> None:
+    asked: list[int] = []
+    assert fewest(lambda count: bool(asked.append(count)), 4, 4096, lambda _, more: more < 11) is None
+    assert asked == [4, 5, 7, 11, 176]  # far more, before none is said to hold

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -192,6 +192,19 @@ def test_more_engines_than_are_simulated_do_not_hold(monkeypatch: pytest.MonkeyP
     assert not played.holds
     assert failing(played, REQUEST) == "more engines than are simulated at once"
     assert "engines need" in str(playable(player))
+
+
+def test_first_tokens_that_more_replicas_cannot_mend_are_not_played_on() -> None:
+    """What holds with many replicas is found where a few more hardly help; half of the shortest time is given up."""
+    player = Player(planned(REQUEST).best[0].engine, REQUEST)
+    least = player.play(64).times["ttft", "p99"]
+    for share, most in ((1.0, 200), (0.5, 500)):
+        own = replace(player, request=replace(REQUEST, ttft=Limit(share * least)), known={})
+        asked = partial(own.may_help, slowdown=1.0)
+        number = playing.fewest(own.holds, 2, 4096, asked)
+        assert (number is None) == (share < 1.0)
+        assert number is None or not own.holds(number - 1)
+        assert max(count for count, _ in own.known) <= most
 
 
 def test_of_what_is_not_played_no_least_number_is_claimed() -> None:
