@@ -32,7 +32,7 @@ _MOST_OF_ALL = 1e6  # requests
 STATISTICS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 _DEVIATIONS = (0.0, 0.5 * NORMAL_90, NORMAL_90, 3.0)  # standard deviations of step times at which requests are played
 REALISATIONS = {True: 5, False: 3}  # of what is drawn, or of a trace, in which a size holds, compiled or not
-_LEAP = 15  # times as many more replicas, where more hardly helped
+_LEAP = 4  # times as many more replicas, where more hardly helped
 _LEAST = 1e-9  # ratio of a time to its limit
 
 

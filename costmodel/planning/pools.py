@@ -250,7 +250,7 @@ def _grown(one: Deployment, most: float, slowdown: float, on_step: Callable[[], 
 def _shrunk(one: Deployment, slowdown: float, on_step: Callable[[], None]) -> tuple[Deployment, Played | None]:
     """Return two pools none of whose engines is spare in that realisation, and what becomes of them with one fewer."""
     fewer = None
-    for pool in (0, 1):
+    for pool in (1, 0):  # fewer engines that decode have fewer, larger steps, which are played sooner
         number = one.replicas if pool else one.prefill.replicas  # type: ignore[union-attr]
         known = {number: one.player.play(one.replicas, slowdown)}
 
