@@ -43,6 +43,7 @@ from costmodel.quantities import (
 )
 from costmodel.records import Record, replace
 from costmodel.result import Entry, Metrics
+from costmodel.workload.context import Context
 from costmodel.workload.engine_memory import KvPool, kv_pool
 from costmodel.workload.memory import CachedSequences, Ledger, host_batch_limit, inference_ledger, with_expert_pool
 from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompt_context, request_context
@@ -92,7 +93,10 @@ class EngineSteps(Record):
         more = maximum(state.prompts - whole, 0.0)
         has_more = anywhere(more) or anywhere(state.crowd)  # a step of more prompts than the mean, or one's own
         numbers = [(1.0 - more, whole), (more, whole + 1.0)] if has_more else [(1.0, whole)]
-        both = [engine_passes(scenario, plan, replace(state, prompts=number)) for _, number in numbers]
+        mean = state.peers * state.prompts
+        both = [
+            engine_passes(scenario, plan, replace(state, prompts=number, peers=mean / number)) for _, number in numbers
+        ]
         passes = [*(prompts for prompts, _ in both), both[0][1]]
         models = [pass_model_of(scenario, step, pass_work(step), timer) for step in passes]
         others = minimum(maximum(state.active - 1.0, 0.0), 1.0)
@@ -325,7 +329,9 @@ def steady_state(scenario: Scenario, plan: Serving, concurrency: Count) -> Stead
     waits = 0.0 if plan.rate is not None else arrival_steps(scenario, plan, share)
     random = minimum(plan.arrival_scv, 1.0)
     unseen = 0.5 * (looks - 1.0) * minimum(waits, 1.0)
-    return _steady_state(plan, share, Arrival(waits, unseen, looks, random))
+    ranks, align = scenario.parallel.lockstep, plan.scheduler.align_steps
+    arrival = Arrival(waits, unseen, looks, random, ranks, where(ranks > 1.0, align, 0.0))
+    return _steady_state(plan, share, arrival)
 
 
 def _steady_state(plan: Serving, share: Count, arrival: Arrival) -> SteadyState:
@@ -349,8 +355,8 @@ def arrival_steps(scenario: Scenario, plan: Serving, requests: Count) -> Count:
 
 
 def ranks_wait(scenario: Scenario, plan: Serving) -> bool:
-    """Tell whether ranks that share experts step together and wait for each other's prompts, which the closed form
-    takes no notice of: they pad their tokens to the most of any, or start prompts together."""
+    """Tell whether ranks that share experts pad their tokens to the most of any, or start prompts together: the closed
+    form has means of both, without the bursts in which users that started together come again."""
     waits = np.any(plan.scheduler.align_steps > 0.0) or scenario.framework.padded_ranks
     return bool(waits and np.any(scenario.parallel.lockstep > 1.0))
 
@@ -379,13 +385,18 @@ def engine_passes(scenario: Scenario, plan: Serving, state: SteadyState) -> tupl
     split, drafts = plan.micro_batches, drafted_tokens(plan.speculative)
     keys = plan.input_tokens + plan.output_tokens / 2
     middle = plan.input_tokens - (demand(plan).computed - state.prompt_tokens) / 2
-    chunk = prompt_context(scenario, state.prompts / split, state.prompt_tokens, middle)
+    chunk = among(prompt_context(scenario, state.prompts / split, state.prompt_tokens, middle), state.peers)
     passes = draft_passes(plan.speculative)
     decode_only = Pass((request_context(scenario, state.active / split, keys, drafts),), split, passes, "decode")
     if not plan.scheduler.mixes:
         return Pass((chunk,), split, passes, "prefill"), decode_only
     co_batched = request_context(scenario, state.co_batched / split, keys, drafts)
     return Pass((co_batched, chunk), split, passes, "mixed"), decode_only
+
+
+def among(context: Context, share: Quantity) -> Context:
+    """Return the busiest rank of those that share experts. share: of its tokens that the mean rank has."""
+    return context if context.framework.padded_ranks else replace(context, peers=share)
 
 
 def admission(scenario: Scenario, plan: Serving) -> Admission:

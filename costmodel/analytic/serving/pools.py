@@ -15,7 +15,7 @@ from costmodel.analytic.metrics import invested, served_metrics, spent
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.cache_transfer import CacheTransfer
-from costmodel.analytic.serving.continuous_batching import decode_steps, mean_keys, most_running
+from costmodel.analytic.serving.continuous_batching import among, decode_steps, mean_keys, most_running
 from costmodel.analytic.serving.nodes import NodePlace, batch_nodes, last_node, with_nodes
 from costmodel.analytic.serving.open_loop import VERDICTS
 from costmodel.analytic.serving.prefill_pool import PromptPasses
@@ -108,11 +108,6 @@ def fuller_ledger(plan: Pools) -> Ledger:
     )
 
 
-def _among(context: Context, share: Quantity) -> Context:
-    """Return the busiest rank of those that share experts. share: of its tokens that the mean rank has."""
-    return context if context.framework.padded_ranks else replace(context, peers=share)
-
-
 class PoolsEvaluation(PhaseEvaluation[PoolTables]):
     """Serving from two pools of engines.
 
@@ -185,7 +180,7 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
         own = maximum(each, 1.0)
         passes = prompt_passes(own, self._computed, plan.input_tokens, budget)
         context = prompt_context(part, passes.sequences / plan.micro_batches, passes.new_tokens, passes.kv_len)
-        return self._model(0, _among(context, each / own), "prefill"), passes.count
+        return self._model(0, among(context, each / own), "prefill"), passes.count
 
     def _decode_model(self, batch: Count) -> PassModel:
         """Return a decoding step of so many requests on each pipeline set of a group."""
@@ -193,7 +188,7 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
         own, keys = maximum(batch, 1.0), mean_keys(plan)
         drafts = drafted_tokens(plan.speculative)
         context = request_context(part, own / plan.micro_batches, keys - drafts, drafts)
-        return self._model(1, _among(context, batch / own), "decode")
+        return self._model(1, among(context, batch / own), "decode")
 
     def _model(self, pool: int, context: Context, label: str) -> PassModel:
         part, plan, timer = self._parts[pool], self._plan.engines[pool], self._timers[pool]

@@ -81,6 +81,24 @@ def test_requests_answer_for_a_closed_loop_whose_ranks_wait_for_each_other(ranks
     assert by_requests(loaded.scenario("run"), loaded.calibration(loaded.scenario("run"))) is waits
 
 
+@pytest.mark.parametrize(("framework", "align"), [("vllm", 0), ("trt-llm", 30)])
+def test_both_engines_have_the_same_means_of_ranks_that_step_together(framework: str, align: int) -> None:
+    """Of a load drawn at random: without the steps of other ranks, or the wait for them, a fifth to four fifths off."""
+    draw = np.random.default_rng(20261202 + align)
+    inputs, outputs, users = (int(draw.choice(each)) for each in ([512, 1024, 2048], [64, 128], [6, 8, 12]))
+    run = {"phase": "serving", "cluster": "nodes/dgx-h100", "framework": framework, "parallel": {"dp": 2, "ep": 2},
+           "input_tokens": inputs, "output_tokens": outputs, "concurrency": users, "precision": "bf16",
+           "scheduler": {"align_steps": align, "max_num_seqs": 16}}  # fmt: skip
+    spread = {"distribution": "uniform", "low": 1, "high": 2 * outputs - 1}
+    requests = {"count": 300, "arrivals": "closed_loop", "ramp": f"{outputs / 80:g} s", "output": spread}
+    found = {}
+    for engine, more in (("analytic", {}), ("event", {"requests": requests})):
+        given = {"schema": "costmodel/workload@1", "model": "models/qwen3-30b-a3b", "scenarios": {"run": run | more}}
+        found[engine] = costmodel.load(given).simulate(engine=engine)["scenarios"]["run"]["metrics"]
+    assert found["analytic"]["ttft"] == pytest.approx(found["event"]["ttft"], rel=0.15)
+    assert found["analytic"]["tpot"] == pytest.approx(found["event"]["tpot"], rel=0.08)
+
+
 def test_the_closed_form_beside_sessions_has_the_hits_that_requests_had() -> None:
     """It says how operators share a step: of prompts that were mostly in the cache."""
     workload = loaded(requests=FEW | {"sessions": {"turns": 4}})

@@ -179,13 +179,13 @@ def test_a_grid_is_its_points() -> None:
 
 
 def test_ranks_that_wait_for_each_others_prompts_are_left_to_requests() -> None:
-    """The closed form takes no notice of them, and says so."""
+    """The closed form has means of them, and says so. As if all had the tokens of the one with most they are slower."""
     chosen = scenario(replace(OPEN, rate=1.0), MOE_MODEL, Parallelism(dp=8.0, ep=8.0))
     padded = replace(chosen, framework=replace(chosen.framework, padded_ranks=True))
     alone, together = (evaluate(each, Calibration()) for each in (chosen, padded))
     assert isinstance(alone, OpenLoopEvaluation)
     assert isinstance(together, OpenLoopEvaluation)
-    assert alone.metrics(None) == together.metrics(None)
+    assert float(alone.metrics(None)["ttft"] or 0.0) < float(together.metrics(None)["ttft"] or 0.0)
     assert alone.beyond() is None
     assert "wait for each other's prompts" in (together.beyond() or "")
 
