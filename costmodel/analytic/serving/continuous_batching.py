@@ -22,7 +22,7 @@ from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, ope
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.sessions import of_sessions
 from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState, budgeted, separate
-from costmodel.analytic.serving.waiting import CLIENT, beside_prompts, steps_meanwhile
+from costmodel.analytic.serving.waiting import CLIENT, steps_meanwhile
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.equations import equation
@@ -91,12 +91,9 @@ class EngineSteps(Record):
         full = state.prompt_steps >= 1.0  # chunks that fill each step are cut to fit, and need be no whole prompts
         whole = where(full, state.prompts, floor(state.prompts * (1.0 + _ROUNDING)))
         more = maximum(state.prompts - whole, 0.0)
-        has_more = anywhere(more) or anywhere(state.crowd)  # a step of more prompts than the mean, or one's own
-        numbers = [(1.0 - more, whole), (more, whole + 1.0)] if has_more else [(1.0, whole)]
+        numbers = [(1.0 - more, whole), (more, whole + 1.0)] if anywhere(more) else [(1.0, whole)]
         mean = state.peers * state.prompts
-        both = [
-            engine_passes(scenario, plan, replace(state, prompts=number, peers=mean / number)) for _, number in numbers
-        ]
+        both = [engine_passes(scenario, plan, replace(state, prompts=n, peers=mean / n)) for _, n in numbers]
         passes = [*(prompts for prompts, _ in both), both[0][1]]
         models = [pass_model_of(scenario, step, pass_work(step), timer) for step in passes]
         others = minimum(maximum(state.active - 1.0, 0.0), 1.0)
@@ -150,7 +147,7 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         that follows another one's end waits for the step that has begun then, or for the one under way when client and
         front end are done (`_idle`).
 
-            first = until_first + unadmitted + idle + crowd
+            first = until_first + unadmitted + idle
             unadmitted = not_admitted / throughput          memory holds the others' caches
             rate = throughput / (1 + idle * throughput / (plan.concurrency / parallel.pp)) * engines
             concurrency = admission.running
@@ -165,11 +162,7 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         throughput, admission = state.throughput(with_prompts, decode_only), self._admission
         unadmitted, idle = self._not_admitted / throughput, self._idle(with_prompts, decode_only)
         until_first = state.until_first(with_prompts, decode_only)
-        rounds = [step.round(parallel.pp) for step in self.times(perturbations)]
-        crowd = beside_prompts(1.0, state.crowd, rounds[-2] - rounds[0])  # what one more prompt adds to a step
-        crowd = minimum(crowd, state.later_prompt_steps * maximum(with_prompts - decode_only, 0.0))
-        first = until_first + unadmitted + idle + crowd
-        later = state.after_first(with_prompts, decode_only) - crowd  # which leaves the mean of all steps as it is
+        first, later = until_first + unadmitted + idle, state.after_first(with_prompts, decode_only)
         engines = parallel.pp * parallel.dp * plan.replicas.serving(parallel.all_devices)
         rate = throughput / (1.0 + idle * throughput / (plan.concurrency / parallel.pp)) * engines
         devices = parallel.all_devices * plan.replicas.count

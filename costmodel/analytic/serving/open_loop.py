@@ -34,7 +34,6 @@ from costmodel.analytic.serving.sessions import of_sessions
 from costmodel.analytic.serving.solution import PromptSteps, Solution, Steps, StepTable
 from costmodel.analytic.serving.waiting import (
     CLIENT,
-    CROWD,
     PROMPTS,
     REST,
     SCHEDULED,
@@ -202,12 +201,9 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         base = steps.decode_only if plan.scheduler.mixes else 0.0
         each = maximum(steps.with_prompts - base, 0.0) / state.prompts
         started = minimum(rate * state.first_token_steps * steps.mean, most)
-        crowd = minimum(maximum(1.0 + started - state.prompts, 0.0), most - state.prompts)
-        crowd = minimum(self._arrival_scv, 1.0) * crowd
         share = state.prompt_steps / (state.prompt_steps + state.decode_only_steps)
-        square = share * steps.with_prompts * steps.with_prompts
-        square = square + (1.0 - share) * steps.decode_only * steps.decode_only + each * each * started * crowd
-        return PromptSteps(started=started, most=most, each=each, full=base + each * most, crowd=crowd, square=square)
+        square = share * steps.with_prompts**2 + (1.0 - share) * steps.decode_only**2
+        return PromptSteps(started=started, most=most, each=each, full=base + each * most, square=square)
 
     @equation
     def _terms(
@@ -235,7 +231,6 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             SCHEDULED: {"busy": scheduled, "mean": steps.mean},
             SEAT: {"share_waiting": share_waiting, "variability": scv, **_seat_queue(most, rate, capacity)},
             PROMPTS: {"variability": scv, **_prompt_queue(steps, prompts, rate, offered, seated)},
-            CROWD: {"seated": seated, "crowd": prompts.crowd, "prompt": prompts.each},
         }  # fmt: skip
 
     def percentiles(self) -> Mapping[str, Mapping[str, float]]:
@@ -257,7 +252,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         """Return the rough quantiles of `percentiles` at every point [s]. normal: that of the normal distribution."""
         solution, tokens = self.solution(), self._plan.output_tokens - 1
         steps, variance = solution.steps, self._variance(solution)
-        random = sum_of(solution.waits[name] for name in (REST, SCHEDULED, SEAT, PROMPTS, CROWD))
+        random = sum_of(solution.waits[name] for name in (REST, SCHEDULED, SEAT, PROMPTS))
         first = solution.first - random + upper_tail(random, variance, normal)
         later = self._life(solution, normal)
         return {
@@ -355,7 +350,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         prompt_steps = float(state.first_token_steps + state.later_prompt_steps) * steps.with_prompts / with_prompts
         later = float(state.later_decode_only_steps) * steps.decode_only / decode_only
         priced.add_to(lines, times, (float(prompt_steps), float(later)), sets)
-        bounds = {SEAT: "capacity", PROMPTS: "compute", CROWD: "compute"}
+        bounds = {SEAT: "capacity", PROMPTS: "compute"}
         for cause, wait in solution.waits.items():
             if np.isfinite(wait):
                 lines.add_wait(cause, float(wait), bounds.get(cause, "latency"))

@@ -56,15 +56,13 @@ class Steps(Record, kw_only=True):
 class PromptSteps(Record, kw_only=True):
     """The prompts that share steps. Those longer than a step's room are counted in chunks, of which one fits.
 
-        square = f*T_p^2 + (1 - f)*T_d^2 + b^2*x*crowd
-        crowd  = 1 + x - q      of Poisson arrivals: a prompt is one of E[k^2]/E[k] in its step
+        square = f*T_p^2 + (1 - f)*T_d^2
 
     f: share of steps with prompts, which take T_p, the others T_d.
     started: x, prompts that start in a step on average.
     most: m, that fit into one.
     each: b, what one adds to a step [s].
     full: time of a step with m of them [s].
-    crowd: of those that a prompt's own step has, how many more than the mean step with prompts, q.
     square: E[T^2] of a step [s^2].
     """
 
@@ -72,7 +70,6 @@ class PromptSteps(Record, kw_only=True):
     most: Count
     each: Seconds
     full: Seconds
-    crowd: Count
     square: Quantity
 
 
@@ -100,7 +97,6 @@ class Solution(Record, kw_only=True):
         """Return the time to first token.
 
         first = (steps.own + waits.client_and_front_end + waits.rest_of_the_running_step
-                 + waits.step_scheduled_already + waits.waiting_for_a_seat + waits.behind_other_prompts
-                 + waits.prompts_of_the_same_step)
+                 + waits.step_scheduled_already + waits.waiting_for_a_seat + waits.behind_other_prompts)
         """
         return sum_of([self.steps.own, *self.waits.values()])

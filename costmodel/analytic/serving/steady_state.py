@@ -92,10 +92,6 @@ class Arrival(Record):
         some = (1.0 + _ROUNDING) * (1.0 - maximum(1.0 - starts / requests, 0.0) ** requests)
         return evenly + self.random * (maximum(starts / some, evenly) - evenly)
 
-    def crowd(self, starts: Quantity, requests: Count, prompts: Count, most: Count) -> Count:
-        """Return how many of N - 1 others' prompts start with a request's own, beyond `prompts` of the mean step."""
-        return maximum(minimum(1.0 + self.random * starts * (1.0 - 1.0 / requests), most) - prompts, 0.0)
-
 
 AT_ONCE = Arrival()
 
@@ -112,7 +108,6 @@ class SteadyState(Record, kw_only=True):
     arrival_steps, unseen_steps: from a request's arrival to the step that takes it, and those of them that only decode
     first_token_steps: steps with prompts until a request has its first token
     later_prompt_steps, later_decode_only_steps: steps from then to its last token
-    crowd: prompts in the step of a request's own that the mean step with prompts does not have
     peers: prompts of the mean rank that steps together with this one, which has most, over those of this one
     looks: steps between two looks for requests
     """
@@ -130,7 +125,6 @@ class SteadyState(Record, kw_only=True):
     first_token_steps: Count
     later_prompt_steps: Count
     later_decode_only_steps: Count
-    crowd: Count
     peers: Quantity = 1.0
     looks: Count = 1.0
 
@@ -247,7 +241,7 @@ def chunked(concurrency: Count, demand: Demand, chunk: Count, arrival: Arrival =
         looks, own, most = arrival.looks, share, minimum(chunk / computed, concurrency)
         share = maximum((1.0 - (1.0 - minimum(own * looks, 1.0)) ** arrival.ranks) / looks, own)
         fullest = where(most > 1.0, arrival.fullest(rate * looks, most) * residence, prompts)
-        tokens = where(most > 1.0, minimum(chunk, computed * fullest), tokens)
+        tokens = where((most > 1.0) & (arrival.ranks > 1.0), minimum(chunk, computed * fullest), tokens)
         prompts = where(arrival.ranks > 1.0, maximum(fullest, prompts), prompts)
         peers = minimum(rate * residence / (share * prompts), 1.0)
     active = minimum(rate * (residence + steps), concurrency)
@@ -266,7 +260,6 @@ def chunked(concurrency: Count, demand: Demand, chunk: Count, arrival: Arrival =
         first_token_steps=residence,
         later_prompt_steps=maximum(share * active / rate - residence, 0.0),
         later_decode_only_steps=(1.0 - share) * active / rate,
-        crowd=arrival.crowd(rate * arrival.looks, concurrency, prompts, chunk / computed),
         peers=peers,
         looks=arrival.looks,
     )
@@ -313,6 +306,5 @@ def separate(
         first_token_steps=residence,
         later_prompt_steps=maximum(steps * prompt_steps - residence, 0.0),
         later_decode_only_steps=steps,
-        crowd=arrival.crowd(rate * arrival.looks, concurrency, prompts, most),
         looks=arrival.looks,
     )

@@ -131,19 +131,6 @@ def equivalent_load(offered: Quantity, taken: Quantity) -> Quantity:
     return 1.0 / (1.0 + distance / 2.0 + (distance + distance * distance / 4.0) ** 0.5)
 
 
-@equation
-def beside_prompts(seated: Quantity, crowd: Count, prompt: Seconds) -> Seconds:
-    """Return by how much a prompt's own step is longer for the others that start with it [s].
-
-        prompts_of_the_same_step = seated * crowd * prompt
-
-    seated: share of arrivals that find the engine at work and a seat free.
-    crowd: of those that start with a prompt, how many more than in the mean step with prompts.
-    prompt: what each adds to a step.
-    """
-    return seated * crowd * prompt
-
-
 def upper_tail(mean: Seconds, variance: Quantity, normal: float) -> Seconds:
     """Return a quantile of a time with these moments, as that of a gamma distribution [Wilson and Hilferty, 1931].
 
@@ -155,13 +142,12 @@ def upper_tail(mean: Seconds, variance: Quantity, normal: float) -> Seconds:
     return mean * maximum(1.0 - inverse / 9.0 + normal * inverse**0.5 / 3.0, 0.0) ** 3
 
 
-CLIENT, REST, SCHEDULED, SEAT, PROMPTS, CROWD = (
+CLIENT, REST, SCHEDULED, SEAT, PROMPTS = (
     "client and front end", "rest of the running step", "step scheduled already", "waiting for a seat",
-    "behind other prompts", "prompts of the same step",
+    "behind other prompts",
 )  # fmt: skip
 """Lines of a result: what a request waits for before its own steps."""
 WAITS: Mapping[str, Callable[..., Seconds]] = {
     CLIENT: front_end_wait, REST: residual_step, SCHEDULED: scheduled_step, SEAT: queue_wait, PROMPTS: queue_wait,
-    CROWD: beside_prompts,
 }  # fmt: skip
 """What computes each wait from its terms."""

@@ -140,7 +140,6 @@ scenarios:
 DENSE = "llama-3-8b", "h100-x1", "tp: 1"
 SERVERS = {
     "at a rate": (DENSE, "vllm", "rate: 4 /s", "rest of the running step"),
-    "prompts that gather": (DENSE, "vllm", "rate: 6 /s, scheduler: {token_budget: 8192}", "prompts of the same step"),
     "few seats": (DENSE, "vllm", "rate: 2 /s, scheduler: {max_num_seqs: 16}", "waiting for a seat"),
     "a look every ten steps": (DENSE, "sglang", "rate: 4 /s, scheduler: {look_steps: 10}", "behind other prompts"),
     "a closed loop": (DENSE, "vllm", "concurrency: 64", "steps under way"),

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from costmodel.analytic.serving.waiting import (
-    beside_prompts,
     busy_share,
     equivalent_load,
     queue_wait,
@@ -77,8 +76,7 @@ def test_seats_whose_speed_falls_wait_as_those_that_are_taken_as_often() -> None
     assert equivalent_load(1.0, 0.7) == 1.0
 
 
-def test_prompts_of_the_same_step_and_scheduled_steps_add_their_time() -> None:
-    assert beside_prompts(0.5, 2.0, 0.1) == pytest.approx(0.1)
+def test_scheduled_steps_add_their_time() -> None:
     assert scheduled_step(0.5, 0.1) == pytest.approx(0.05)
 
 
