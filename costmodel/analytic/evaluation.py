@@ -207,7 +207,6 @@ def evaluate(scenario: Scenario, calibration: Calibration) -> Evaluation:
 
 
 def _of_parts(scenario: Scenario, plan: PlanOfParts, calibration: Calibration) -> Evaluation:
-    """Return the evaluation of a scenario of several parts."""
     if isinstance(plan, Disaggregated):
         return DisaggregatedEvaluation(scenario, plan, calibration)
     if isinstance(plan, Pools):

@@ -64,7 +64,6 @@ class StreamTimes(Record):
         return self.kernels + self.collectives + self.expert_all_to_alls
 
     def __add__(self, other: StreamTimes) -> StreamTimes:
-        """Return the sum, stream by stream."""
         exchanges = self.expert_all_to_alls + other.expert_all_to_alls
         kernels, collectives = self.kernels + other.kernels, self.collectives + other.collectives
         return StreamTimes(kernels, collectives, exchanges, self.launches + other.launches)

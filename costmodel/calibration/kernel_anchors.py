@@ -100,7 +100,6 @@ def standardised(part: OperatorRows, table: Table, choice: Choice, framework: Fr
 
 
 def _named(part: OperatorRows) -> list[Any]:
-    """Return the operators that rows are named after."""
     return [each for each in part.operators if each.family == part.family]
 
 

@@ -138,7 +138,6 @@ def _kernel(table: Table, rows: Indices) -> Kernel:
 
 
 def _named_operator(part: OperatorRows) -> Operator:
-    """Return the operator that a row is named after."""
     return next((each for each in part.operators if each.family == part.family), part.operators[0])
 
 

@@ -15,7 +15,7 @@ import click
 
 from costmodel.cli.options import json_option, path_option, print_json
 from costmodel.errors import InputError, Problem
-from costmodel.records import fields
+from costmodel.records import asdict
 
 SHOWN_KINDS = ("devices", "nodes", "clusters", "frameworks", "models", "workloads")
 _LONG = 1.0  # seconds of an import after which a person sees what is loaded
@@ -131,7 +131,7 @@ def _accelerator(search_path: tuple[str, ...], problems: list[Problem]) -> dict[
         hint = "install torch again for this driver: https://pytorch.org/get-started/locally"
         problems.append(Problem(None, "accelerator", f"torch is installed but does not work: {said}", hint))
         return None
-    return {name: getattr(listed, name) for name in fields(listed)}
+    return asdict(listed)
 
 
 def _numba(problems: list[Problem]) -> dict[str, Any] | None:

@@ -48,7 +48,6 @@ class Work(Record):
     moved: Joules = 0.0
 
     def __add__(self, other: Work) -> Work:
-        """Return both together."""
         return Work(
             self.kernels + other.kernels, self.clocked + other.clocked,
             self.switched + other.switched, self.moved + other.moved,

@@ -137,7 +137,6 @@ class XqaForm(DeclaredRecord, kw_only=True):
         return ceil(q_per_kv / multiple) * multiple
 
     def _xqa(self, attention: AttentionKernel) -> DecodeForm:
-        """Return the form of XQA's kernel."""
         occupancy: Quantity = self.occupancy
         q_tile: Quantity = self.q_tile
         epilogue: Quantity = self.epilogue_per_q_dim
@@ -159,7 +158,6 @@ class XqaForm(DeclaredRecord, kw_only=True):
         )  # fmt: skip
 
     def _narrow(self, attention: AttentionKernel, kernel: NarrowHeadKernel) -> DecodeForm:
-        """Return the form of the kernel for narrow heads."""
         return replace(
             self._xqa(attention), launch=kernel.launch, cta_overhead=kernel.cta_overhead,
             occupancy=kernel.occupancy or self.occupancy,

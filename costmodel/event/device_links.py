@@ -60,7 +60,6 @@ def _host_efficiency(model: PassModel) -> float:
 
 
 def _largest(uses: Sequence[LinkUse]) -> dict[str, float]:
-    """Return the largest share of each link."""
     links = {link for use in uses for link in use.shares}
     return {link: max(use.shares.get(link, 0.0) for use in uses) for link in links}
 

@@ -225,7 +225,6 @@ class _SimulatedStep(_Simulated[StepModel, StepTimes]):
         return shorter.grown(longer, steady), timeline, (*notes, note)
 
     def _run(self, model: StepModel, micro_batches: int) -> tuple[StepTimes, Timeline, tuple[str, ...]]:
-        """Return times, timeline and notes of a step of some micro-batches."""
         scenario, engine = self._scenario, self._engine
         name, pp, virtual, _ = model.pipeline.order
         all_ranks = engine.simulates_all(scenario)  # none folded

@@ -249,7 +249,6 @@ def _drawn(task: ActionTask, action: Action, draws: ExpertDraws) -> TaskGroup:
 
 
 def _end_messages(graph: Graph, ends: Sequence[RankEnd]) -> Iterator[int]:
-    """Yield the messages with which ranks end the step."""
     for end in ends:
         for number in range(end.first, end.last):
             task = graph.tasks[number]
@@ -288,7 +287,6 @@ def _saved(step: StepModel, slot: Slot) -> tuple[float, float]:
 
 
 def _slots(step: StepModel, table: Table) -> Iterator[Slot]:
-    """Yield the slot of every action."""
     labels: Mapping[int, int | None] = {
         number: step.pipeline.classes.index(stage) for number, stage in enumerate(step.pipeline.layout)
     } | {NONE: None}
@@ -319,7 +317,6 @@ def _sends(table: Table, first: int) -> dict[tuple[int, int], tuple[int, int]]:
 
 
 def _optimizer_step(step: StepModel, schedule: Schedule, rank: int, last_passes: Sequence[Kind]) -> OptimizerStep:
-    """Return how a rank ends the step."""
     stages = tuple(step.pipeline.layout[stage] for stage in schedule.stages_of(rank))
     for order in (stages, stages[::-1]):  # a mirrored rank has them in reverse
         for end in step.optimizer_steps:

@@ -115,7 +115,6 @@ class Samples(Record):
 
 
 def _taken(part: OperatorRows, rows: Indices) -> OperatorRows:
-    """Return some rows of a part."""
     count = len(part.rows)
 
     def cut(value: Any) -> Any:

@@ -87,7 +87,7 @@ class Network(Record):
     latencies: small message, end to end, null where no source states one.
     """
 
-    topology: Annotated[Annotated[str, OneOf(TOPOLOGIES)], "how switches are wired; `unspecified` has no part counts"]
+    topology: Annotated[str, OneOf(TOPOLOGIES), "how switches are wired; `unspecified` has no part counts"]
     planes: Count
     radix: Annotated[
         Number,
@@ -114,7 +114,7 @@ class Cluster(Record):
 
     name: str
     node: Node
-    count: Annotated[Annotated[Quantity, Whole(1, 10**6)], "nodes in the cluster"]
+    count: Annotated[Quantity, Whole(1, 10**6), "nodes in the cluster"]
     network: Annotated[
         Network | None, "the network; null: several nodes with NICs share one switch, at the NIC's latency"
     ] = None

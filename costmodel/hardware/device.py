@@ -47,7 +47,7 @@ class MemoryLevel(Record):
     bandwidth is null where no source states it: such a level never bounds a kernel.
     """
 
-    name: Annotated[Annotated[str, OneOf(LEVELS)], "name of the level"]
+    name: Annotated[str, OneOf(LEVELS), "name of the level"]
     capacity: Annotated[Size, "capacity"]
     bandwidth: Annotated[Bandwidth | None, "read bandwidth; null: unknown"]
     driver: Annotated[

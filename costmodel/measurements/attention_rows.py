@@ -165,7 +165,6 @@ def _window(batch: RowGroup, keys: Array) -> Array:
 
 
 def _cached(batch: RowGroup) -> Bytes:
-    """Return the bytes of one cached element."""
     return batch.format("kv_dtype", default=batch.text("dtype_in")).left
 
 

@@ -119,7 +119,6 @@ class Table(Record):
         return any(self.texts[name]) if name in self.texts else not np.isnan(self.numbers[name]).all()
 
     def _written(self, name: str) -> Texts:
-        """Return a column as text."""
         if name in self.texts:
             return self.texts[name]
         return np.array(["" if np.isnan(each) else f"{each:.15g}" for each in self.numbers[name]], dtype=np.object_)

@@ -11,6 +11,7 @@ from scipy.sparse import coo_matrix
 
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster
+from costmodel.network import routing_numba
 from costmodel.network.cluster_links import UNBOUNDED, ClusterLinks
 from costmodel.network.grids import GRIDS, grid_paths
 from costmodel.network.sharing import Incidence
@@ -291,18 +292,10 @@ def _chosen_path(traffic: _Traffic, paths: Paths | NextHops, pair: Indices, hops
     size = traffic.flows.size[hops.flow]
     order = np.lexsort((hops.ingress, size, hops.target, hops.source))
     chosen = np.empty(len(pair), np.intp)
-    chosen[order] = _least_loaded(
-        paths.listed(), pair[order], (size * hops.share)[order], len(links.capacity) - links.fabric
-    )
-    return chosen
-
-
-def _least_loaded(paths: Paths, pair: Indices, sizes: Array, links: int) -> Indices:
-    """Return for one flow after the other the path whose fullest link carries least, the first of equals."""
-    from costmodel.network import routing_numba
-
     kernel: Any = routing_numba.kernel() or routing_numba.least_loaded
-    chosen: Indices = kernel((paths.rows, paths.first, paths.count), pair, sizes, links)
+    listed = paths.listed()
+    rows = listed.rows, listed.first, listed.count
+    chosen[order] = kernel(rows, pair[order], (size * hops.share)[order], len(links.capacity) - links.fabric)
     return chosen
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.errors import InputError
+from costmodel.network import sharing_numba
 from costmodel.quantities import Array, Indices
 from costmodel.records import Record
 
@@ -81,7 +82,7 @@ def fair_rates(incidence: Incidence) -> Array:
 
     Uses numba where it is installed. Raises InputError for more flows than numpy alone can share in a reasonable time.
     """
-    numba_rates = compiled()
+    numba_rates = sharing_numba.kernel()
     if numba_rates is None:
         check_flow_count(incidence.flows)
         return numpy_rates(incidence)
@@ -96,18 +97,11 @@ def check_flow_count(flows: int) -> None:
         raise InputError.single(
             f"{flows:,} flows are too many to route one by one, {MOST_FLOWS:,} are the most", hint="use fewer ranks"
         )
-    if flows > MAX_NUMPY_FLOWS and compiled() is None:
+    if flows > MAX_NUMPY_FLOWS and sharing_numba.kernel() is None:
         raise InputError.single(
             f"{flows:,} flows need numba (without it at most {MAX_NUMPY_FLOWS:,}, an all-to-all of 256 endpoints)",
             hint="pip install 'costmodel[fast]'",
         )
-
-
-def compiled() -> Any:
-    """Return the compiled progressive filling, null without numba."""
-    from costmodel.network import sharing_numba
-
-    return sharing_numba.kernel()
 
 
 def numpy_rates(incidence: Incidence) -> Array:

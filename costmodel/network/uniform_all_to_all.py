@@ -176,7 +176,6 @@ def _has_room(network: Network, nodes: int, local: int) -> bool:
 
 
 def _nodes(rank_layout: Layout, group: int) -> Indices:
-    """Return the nodes of a group."""
     return rank_layout.device(np.arange(0, rank_layout.ranks, rank_layout.ranks_per_node), 1, group)
 
 

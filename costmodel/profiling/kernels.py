@@ -256,7 +256,6 @@ def _latent_decode(shape: Shape, operands: Operands) -> Kernel:
 
 
 def _stream(shape: Shape, operands: Operands) -> Kernel:
-    """Return a kernel that only streams."""
     m, n = shape.size("m"), shape.size("n")
     kind, dtype = shape.sub_op, shape.dtype
     if kind == "copy":

@@ -384,7 +384,6 @@ def _with_units(blocks: Sequence[Block], known: dict[tuple[str, str], Units | No
 
 
 def _names(equation: Equation) -> tuple[str, ...]:
-    """Return the names that an equation reads."""
     return _read(equation.expression).names if equation.expression else ()
 
 

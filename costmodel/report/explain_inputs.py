@@ -58,7 +58,6 @@ def work_section(operator: operators.Operator) -> str:
 
 
 def _links(links: GroupLinks) -> Inputs:
-    """Return the links that a group crosses."""
     inputs: Inputs = {
         "ranks": (float(links.size), "count"),
         "ranks per node": (float(links.ranks_per_node), "count"),

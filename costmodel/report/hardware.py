@@ -191,6 +191,5 @@ def _unit(unit: str, dimension: str) -> float:
 
 
 def _price(price: Mapping[str, float | None]) -> str:
-    """Return the rental price of a device."""
     rental = price["rental"]
     return NONE if rental is None else f"{rental / _unit('1 $/h', 'money_rate'):.6g}"

@@ -75,7 +75,6 @@ def _names(sources: Sequence[Path]) -> list[str]:
 
 
 def _part(source: Path, folder: Path, prefix: str, metric: str | None) -> ReportPart:
-    """Draw one source."""
     if source.is_dir():
         sweep = read_sweep(source, metric)
         study = sweep.study

@@ -175,7 +175,6 @@ def _show(explanation: Explanation) -> None:
 
 
 def _parameter(value: float, parameter: Parameter) -> str:
-    """Return the value of a parameter with its unit."""
     if parameter.dimension != "ratio":
         return quantity(value, parameter.dimension, 6)
     return f"{quantity(value, 'count', 6)} {'' if parameter.unit == '1' else parameter.unit}".rstrip()

@@ -124,7 +124,6 @@ def considered(result: SearchResult | FoundScenario, where: str = "") -> str:
 
 
 def _why_none(result: SearchResult) -> str:
-    """Return why a search has no layout."""
     if result.why is not None:
         return result.why
     if not result.looked_at:
@@ -182,7 +181,6 @@ def _heading(name: str) -> str:
 
 
 def _value(value: Any, dimension: str | None) -> str:
-    """Return a value of a layout or of an axis."""
     if value is None:
         return NONE
     return str(value) if dimension in (None, "count") else setting(float(value), dimension)

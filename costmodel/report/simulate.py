@@ -260,7 +260,6 @@ def _show_tails(point: Point) -> None:
 
 
 def _show_lines(lines: Iterable[str | None]) -> None:
-    """Print the lines that are there."""
     for line in filter(None, lines):
         show(line)
 
@@ -386,7 +385,6 @@ def _largest_times(point: Point) -> str:
 
 
 def _largest_parts(point: Point) -> str:
-    """Return the largest parts of the headline metric."""
     whole = point.whole or 1.0
     parts = [
         f"{shown_line(entry.name)} {share(entry.time / whole)} ({entry.bound})"

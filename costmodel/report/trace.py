@@ -65,7 +65,6 @@ def document_lines(events: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
 
 
 def _slice_events(side: str, slices: Sequence[Slice], first_process: int) -> Iterator[Event]:
-    """Yield the events of the slices of a trace that was read."""
     start = min(piece.start for piece in slices)
     processes = {name: first_process + i for i, name in enumerate(dict.fromkeys(piece.process for piece in slices))}
     threads = {key: i for i, key in enumerate(dict.fromkeys((piece.process, piece.thread) for piece in slices))}

@@ -144,7 +144,6 @@ class Anchors(MutableRecord, eq=False):
                 yield other, tree.child("anchor")
 
     def _of_scenario(self, name: str, anchor: Tree | None) -> tuple[MeasuredStep, ...]:
-        """Return the steps that a scenario of the workload states."""
         if anchor not in self._stated:
             field, tools = f"scenarios.{name}.anchor", (self.library, self.resolve)
             items = [item for item in _items(anchor) if item.is_mapping]
@@ -255,7 +254,6 @@ def workload_of(tree: Tree, name: str) -> Tree:
 
 
 def _step(file: MeasuredStepFile, tree: Tree, field: str, scenario: Scenario) -> MeasuredStep:
-    """Return a measured value in SI."""
     allowed = MEASURED[scenario.plan.phase]
     if file.metric not in allowed:
         raise tree.value["metric"].error(

@@ -137,7 +137,6 @@ def _axis(file: pattern_files.AxisFile, tile: float) -> neighbourhood.Axis:
 
 
 def _pattern(file: pattern_files.AnyPattern) -> patterns.Pattern:
-    """Return the pattern of the file's kind."""
     if isinstance(file, pattern_files.NeighbourhoodFile):
         tile = _NEIGHBOURHOOD_TILES[len(file.axes)]
         return neighbourhood.Neighbourhood(axes=tuple(_axis(axis, tile) for axis in file.axes))

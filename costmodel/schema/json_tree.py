@@ -41,7 +41,6 @@ class _Scanner:
         return tree
 
     def _value(self, position: int, key: Location | None = None) -> tuple[Tree, int]:
-        """Return the value at a position, and the position after it."""
         location, opening = self._locate(position), self._text[position : position + 1]
         value: Any
         if opening == '"':

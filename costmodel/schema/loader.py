@@ -276,7 +276,6 @@ def _block(value: Mapping[str, Any], indent: str) -> Iterator[str]:
 
 
 def _flow(value: Any) -> str:
-    """Return a value on one line."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):

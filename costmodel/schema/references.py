@@ -271,7 +271,6 @@ class Library:
         return self._trees[key]
 
     def _resolved(self, path: Path) -> Path:
-        """Return a path without links."""
         if path not in self._real:
             self._real[path] = _real(path)
         return self._real[path]

@@ -171,7 +171,6 @@ def _in_sight(sources: Iterable[Source], scenario: str, overrides: Mapping[str, 
 def _without_anchors(
     tree: Tree, name: str, library: Library, *, overrides: Mapping[str, object], scenarios: Sequence[str]
 ) -> Mapping[str, Scenario]:
-    """Return some scenarios of a document, without anchors."""
     entries = tree.value["scenarios"]
     stripped = {key: each.without("anchor") if each.is_mapping else each for key, each in entries.value.items()}
     plain = tree.with_entries(scenarios=replace(entries, value=stripped))

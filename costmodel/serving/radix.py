@@ -14,8 +14,8 @@ ROOT = -1
 def paths_of_blocks(blocks: Ints, number: Ints, sizes: Ints | None = None) -> Paths:
     """Return the paths of requests whose blocks have numbers, one request's after the other's.
 
-    A block is another one where its number is, or what comes before it. number: of blocks of each request. sizes: where
-    numbers stand for several blocks, how many each does.
+    A node is a number with all that comes before it; a run begins where no node is the parent, or it has several
+    children. number: of blocks of each request; sizes: blocks that each number stands for, one by default.
     """
     count = len(number)
     opens = np.zeros(len(blocks), bool)
@@ -55,8 +55,8 @@ def _nodes(blocks: Ints, opens: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
     tree, before, nodes, distinct = np.empty_like(node), np.full(len(start), ROOT), 0, len(of_parent)
     for level in range(int(length.max())):
         alive = length > level
-        place = start[alive] + level
-        pairs, index = np.unique((before[alive] + 1) * distinct + node[place], return_inverse=True)
-        tree[place] = before[alive] = nodes + index
+        at = start[alive] + level
+        pairs, index = np.unique((before[alive] + 1) * distinct + node[at], return_inverse=True)
+        tree[at] = before[alive] = nodes + index
         nodes += len(pairs)
     return tree, np.where(opens, ROOT, np.roll(tree, 1))

@@ -123,7 +123,6 @@ def read_axis(request: Request, number: NumberType | None, *, linked: bool = Fal
 
 
 def _choices(request: Request, *, linked: bool) -> Axis:
-    """Return an axis of names."""
     texts = tuple(text.strip() for text in request.values.split(",")) if request.values else ()
     if not texts:
         raise _wrong(request, "has no values", "write names with commas between")

@@ -262,7 +262,6 @@ def _rows(chunk: Chunk, piece: Piece) -> Columns:
 
 
 def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
-    """Return the evaluated columns of a piece."""
     sizes = tuple(len(part) for part in piece.index)
     columns: dict[str, npt.NDArray[Any]] = {"scenario": np.full(piece.points, piece.name)}
     columns |= {path: np.full(piece.points, text) for path, text in piece.choices.items()}
@@ -295,7 +294,6 @@ def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
 
 
 def _evaluated(scenario: Scenario, calibration: Calibration, sizes: tuple[int, ...], engine: str) -> Result:
-    """Return a grid as an engine gives it."""
     if engine == "analytic":
         return evaluate_grid(scenario, calibration, sizes)
     from costmodel.event.evaluation import simulate_grid  # SimPy loads when it is used

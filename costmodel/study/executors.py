@@ -87,11 +87,11 @@ def _dask(workers: int | None, scheduler: str) -> Iterator[Pool]:
             local = distributed.LocalCluster(
                 n_workers=workers or 1, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=40
             )
-            address_of = opened.enter_context(local)
+            cluster = opened.enter_context(local)
         else:
-            asyncio.run(_reach(distributed, scheduler))
-            address_of = scheduler
-        client = opened.enter_context(distributed.Client(address_of))
+            asyncio.run(_check_answers(distributed, scheduler))
+            cluster = scheduler
+        client = opened.enter_context(distributed.Client(cluster))
         cores = sum(client.ncores().values())
         if not cores:
             raise InputError.single(
@@ -101,7 +101,7 @@ def _dask(workers: int | None, scheduler: str) -> Iterator[Pool]:
         yield Pool(client.get_executor(pure=False), cores)
 
 
-async def _reach(distributed: Any, address: str) -> None:
+async def _check_answers(distributed: Any, address: str) -> None:
     """Connect to a scheduler and leave again; raise InputError where none answers.
 
     A client that finds no scheduler is never closed: collected as garbage while another starts, it waits for the lock

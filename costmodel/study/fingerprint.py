@@ -10,9 +10,8 @@ import numpy as np
 
 from costmodel.records import fields, is_record
 from costmodel.schema.references import FOLDERS
+from costmodel.study.files import DIGITS
 from costmodel.study.sweep import Sweep
-
-DIGITS = 16  # of the digest that are kept
 
 
 def fingerprint(sweep: Sweep) -> str:

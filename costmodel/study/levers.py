@@ -102,7 +102,6 @@ def worths_of(
 
 
 def _changes(switch: SwitchFile, scenario: str, phase: str) -> bool:
-    """Tell whether a scenario of a phase is one that a switch changes."""
     return phase in switch.phases and (not switch.scenarios or bool({scenario, phase} & set(switch.scenarios)))
 
 

@@ -240,7 +240,6 @@ def _with_headline(study: SweepFile, metric: str | None) -> SweepFile:
 
 
 def _parts(study: SweepFile, folder: Path) -> Iterator[Columns]:
-    """Yield the parts of a table in their order."""
     left = MAX_SWEEP_BYTES
     for number in range(study.parts):
         path = part_path(folder, number, study.form)

@@ -179,7 +179,6 @@ def _loaded(workload: Workload, scenario: str, one: Structure) -> Workload | Non
 
 
 def _add(result: SearchResult, request: SearchRequest, on_progress: OnProgress) -> None:
-    """Search one structure."""
     chosen = request.workload.scenario(request.scenario)
     unknown = missing(chosen)
     for name in request.goal.names:

@@ -64,7 +64,6 @@ def _pools(plan: Reinforcement, devices: int) -> Iterator[tuple[int, int]]:
 
 
 def _engines(workload: Workload, plan: Reinforcement, devices: int, fixed: Sequence[str]) -> Iterator[Layout]:
-    """Yield the layouts of engines on some devices."""
     name, head = plan.rollout.name, f"scenarios.{plan.rollout.name}."
     pinned = {path: float(value) for path, _, value in (each.partition("=") for each in fixed) if path.startswith(head)}
     heads = [float(heads_of(layer.mixer)) for layer in workload.scenario(name).architecture.layers]

@@ -54,12 +54,10 @@ def with_anchors(
 
 
 def _is_anchor_file(file: Path) -> bool:
-    """Tell whether an argument is an anchor file, or the name of one."""
     return file.suffix in (".yaml", ".yml", "") and not (file.suffix == "" and file.is_file())
 
 
 def _anchored(scenario: Tree, items: Sequence[Tree]) -> Tree:
-    """Return a scenario with more anchors."""
     own = scenario.child("anchor")
     before = [] if own is None or own.value is None else own.value if isinstance(own.value, list) else [own]
     return scenario.with_entries(anchor=Tree([*before, *items]))

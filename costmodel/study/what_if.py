@@ -132,7 +132,6 @@ def worths(workload: Workload, scenario: str, levers: Sequence[AlternativeFile])
 
 
 def _worth(workload: Workload, scenario: str, lever: AlternativeFile) -> Worth:
-    """Return what a lever is worth alone."""
     unknown = _unknown(workload, scenario, lever, {})
     try:
         changes = dict(changes_of(workload, scenario, lever))
@@ -233,7 +232,6 @@ def _path(scenario: str, path: str) -> str:
 
 
 def _metric(workload: Workload, scenario: str) -> str:
-    """Return the headline of a scenario."""
     return PHASES[workload.scenario(scenario).result_kind][0]
 
 

@@ -178,7 +178,6 @@ def part_ledger(part: Part) -> Ledger:
 
 
 def _layer_tokens(context: Context) -> Iterator[Bytes]:
-    """Yield the bytes of the tokens of each kind of layer."""
     for layer in context.architecture.kinds:
         own = layer_context(context, layer)
         text = own.text_tokens * own.sequences / own.parallel.cp if layer.two_streams else 0.0

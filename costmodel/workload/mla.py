@@ -117,7 +117,6 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
 
 
 def _latent_kernel(context: Context, mixer: Mla, name: str, group: HeadGroup) -> AttentionKernel:
-    """Return the kernel of a group of heads on the latents that its pattern attends to."""
     decodes, dtype = context.phase == "decode", context.precision.attention
     heads, width = group.share * mixer.heads / context.parallel.tp, mixer.kv_lora + mixer.rope_dim
     # A prompt's keys are gathered from the context-parallel ranks; a decoding step's stay where they are cached.

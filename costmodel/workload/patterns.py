@@ -198,7 +198,6 @@ class Chunked(Pattern, kw_only=True):
         return maximum(self._first_pairs(sequence) / sequence - 0.5, 0.0)
 
     def _first_pairs(self, tokens: Count) -> Count:
-        """Return the pairs of the first `tokens` queries."""
         chunks = floor(tokens / self.chunk)
         rest = tokens - chunks * self.chunk
         return chunks * self.chunk * (self.chunk + 1) / 2 + rest * (rest + 1) / 2
@@ -253,7 +252,6 @@ class StridedBlocks(Pattern, kw_only=True):
         return self._first_pairs(kv_len) - self._first_pairs(kv_len - q_len)
 
     def _first_pairs(self, tokens: Count) -> Count:
-        """Return the pairs of the first `tokens` queries: b^2 per block of whole query blocks, and the last part."""
         rows = floor(tokens / self.block)
         whole = self.block * self.block * self._blocks_before(rows)
         return whole + (tokens - rows * self.block) * self.block * self._blocks(rows)

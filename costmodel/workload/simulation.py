@@ -30,7 +30,7 @@ class Checkpoints(Record):
 class Simulation(Record):
     """How a scenario is simulated."""
 
-    seed: Annotated[Annotated[int, Whole(0, single=True)], "random seed"] = 0
+    seed: Annotated[int, Whole(0, single=True), "random seed"] = 0
     jitter: float = 0.0
     shares_processors: Annotated[bool, "kernels may use communication SMs while these are idle"] = False
     contention: Annotated[bool, "concurrent messages share links, max-min fairly"] = False

@@ -244,7 +244,6 @@ class WorkBuilder(MutableRecord):
 
 
 def _named(operators: Iterable[Operator], name: str) -> tuple[Operator, ...]:
-    """Return operators with a word before their names."""
     return tuple(replace(operator, name=f"{name}: {operator.name}") for operator in operators)
 
 

@@ -192,7 +192,6 @@ def step_schedule(scenario: Scenario, plan: Training) -> tuple[Order, Schedule, 
 
 
 def _pipeline(scenario: Scenario, plan: Training) -> Pipeline:
-    """Return the pipeline of a step."""
     order, schedule, layout = step_schedule(scenario, plan)
     classes = tuple(dict.fromkeys(layout))
     program = compile_schedule(*order, tuple(classes.index(stage) for stage in layout))
@@ -200,7 +199,6 @@ def _pipeline(scenario: Scenario, plan: Training) -> Pipeline:
 
 
 def _stage_messages(scenario: Scenario, plan: Training, context: Context, timer: OperatorTimer) -> StageMessages:
-    """Return the messages between the stages of a step."""
     parallel, concurrent = scenario.parallel, concurrent_messages(plan.schedule)  # they share a rank's link
     neighbours = Group(parallel.pp, parallel.tp * parallel.cp * parallel.dp)
     width = scenario.architecture.streams * scenario.architecture.hidden

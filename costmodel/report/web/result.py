@@ -130,7 +130,6 @@ def _prices(scenario: ScenarioResult) -> Iterator[str]:
 
 
 def _basis(scenario: ScenarioResult) -> str:
-    """Return the share of the time by basis."""
     rows = table("basis", ">share of the time")
     for value, name in sorted(((value, name) for name, value in scenario.basis.items() if value > 0), reverse=True):
         rows.add(shown_basis(name), share(value))

@@ -31,7 +31,6 @@ def mixer_tree(config: Config, kind: LayerKind) -> dict[str, Tree]:
 
 
 def _attention(config: Config, kind: LayerKind) -> dict[str, Tree]:
-    """Return grouped-query attention."""
     heads = config.size("heads")
     head_dim, alibi = _head_dim(config, heads), config.flag("alibi")
     rotary, biased = config.flag("rotary") and not alibi, is_biased(config, "bias")

@@ -109,7 +109,6 @@ def _longest_group(kinds: list[LayerKind]) -> tuple[int, int, int]:
 
 
 def _layer(config: Config, kind: LayerKind) -> dict[str, Tree]:
-    """Return one kind of layer, without its `repeat`."""
     grouped = config.flag("grouped")
     parallel = (config.flag("parallel") or grouped) and NONE not in (kind.mixer, kind.ffn)
     shared = not (grouped and config.count("norms") != 1) if config.has("norms") else config.flag("shared_norm")
@@ -149,7 +148,6 @@ def _dense(config: Config, *, doubled: bool = False) -> dict[str, Tree]:
 
 
 def _moe(config: Config) -> dict[str, Tree]:
-    """Return a mixture of experts."""
     experts, top_k, groups = config.size("experts"), config.size("top_k"), config.count("groups")
     if top_k > experts:
         message = f"a token cannot visit {top_k} of {experts} experts ({config.name_of('experts')})"

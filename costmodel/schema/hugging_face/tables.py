@@ -108,7 +108,6 @@ def _over(facts: Family, family: Family) -> Family:
 
 
 def _fact(stated: Any) -> Fact:
-    """Return a fact as it is written in a file."""
     if isinstance(stated, str):
         return _key(stated) if stated.startswith("$") else stated
     if isinstance(stated, list):

@@ -204,7 +204,6 @@ def _predicted(
 
 
 def _stated(comparison: Comparison, case: Case, state: State, changed: Mapping[str, object]) -> Comparison:
-    """Return a comparison with what was changed for it, and what rests on the figure."""
     is_compared = comparison.verdict in (PASS, FAIL)
     terms = {path: value.value if isinstance(value, SI) else value for path, value in changed.items()}
     return replace(

@@ -114,7 +114,6 @@ def _both_ends(pp: Count, micro_batches: Count) -> Iterator[Rule]:
 
 
 def _twice_pp(pp: Count, micro_batches: Count) -> Iterator[Rule]:
-    """Yield what DualPipeV asks."""
     message = f"DualPipeV needs at least {shown(2 * pp)} micro-batches, but there are {shown(micro_batches)}"
     yield Rule("global_batch", _fractional(micro_batches) | (micro_batches >= 2 * pp), message, _for(2 * pp))
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from costmodel.errors import InputError
 from costmodel.network.flows import FlowSession, _by_arrays, drained, flow_classes, run_collapsed, run_flows
-from costmodel.network.sharing import MAX_NUMPY_FLOWS, Incidence, check_capacity, compiled, fair_rates, numpy_rates
+from costmodel.network.sharing import MAX_NUMPY_FLOWS, Incidence, check_capacity, fair_rates, numpy_rates
+from costmodel.network.sharing_numba import kernel as compiled
 from costmodel.quantities import Array
 
 pytestmark = pytest.mark.core  # with numba and without
