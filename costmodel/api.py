@@ -328,18 +328,20 @@ def request_engine(
     on_progress: receives the share of its runs that are done.
     keeps: every request of a long run, for a table of them.
     """
+    options = {"checkpoint": checkpoint, "workers": workers, "on_progress": on_progress, "keeps": keeps}
+    return partial(_requests, options)
 
-    def requests(scenario: Scenario, plan: Serving | Pools, calibration: Calibration) -> Evaluation:
-        from costmodel.serving.evaluation import Options, RequestEvaluation  # loads when it is used
 
-        options = Options(checkpoint=checkpoint, workers=workers, on_progress=on_progress, keeps=keeps)
-        if isinstance(plan, Pools):
-            from costmodel.serving.two_pools import PoolsPlayed  # loads when it is used
+def _requests(
+    options: Mapping[str, Any], scenario: Scenario, plan: Serving | Pools, calibration: Calibration
+) -> Evaluation:
+    from costmodel.serving.evaluation import Options, RequestEvaluation  # loads when it is used
 
-            return PoolsPlayed(scenario, plan, calibration, options)
-        return RequestEvaluation(scenario, plan, calibration, options)
+    if isinstance(plan, Pools):
+        from costmodel.serving.two_pools import PoolsPlayed  # loads when it is used
 
-    return requests
+        return PoolsPlayed(scenario, plan, calibration, Options(**options))
+    return RequestEvaluation(scenario, plan, calibration, Options(**options))
 
 
 def _as_numbers(path: str, values: list[Any]) -> Array:

@@ -29,7 +29,8 @@ class SI(Record):
     value: float | npt.NDArray[Any]
 
     def __str__(self) -> str:
-        return "SI(array)" if isinstance(self.value, np.ndarray) else f"{self.value:g}"
+        ends = (np.min(self.value), np.max(self.value)) if np.size(self.value) else ()
+        return " .. ".join(dict.fromkeys(f"{float(end):g}" for end in ends))
 
 
 class Wrong(ValueError):

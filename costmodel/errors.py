@@ -130,7 +130,10 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
         return ""
     lower = {name.lower(): name for name in known[:_MAX_COMPARED]}
     word = word.lower()
-    close = [lower[word]] if word in lower else [lower[each] for each in difflib.get_close_matches(word, lower, 3, 0.6)]
+    bare = re.sub("[-_. ]", "", word)  # gpt-3 for gpt3-175b
+    starts = [name for each, name in lower.items() if len(bare) > 3 and re.sub("[-_. ]", "", each).startswith(bare)]
+    close = [lower[word]] if word in lower else starts[:3]
+    close = close or [lower[each] for each in difflib.get_close_matches(word, lower, 3, 0.6)]
     close = close or [name for each, name in lower.items() if word in re.split("[/_.-]", each)][:3]
     return "did you mean " + " or ".join(f"`{name}`" for name in close) + "?" if close else ""
 

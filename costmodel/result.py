@@ -360,7 +360,7 @@ class Result(Record, dict=True):
     metrics: Metrics
     fits: Mask
     reason: int | npt.NDArray[np.int8]
-    _intervals: Callable[[Collection[str]], dict[str, Interval]]
+    _intervals: Callable[[Collection[str]], dict[str, Interval]] | None  # null: those of its one point
     _point: Callable[[tuple[int, ...]], Point]
     _routing: Callable[[], Mapping[str, Quantity] | None]
 
@@ -371,11 +371,11 @@ class Result(Record, dict=True):
     @cached_property
     def intervals(self) -> dict[str, Interval]:
         """Return the 80 % interval (low, high) of every metric."""
-        return self._intervals(list(self.metrics))
+        return dict(self.point().intervals) if self._intervals is None else self._intervals(list(self.metrics))
 
     def interval(self, metric: str) -> Interval:
         """Return the 80 % interval (low, high) of one metric."""
-        return self._intervals([metric])[metric]
+        return self.point().intervals[metric] if self._intervals is None else self._intervals([metric])[metric]
 
     @property
     def routing(self) -> Mapping[str, Quantity] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -95,19 +96,14 @@ def _too_much(scenario: Scenario, ledger: Ledger, calibration: Calibration) -> s
 def evaluate_single(scenario: Scenario, calibration: Calibration, engine: Engine = evaluate) -> Result:
     """Return a scenario without axes. Raises InputError where a degree does not divide."""
     attempt = _attempt(scenario, calibration, engine)
-
-    def chosen_intervals(names: Collection[str]) -> dict[str, Interval]:
-        spans = _point(scenario, calibration, attempt).intervals
-        return {name: spans[name] for name in names}
-
     return Result(
         scenario.name,
         dict(_point_metrics(scenario, attempt)),
         attempt.reason == FITS,
         attempt.reason,
-        chosen_intervals,
-        lambda _: _point(scenario, calibration, attempt),
-        lambda: routing_facts(scenario),
+        None,
+        partial(_point, scenario, calibration, attempt),
+        partial(routing_facts, scenario),
     )
 
 
@@ -131,8 +127,10 @@ def _ends(pair: Interval) -> tuple[float, float] | None:
     return float(pair[0]), float(pair[1])
 
 
-def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt) -> Point:
-    """Return a single scenario's document, its numbers null where it cannot run."""
+def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt, index: tuple[int, ...] = ()) -> Point:
+    """Return a single scenario's document, its numbers null where it cannot run. Raises IndexError on an index."""
+    if index:
+        raise IndexError(f"{len(index)} indices for 0 axes")
     metrics, evaluation, ledger = _point_metrics(scenario, attempt), attempt.evaluation, attempt.ledger
     spans: dict[str, tuple[float, float] | None] = dict.fromkeys(metrics)
     parts = None
@@ -288,9 +286,9 @@ def evaluate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
         {name: None if name in absent else grid for name, grid in metrics.items()},
         fits,
         reason,
-        lambda chosen: _grid_intervals(kept or _evaluated(scenario, calibration, fits), calibration, fits, chosen),
-        lambda index: evaluate_point(_at(scenario, index, shape), calibration),
-        lambda: routing_grid(scenario, shape, layout),
+        partial(_grid_intervals, kept, scenario, calibration, fits),
+        partial(grid_point, evaluate_point, scenario, calibration, shape),
+        partial(routing_grid, scenario, shape, layout),
     )
 
 
@@ -331,13 +329,14 @@ def _reason(evaluation: Evaluation, scenario: Scenario, headline: Quantity | Non
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")
 def _grid_intervals(
-    blocks: Iterable[_Evaluated], calibration: Calibration, fits: npt.NDArray[np.bool_], names: Collection[str]
-) -> dict[str, Interval]:
-    """Return the intervals of some metrics over the grid, of which blocks hold all points that fit."""
+    kept: Sequence[_Evaluated], scenario: Scenario, calibration: Calibration, fits: npt.NDArray[np.bool_],
+    names: Collection[str],
+) -> dict[str, Interval]:  # fmt: skip
+    """Return the intervals of some metrics over the grid. kept: the blocks with all points that fit, if held."""
     shape = fits.shape
     lows, highs = ({name: empty_grid(shape) for name in names} for _ in range(2))
     absent: set[str] = set()
-    for block in blocks:
+    for block in kept or _evaluated(scenario, calibration, fits):
         metrics = block.evaluation.metrics(None)
         chosen = {name: metrics[name] for name in names}
         spans = _spans(block.evaluation, calibration, block.scenario, chosen, len(shape))
@@ -351,7 +350,11 @@ def _grid_intervals(
     return {name: None if name in absent else (lows[name], highs[name]) for name in names}
 
 
-def _at(scenario: Scenario, index: tuple[int, ...], shape: tuple[int, ...]) -> Scenario:
+def grid_point(
+    answer: Callable[[Scenario, Calibration], Point], scenario: Scenario, calibration: Calibration,
+    shape: tuple[int, ...], index: tuple[int, ...],
+) -> Point:  # fmt: skip
+    """Return what an engine answers of one point of a grid. Raises IndexError where there is none."""
     if len(index) != len(shape):
         raise IndexError(f"{len(index)} indices for {len(shape)} axes")
-    return single(scenario, index)
+    return answer(single(scenario, index), calibration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -110,8 +111,15 @@ def _roofline(shown: Sequence[tuple[str, Predicted]]) -> Figure:
             },
             "hovertemplate": "%{text}<br>%{y:.4g} TFLOP/s at %{x:.4g} FLOP/B<extra></extra>",
         })  # fmt: skip
-    logarithmic = {"type": "log", "exponentformat": "none", "dtick": 1}
-    return _figure(data, "FLOP per byte of device memory", "TFLOP/s", xaxis=logarithmic, yaxis=logarithmic, height=380)
+    axes = {f"{each}axis": _logarithmic([one for part in data for one in part[each]]) for each in "xy"}
+    return _figure(data, "FLOP per byte of device memory", "TFLOP/s", **axes, height=380)
+
+
+def _logarithmic(values: Sequence[float]) -> Figure:
+    """Return a logarithmic axis with ticks at 1, 10, 100 …, and at twice and five times these where it is short."""
+    low, high = (math.floor(math.log10(end(values, default=1.0))) for end in (min, max))
+    ticks = [by * 10.0**power for power in range(low, high + 2) for by in ((1, 2, 5) if high - low <= 1 else (1,))]
+    return {"type": "log", "exponentformat": "none", "tickvals": ticks}
 
 
 def _roofs(device: Figure, lines: Sequence[Figure], colour: str, prefix: str) -> Iterator[Figure]:

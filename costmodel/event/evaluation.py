@@ -16,7 +16,7 @@ from costmodel.analytic.blocks import single
 from costmodel.analytic.breakdown import summing_to
 from costmodel.analytic.evaluation import Evaluation, PassEvaluation, evaluate
 from costmodel.analytic.expert_load import routing_grid
-from costmodel.analytic.grid import evaluate_point, evaluate_single
+from costmodel.analytic.grid import evaluate_point, evaluate_single, grid_point
 from costmodel.analytic.inference import PassModel, PassTimes
 from costmodel.analytic.metrics import pass_metrics, schedule_times, training_metrics
 from costmodel.analytic.operator_timing import TimedOperator
@@ -372,9 +372,9 @@ def simulate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
     return Result(
         scenario.name,
         {name: None if fits.any() and np.isnan(grid[fits]).all() else grid for name, grid in metrics.items()},
-        fits, reason, lambda names: _intervals(scenario, calibration, fits, names, engine),
-        lambda index: engine.point(single(scenario, index), calibration),
-        lambda: routing_grid(scenario, shape, layout),
+        fits, reason, partial(_intervals, scenario, calibration, fits, engine),
+        partial(grid_point, engine.point, scenario, calibration, shape),
+        partial(routing_grid, scenario, shape, layout),
     )  # fmt: skip
 
 
@@ -384,8 +384,8 @@ def _points(mask: npt.NDArray[np.bool_]) -> list[tuple[int, ...]]:
 
 
 def _intervals(
-    scenario: Scenario, calibration: Calibration, fits: npt.NDArray[np.bool_], names: Collection[str],
-    engine: EventEngine,
+    scenario: Scenario, calibration: Calibration, fits: npt.NDArray[np.bool_], engine: EventEngine,
+    names: Collection[str],
 ) -> dict[str, Interval]:  # fmt: skip
     """Return the intervals of some metrics over the grid."""
     lows, highs = ({name: empty_grid(fits.shape) for name in names} for _ in range(2))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from costmodel.errors import InputError, Problem
+from costmodel.errors import InputError, Problem, suggest
 from costmodel.hardware import Device
 from costmodel.planning.money import Prices, read_prices
 from costmodel.records import ValueRecord
@@ -104,7 +104,8 @@ def read_request(given: Mapping[str, Any]) -> PlanRequest:
 
     Raises InputError on one that says nothing, or two that contradict.
     """
-    problems: list[Problem] = []
+    unknown = [name for name in given if name not in _OPTIONS]
+    problems = [Problem(None, f"--{name}", "a plan has no such option", suggest(name, _OPTIONS)) for name in unknown]
     loads = [f"--{each.replace('_', '-')}" for each in ("rate", "requests_per_day", "users") if each in given]
     if len(loads) > 1:
         problems.append(Problem(None, loads[1], f"{' and '.join(loads)} contradict each other", "keep one of them"))
@@ -186,3 +187,4 @@ _READ: Mapping[str, Callable[[str, str], Any]] = {
     "confidence": read_share,
 }
 """Option -> how its text is read."""
+_OPTIONS = (*_READ, "model", "clusters", "trace", "anchors", "train", "emit", "source", "search_path")

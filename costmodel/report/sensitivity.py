@@ -43,7 +43,7 @@ def show_sensitivities(resolved: ResolvedWorkload, name: str, scenarios: Mapping
         show(ranking)
         _show_marks(shown)
         if len(rows) > len(shown):
-            show(f"{len(rows) - len(shown)} weaker parameters not shown (use --json for all)", "dim")
+            show(f"{len(rows) - len(shown)} weaker parameters left out{'; --json has all' if all_rows else ''}", "dim")
     show_hint()
 
 

@@ -209,9 +209,7 @@ def _from_python(value: Any, label: Location) -> Tree:
 
 
 def _display(value: object) -> str:
-    if isinstance(value, np.ndarray) or (isinstance(value, SI) and isinstance(value.value, np.ndarray)):
-        return "array"
-    return str(value.value if isinstance(value, SI) else value)
+    return str(SI(value) if isinstance(value, np.ndarray) else value)
 
 
 def entry(document: Mapping[str, Any], route: Sequence[str], path: str) -> Any:

@@ -96,6 +96,11 @@ def test_only_what_the_page_offers_is_answered(address, path, status):
     assert asked(address, path)[0] == status
 
 
+def test_a_queue_that_grows_has_no_end_and_no_interval(address):
+    _, body = asked(address, "answer?of=qwen3-8b&on=nodes/h100-x1&run=serving&rate=900/s")
+    assert re.search(r"request latency</span> <strong>no end</strong></p>", json.loads(body)["html"])
+
+
 def test_others_cannot_ask_and_models_of_other_files_are_not_read(address):
     assert asked(address, "answer", Host="evil.example")[0] == 421
     assert asked(address, "runs?kind=events", method="POST", Origin="http://evil.example")[0] == 403

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 
 import numpy as np
@@ -41,6 +42,19 @@ def test_a_table_has_a_row_for_each_point_of_the_grid(grid: costmodel.Result) ->
     runs = columns["fits"]
     assert np.all(columns["tpot_low"][runs] < columns["tpot"][runs])
     assert np.all(columns["tpot"][runs] < columns["tpot_high"][runs])
+
+
+@pytest.mark.parametrize("engine", ["analytic", "event"])
+@pytest.mark.parametrize("vary", [None, {BATCH: [32, 64]}])
+def test_a_result_comes_back_from_another_process(
+    decode: costmodel.Workload, vary: dict[str, list[int]] | None, engine: str
+) -> None:
+    sent = decode.evaluate("decode", vary, engine)
+    got, index = pickle.loads(pickle.dumps(sent)), (1,) if vary else ()
+    assert got.at(*index) == sent.at(*index)
+    assert np.array_equal(got.interval("tpot"), sent.interval("tpot"))
+    with pytest.raises(IndexError, match="indices for"):
+        sent.point(*index, 0)
 
 
 def test_frames_and_datasets_hold_the_columns_with_their_units(grid: costmodel.Result) -> None:

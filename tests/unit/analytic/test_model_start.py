@@ -36,6 +36,12 @@ def test_a_model_that_does_not_fit_says_by_how_much_and_what_would():
     assert "(more do not fit)" in quantised.notes[0]
 
 
+def test_a_frozen_base_is_named_in_the_format_that_it_is_stored_in():
+    adapters = {"scenarios.training.adapters": {"rank": 16, "base_precision": "nf4"}}
+    told = costmodel.load("qwen3-30b-a3b", adapters, cluster="nodes/rtx-4090-x1", phases=["training"]).notes[1]
+    assert "(weights in nf4: 17.3 GiB); in nf4 it takes 8 devices" in told
+
+
 def test_the_mildest_quantisation_is_named():
     told = start_workload("qwen3-32b", ["nodes/rtx-5090-x1"], ["prefill"]).lines[1]
     assert "; nvfp4 fits (" in told  # 9 bits of two values, above the 8.3 of w4a16; eight bits do not fit 32 GB

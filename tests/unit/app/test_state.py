@@ -12,6 +12,7 @@ from command_line import run_here
 pytest.importorskip("starlette", reason="the extra [app] is not installed")
 
 from costmodel.app.controls import CONTROLS
+from costmodel.app.figures import _logarithmic
 from costmodel.app.prediction import predicted
 from costmodel.app.server import import_model
 from costmodel.app.state import LONGEST, State, address, of_names, read_states
@@ -22,6 +23,15 @@ FULL = State(
     of="qwen3-8b", on="nodes/h100-x1", run="decode", values=(("batch_per_device", "8"), ("parallel.tp", "1")),
     levers=("fp8-kv",), anchor=("tpot", "9 ms", "batch_per_device=4"), more="hardware.memory.hbm.bandwidth=3 TB/s",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"), [([300.0, 1500.0], {500.0, 2000.0}), ([2.0, 3000.0], {1.0, 10.0, 1000.0})]
+)
+def test_a_logarithmic_axis_has_ticks_within_a_decade_where_it_is_short(values, ticks):
+    shown = set(_logarithmic(values)["tickvals"])
+    assert ticks <= shown
+    assert (500.0 in shown) == (500.0 in ticks)
 
 
 def test_an_address_and_its_scenarios_are_one_another():

@@ -171,6 +171,7 @@ def test_a_request_without_tokens_or_a_cluster_is_refused() -> None:
     [
         ({"train": True, "tokens": "1T", "isl": "9", "ttft": "1s"}, ["--isl", "--ttft"]),
         ({"rate": "3/s", "tokens": "1T", "days": "3"}, ["--tokens", "--days"]),
+        ({"rate": "3/s", "tokns": "1T"}, ["--tokns"]),
     ],
 )
 def test_options_of_another_kind_of_plan_are_refused(given: dict[str, object], fields: list[str]) -> None:

@@ -97,6 +97,7 @@ def test_a_part_of_a_name_finds_the_names_that_have_it() -> None:
     assert did_you_mean("h20", nodes) == "did you mean `nodes/hgx-h20`?"
     assert did_you_mean("flux", ["flux.1-dev", "sdxl"]) == "did you mean `flux.1-dev`?"
     assert did_you_mean("gaudi", nodes) == ""
+    assert did_you_mean("gpt-3", ["mpt-3b", "gpt3-175b"]) == "did you mean `gpt3-175b`?"
 
 
 def test_a_workload_extends_another(world: Path) -> None:

@@ -186,7 +186,7 @@ def test_arrays_are_values_too(world: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "problem"),
     [
-        ("hardware.memory.hbm.bandwidth", SI(np.array([1e12, -1.0])), "array) is too small"),
+        ("hardware.memory.hbm.bandwidth", SI(np.array([1e12, -1.0])), "-1 .. 1e.12 is too small"),
         ("hardware.memory.hbm.bandwidth", SI(np.array([1e12, np.nan])), "has an element that is not finite"),
         ("hardware.memory.hbm.bandwidth", np.array([1e12]), "is an array without a unit; pass SI(array)"),
         ("hardware.memory.hbm.bandwidth", 1e12, "has no unit"),
