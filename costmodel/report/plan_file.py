@@ -57,7 +57,7 @@ def write_plan(path: Path, document: Mapping[str, Any]) -> None:
 def read_plan(path: Path) -> dict[str, Any] | None:
     """Return a document of `plan --json`, null where the file is another one. Raises InputError on one of nothing."""
     try:
-        document = json.loads(read_bytes(path, str(path)))
+        document = json.loads(read_bytes(path, str(path))) if path.exists() else None
     except (ValueError, RecursionError):
         return None
     if not (isinstance(document, dict) and isinstance(document.get("plans"), list) and "request" in document):

@@ -82,7 +82,7 @@ def quantity(value: float | None, dimension: str, digits: int = SHOWN_DIGITS) ->
 def setting(value: float, dimension: str, digits: int = SHOWN_DIGITS) -> str:
     """Return a value that a user chose: in full where that is short, as `80 GiB`, else to a few digits."""
     if dimension in ("count", "ratio"):
-        return count(value, digits)
+        return Number(f"{value:,.0f}", value) if value % 1 == 0 and abs(value) < 1e7 else count(value, digits)
     exact = render(value, dimension)
     return Number(exact, value, _base(dimension)) if len(exact) <= SHORT else quantity(value, dimension, digits)
 

@@ -79,6 +79,7 @@ def test_operators_of_one_side_alone_are_compared_with_nothing(run, tmp_path) ->
     (row,) = [one for one in found["operators"] if one["name"] == lost["name"]]
     assert (row["first"], row["second"], row["ratio"]) == (lost["time"], None, None)
     assert f"| {lost['name']} |" in run("compare", tmp_path / "one.json", tmp_path / "other.json", "--format", "md").out
+    assert "simulate WORKLOAD --json > FILE" in run("compare", "deepseek_v3", tmp_path / "one.json").err
 
 
 def commands(group: click.Group, context: click.Context):

@@ -13,7 +13,7 @@ from costmodel.cli.options import print_json
 from costmodel.report import page
 from costmodel.report.page import Number
 from costmodel.report.plots.plot import table as plot_table
-from costmodel.report.text import interval, metric, quantity, share
+from costmodel.report.text import interval, metric, quantity, setting, share
 
 
 @pytest.fixture
@@ -108,6 +108,14 @@ def test_a_narrow_terminal_loses_bars_first_then_what_may_go(table, columns, lac
         assert (word in shown) == (word not in lacks)
     told = "columns left out (terminal too narrow): a column that may go"
     assert (told in " ".join(shown.split())) == ("1,234,567" in lacks)
+
+
+def test_a_count_that_is_set_is_written_in_full_where_that_is_short() -> None:
+    assert [setting(each, "count", 3) for each in (15_360.0, 2.5, 12_345_678_912.0)] == [
+        "15,360",
+        "2.5",
+        "12.3 billion",
+    ]
 
 
 def test_what_may_go_more_easily_goes_first(capsys, monkeypatch) -> None:
