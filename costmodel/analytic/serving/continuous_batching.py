@@ -323,7 +323,8 @@ def steady_state(scenario: Scenario, plan: Serving, concurrency: Count) -> Stead
     random = minimum(plan.arrival_scv, 1.0)
     unseen = 0.5 * (looks - 1.0) * minimum(waits, 1.0)
     ranks, align = scenario.parallel.lockstep, plan.scheduler.align_steps
-    arrival = Arrival(waits, unseen, looks, random, ranks, where(ranks > 1.0, align, 0.0))
+    filled = 1.0 if plan.rate is None else 1.0 - random / maximum(share, 1.0)  # at a rate one is not counted itself
+    arrival = Arrival(waits, unseen, looks, random, ranks, where(ranks > 1.0, align, 0.0), filled)
     return _steady_state(plan, share, arrival)
 
 

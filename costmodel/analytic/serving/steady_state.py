@@ -36,6 +36,7 @@ class Arrival(Record):
     looks: steps between two looks, whose requests start together.
     random: 1 where requests start at random, 0 where they are spread evenly over steps.
     ranks: that step together, and steps for which prompts wait at most until each of these has one.
+    filled: requests of another rank, over those of this one.
     """
 
     steps: Count = 0.0
@@ -44,6 +45,7 @@ class Arrival(Record):
     random: Quantity = 0.0
     ranks: Count = 1.0
     align: Count = 0.0
+    filled: Quantity = 1.0
 
     def aligned(self, starts: Quantity, requests: Count) -> Arrival:
         """Return the arrival where prompts wait until each of R ranks, to which they are dealt out in turn, has one.
@@ -239,11 +241,13 @@ def chunked(concurrency: Count, demand: Demand, chunk: Count, arrival: Arrival =
     prompts, peers = rate * residence / share, 1.0 + 0.0 * share
     if anywhere(arrival.ranks - 1.0):
         looks, own, most = arrival.looks, share, minimum(chunk / computed, concurrency)
-        share = maximum((1.0 - (1.0 - minimum(own * looks, 1.0)) ** arrival.ranks) / looks, own)
-        fullest = where(most > 1.0, arrival.fullest(rate * looks, most) * residence, prompts)
+        mean, has = (1.0 + (arrival.ranks - 1.0) * arrival.filled) / arrival.ranks, minimum(own * looks, 1.0)
+        none = (1.0 - has) * (1.0 - arrival.filled * has) ** (arrival.ranks - 1.0)
+        share = maximum((1.0 - none) / looks, own)
+        fullest = where(most > 1.0, arrival.fullest(mean * rate * looks, most) * residence, prompts)
         tokens = where((most > 1.0) & (arrival.ranks > 1.0), minimum(chunk, computed * fullest), tokens)
         prompts = where(arrival.ranks > 1.0, maximum(fullest, prompts), prompts)
-        peers = minimum(rate * residence / (share * prompts), 1.0)
+        peers = minimum(mean * rate * residence / (share * prompts), 1.0)
     active = minimum(rate * (residence + steps), concurrency)
     co_batched = maximum(active - prompts, 0.0)
     return SteadyState(

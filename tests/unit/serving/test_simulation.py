@@ -198,7 +198,7 @@ scenarios:
 
 
 def test_ranks_that_wait_for_each_others_prompts_are_simulated_unasked(tmp_path: Path) -> None:
-    """Their steps are longer than those of the closed form, which has each rank by itself."""
+    """Of few requests their steps are longer than those of the closed form, where ranks without one start none."""
     path = tmp_path / "ranks.yaml"
     path.write_text(RANKS, encoding="utf-8")
     workload = costmodel.load(path)
