@@ -297,7 +297,7 @@ def _answer(scenarios: Iterable[Scenario], engine: str | None, requests: Request
 
     requests: simulates those of servers.
     """
-    if not any(isinstance(each.plan, Serving) for each in scenarios):
+    if not any(isinstance(each.plan, Serving | Pools) for each in scenarios):
         return closed_form
     from costmodel.serving.choice import answering, with_tails  # loads when it is used
 

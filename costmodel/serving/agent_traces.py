@@ -11,9 +11,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+from costmodel.errors import Notice
 from costmodel.records import Record
 from costmodel.serving.message_texts import Texts, answer_of, messages_of, usage_of
 from costmodel.serving.trace_rows import MILLI, Row, moment_of, number_of, parsed, problem, tokens_of
@@ -148,7 +150,7 @@ def mooncake_rows(lines: Lines, reader: Reader) -> Iterator[Row]:
     They wait as `wait_for` says, or in version 2 of the agentic ones `dependencies`; one with neither, of a session,
     for the one above it. What waits for another one to be sent waits for what that one waits for.
     """
-    size, last = 0, dict[str, tuple[str, float]]()
+    size, broken, last = 0, 0, dict[str, tuple[str, float]]()
     sent = dict[str, tuple[float, tuple[tuple[str, float], ...]]]()
     for line, text in lines:
         entry = parsed(text, reader.shown, line)
@@ -172,10 +174,14 @@ def mooncake_rows(lines: Lines, reader: Reader) -> Iterator[Row]:
             priority = tokens_of(entry["priority"], reader.shown, line, "priority", least=0)
         blocks = reader.blocks(entry.get("hash_ids") or [], line, scope)
         sent[name], earliest = (start, tuple(after)), start if scope else 0.0
+        broken += not blocks and abs(start / MILLI - round(start / MILLI)) > 1e-6
         if entry.get("session_id") is not None:
             last[str(entry["session_id"])] = name, start
         arrival = float("inf") if after else start
         yield Row(line, arrival, prompt, output, blocks, priority, name, tuple(after), earliest, size)
+    if 2 * broken > len(sent):
+        text = f"{reader.shown}: `timestamp` is read as milliseconds, Mooncake's unit, though most are no whole ones"
+        warnings.warn(Notice(f"{text}: multiply it by 1,000 where it is in seconds"), stacklevel=2)
 
 
 def _timed(entry: Entry, reader: Reader, line: int, last: dict[str, tuple[str, float]]) -> float:

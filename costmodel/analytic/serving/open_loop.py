@@ -90,6 +90,11 @@ def _prompt_queue(
     return {"service": service, "load": load, "servers": prompts.most, "share_waiting": share_waiting}
 
 
+def near_full(load: float) -> str:
+    """Return why requests are simulated near the highest stable rate. load: share of it."""
+    return f"the rate is {load:.0%} of the highest stable one, near which queues come and go"
+
+
 class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
     """Continuous batching where requests arrive at a rate.
 
@@ -366,7 +371,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         stream = self._plan.requests
         load, endless = float(self.solution().load), stream is None or stream.count is None
         if load >= NEAR and not (endless and load >= OVER):
-            return f"the rate is {load:.0%} of the highest stable one, near which queues come and go"
+            return near_full(load)
         steps = float(decode_steps(self._plan.output_tokens, self._plan.speculative))
         if steps < FEW_STEPS and load < NEAR:
             return f"outputs are decoded in {steps:.3g} steps, few enough for which ones they are to matter"

@@ -17,7 +17,7 @@ from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.cache_transfer import CacheTransfer
 from costmodel.analytic.serving.continuous_batching import among, decode_steps, mean_keys, most_running
 from costmodel.analytic.serving.nodes import NodePlace, batch_nodes, last_node, with_nodes
-from costmodel.analytic.serving.open_loop import VERDICTS
+from costmodel.analytic.serving.open_loop import NEAR, OVER, VERDICTS, near_full
 from costmodel.analytic.serving.prefill_pool import PromptPasses
 from costmodel.analytic.serving.waiting import busy_share
 from costmodel.analytic.stream_times import Perturbations
@@ -364,6 +364,14 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
                 )
         return lines.sorted()
 
+    def beyond(self) -> str | None:
+        """Return why requests have to be simulated one by one at a single point, null where the closed form holds."""
+        left, rate = _left(self._plan), self._plan.rate
+        load = 0.0 if rate is None else float(rate / self.solution().highest)
+        if NEAR <= load < OVER:
+            return near_full(load)
+        return f"the closed form takes no notice of {', '.join(left)}" if left else None
+
     def notes(self) -> tuple[str, ...]:
         """Return which pool bounds the rate, how busy the other one is, and what of the requests is left out."""
         solved, tables = self.solution(), self.times()
@@ -384,7 +392,8 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
         if self.verdict() == BACKLOGGED:
             most, users = float(self._sets * self._most), float(self._plan.concurrency or 0.0)
             notes.insert(0, f"only {most:g} of {users:g} requests fit into the decoding pool; the others wait")
-        return (*notes, *_left(self._plan))
+        left = _left(self._plan)
+        return (*notes, *((f"closed form: without {', '.join(left)}",) if left else ()))
 
 
 def _both(first: Quantity | None, second: Quantity | None) -> Quantity | None:
@@ -393,12 +402,13 @@ def _both(first: Quantity | None, second: Quantity | None) -> Quantity | None:
 
 
 def _left(plan: Pools) -> tuple[str, ...]:
-    """Return the keys of requests and router that the closed form takes no notice of, as a note."""
+    """Return the keys of requests and router that the closed form takes no notice of."""
     keys = []
     if plan.requests is not None:
         lengths = (("input", plan.requests.input), ("output", plan.requests.output))
         keys += [f"the spread of `requests.{name}`" for name, own in lengths if own and own.distribution != "constant"]
         keys += [] if plan.requests.arrivals in ("poisson", "closed_loop") else ["`requests.arrivals`"]
-        keys += [f"`requests.{name}`" for name in ("count", "trace") if getattr(plan.requests, name) is not None]
+        names = ("trace", "pairs", *(() if plan.rate is not None else ("count",)))  # users of a count start together
+        keys += [f"`requests.{name}`" for name in names if getattr(plan.requests, name) is not None]
     keys += [] if plan.router.routing == "round_robin" else ["`replicas.routing`"]
-    return (f"closed form: without {', '.join(keys)}",) if keys else ()
+    return tuple(keys)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from costmodel.errors import InputError
+from costmodel.errors import InputError, Notice
 from costmodel.serving.draw import in_order_of_arrival
 from costmodel.serving.lengths import trace_rate
 from costmodel.serving.state import NEXT, Requests
@@ -239,3 +240,13 @@ def test_the_shipped_sessions_are_those_that_their_program_draws() -> None:
     requests = read_trace(RequestStream(trace=str(shipped)), BLOCK)
     assert len(requests.arrival) == agent_sessions.COUNT
     assert 0 < np.count_nonzero(requests.calls.callers == 0) < np.count_nonzero(requests.calls.callers == 1)
+
+
+def test_milliseconds_that_look_like_seconds_are_asked_about(tmp_path: Path) -> None:
+    """Mooncake's moments are whole milliseconds: half a one, in a file without blocks, is half a second of somebody."""
+    entries = [{"timestamp": moment, "input_length": 8, "output_length": 2} for moment in (0.5, 1.25, 2)]
+    with pytest.warns(Notice, match=r"trace\.jsonl: `timestamp` is read as milliseconds.*multiply it by 1,000"):
+        assert read(tmp_path, lines(*entries)).arrival.max() == pytest.approx(1.5e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(tmp_path, lines(*({**each, "timestamp": 1000 * each["timestamp"]} for each in entries)))

@@ -72,6 +72,27 @@ def test_requests_answer_where_only_they_do_as_if_they_were_asked_for(changes: d
     assert any(why in note and note.startswith("closed form: ") for note in closed["notes"])
 
 
+def test_two_pools_are_answered_as_one_is() -> None:
+    """Near the highest rate, and for a trace's spread, by requests; at little load and far too much in closed form."""
+    pool = {"cluster": "nodes/dgx-h100"}
+    run = {
+        "phase": "serving",
+        "prefill": {"instances": 1},
+        "decode": {"instances": 1},
+        "input_tokens": 512,
+        "output_tokens": 24,
+        "rate": "1 /s",
+    }
+    given = {"schema": "costmodel/workload@1", "model": "models/llama-3-8b", "scenarios": {"run": pool | run}}
+    highest = costmodel.load(given).simulate(engine="analytic")["scenarios"]["run"]["metrics"]["highest_stable_rate"]
+    for share, engine in ((0.3, "analytic"), (0.9, "event"), (2.0, "analytic")):
+        own = costmodel.load(given, set={"scenarios.run.rate": share * highest, "scenarios.run.requests": FEW})
+        assert own.simulate()["engine"] == engine
+    spread = FEW | {"output": {"distribution": "lognormal", "mean": 20, "deviation": 9}}
+    found = costmodel.load(given, set={"scenarios.run.requests": spread}).simulate()["scenarios"]["run"]
+    assert "spread of `requests.output`" in found["notes"][0]
+
+
 @pytest.mark.parametrize(("ranks", "waits"), [(1, False), (2, True)])
 def test_requests_answer_for_a_closed_loop_whose_ranks_wait_for_each_other(ranks: int, waits: bool) -> None:
     run = {"phase": "serving", "cluster": "nodes/dgx-h100", "framework": "vllm", "parallel": {"dp": ranks, "ep": ranks},
