@@ -244,7 +244,7 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
 
     def beyond(self) -> str | None:
         """Return why requests have to be simulated one by one at a single point, null where the closed form holds."""
-        if ranks_wait(self._scenario, self._plan):
+        if ranks_wait(self._scenario):
             return WAITING_RANKS
         stream = self._plan.requests
         return None if stream is None or stream.count is None else "all users' first prompts come at once"
@@ -348,11 +348,10 @@ def arrival_steps(scenario: Scenario, plan: Serving, requests: Count) -> Count:
     return minimum(maximum(requests - 1.0, 0.0), 1.0) * (2.0 if plan.scheduler.overlapped else 1.0)
 
 
-def ranks_wait(scenario: Scenario, plan: Serving) -> bool:
-    """Tell whether ranks that share experts pad their tokens to the most of any, or start prompts together: the closed
-    form has means of both, without the bursts in which users that started together come again."""
-    waits = np.any(plan.scheduler.align_steps > 0.0) or scenario.framework.padded_ranks
-    return bool(waits and np.any(scenario.parallel.lockstep > 1.0))
+def ranks_wait(scenario: Scenario) -> bool:
+    """Tell whether ranks share experts and step together: the closed form has means of what they wait for, without the
+    bursts in which users that started together come again."""
+    return bool(np.any(scenario.parallel.lockstep > 1.0))
 
 
 def starts_ahead(scenario: Scenario, plan: Serving) -> Mask:

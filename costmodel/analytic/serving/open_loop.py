@@ -375,7 +375,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         steps = float(decode_steps(self._plan.output_tokens, self._plan.speculative))
         if steps < FEW_STEPS and load < NEAR:
             return f"outputs are decoded in {steps:.3g} steps, few enough for which ones they are to matter"
-        return WAITING_RANKS if load < NEAR and ranks_wait(self._scenario, self._plan) else None
+        return WAITING_RANKS if load < NEAR and ranks_wait(self._scenario) else None
 
     def notes(self) -> tuple[str, ...]:
         """Return the load, that the engine cannot keep up, or nearly so, and what of the requests is left out."""

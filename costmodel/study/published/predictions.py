@@ -29,6 +29,7 @@ from costmodel.result import Point
 from costmodel.schema.case import Case, resolve_case, resolve_device
 from costmodel.schema.overrides import entry
 from costmodel.schema.references import Library
+from costmodel.serving.choice import why_requests
 from costmodel.workload.counting import attention_flop_per_token
 from costmodel.workload.operators import AttentionKernel, Gemm
 from costmodel.workload.plans import Training, expand
@@ -243,6 +244,8 @@ def predict(
 
     scenario = workload.scenario(name)
     point = evaluate_point(scenario, workload.calibration(scenario), record)
+    if why_requests(scenario, evaluations[0]) is not None:  # as `simulate` answers
+        point = workload.points([name], engine=None)[name]
     operators = [timed for evaluation in evaluations for timed in evaluation.operators()]
     fits = {id(timed.fit): timed for timed in operators}.values()
     sources = tuple(sorted({source for timed in fits for source in timed.fit.sources}))
