@@ -187,4 +187,4 @@ _READ: Mapping[str, Callable[[str, str], Any]] = {
     "confidence": read_share,
 }
 """Option -> how its text is read."""
-_OPTIONS = (*_READ, "model", "clusters", "trace", "anchors", "train", "emit", "source", "search_path")
+_OPTIONS = (*_READ, "model", "clusters", "trace", "anchors", "train", "emit", "source", "prices", "search_path")
