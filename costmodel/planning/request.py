@@ -104,8 +104,8 @@ def read_request(given: Mapping[str, Any]) -> PlanRequest:
 
     Raises InputError on one that says nothing, or two that contradict.
     """
-    unknown = [name for name in given if name not in _OPTIONS]
-    problems = [Problem(None, f"--{name}", "a plan has no such option", suggest(name, _OPTIONS)) for name in unknown]
+    unknown = [name for name in given if name not in OPTIONS]
+    problems = [Problem(None, f"--{name}", "a plan has no such option", suggest(name, OPTIONS)) for name in unknown]
     loads = [f"--{each.replace('_', '-')}" for each in ("rate", "requests_per_day", "users") if each in given]
     if len(loads) > 1:
         problems.append(Problem(None, loads[1], f"{' and '.join(loads)} contradict each other", "keep one of them"))
@@ -187,4 +187,5 @@ _READ: Mapping[str, Callable[[str, str], Any]] = {
     "confidence": read_share,
 }
 """Option -> how its text is read."""
-_OPTIONS = (*_READ, "model", "clusters", "trace", "anchors", "train", "emit", "source", "prices", "search_path")
+OPTIONS = (*_READ, "model", "clusters", "trace", "anchors", "train", "emit", "source", "prices", "search_path")
+"""Options of a plan, as `costmodel plan` has them with underscores."""

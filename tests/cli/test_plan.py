@@ -8,7 +8,9 @@ import shlex
 import pytest
 
 import costmodel
+from costmodel.cli.plan import command
 from costmodel.planning import structures
+from costmodel.planning.request import OPTIONS
 
 pytestmark = pytest.mark.usefixtures("small_plans")
 
@@ -186,3 +188,9 @@ def test_a_plan_of_training_is_started_by_a_script(run):
     assert done.code == 0, done.err
     assert "--global-batch-size" in done.out
     assert "pretrain_gpt.py" in done.out
+
+
+def test_plans_know_every_option_of_the_command() -> None:
+    """Those besides are of what is printed, or read as lists of their own."""
+    own = {"output", "form", "verbose", "as_json", "devices", "changes"}
+    assert {option.name for option in command.params} - own <= set(OPTIONS)
