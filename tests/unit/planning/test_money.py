@@ -93,7 +93,7 @@ def test_a_price_file_is_read_with_its_units_and_its_errors_say_where(tmp_path: 
     for text, told in (
         ("rents: {}", "is no price file"),
         ("rent: {h100-sxm: 2}", "has no unit"),
-        ("rent: {h100: 2 $/h}", r"rent\.h100: no such device; did you mean `h100-sxm`"),
+        ("rent: {h100: 2 $/h}", r"rent\.h100: no such device; did you mean .*`h100-sxm`"),
         ("host: {dgx-h10: 2 $}", r"host\.dgx-h10: no such node"),
         ("electricity: 3 $/h", "kWh"),
     ):
