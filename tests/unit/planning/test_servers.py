@@ -205,6 +205,7 @@ def test_first_tokens_that_more_replicas_cannot_mend_are_not_played_on() -> None
         assert (number is None) == (share < 1.0)
         assert number is None or not own.holds(number - 1)
         assert max(count for count, _ in own.known) <= most
+        assert (own.may_help(2, 3, 1.0), own.may_help(4, 8, 1.0)) == (True, False)  # a third of a queue, and none
 
 
 def test_of_what_is_not_played_no_least_number_is_claimed() -> None:
