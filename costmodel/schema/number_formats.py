@@ -134,9 +134,10 @@ def choose_formats(
         missing = _missing_units(part, device)
     if missing:
         compute = (chosen.child("compute") or Tree(_DEFAULT_SET)).value
+        standing_in = "fp16" if "bf16" in missing else _DEFAULT_SET
         raise chosen.error(
             f"{device.name} has no math unit for {' and '.join(missing)}",
-            f"write `precision: {{compute: {compute}, fallback: {_DEFAULT_SET}}}`, or name another device", field,
+            f"write `precision: {{compute: {compute}, fallback: {standing_in}}}`, or name another device", field,
         )  # fmt: skip
     _check_bits(part, chosen, field)
     return part, replaced

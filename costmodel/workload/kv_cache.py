@@ -17,7 +17,7 @@ def state_bytes(mixer: arch.Mixer, hidden: Count, element: Bytes, tp: Count) -> 
     """
     if isinstance(mixer, arch.Recurrence):
         states = mixer.states * mixer.heads * mixer.key_dim * mixer.value_dim * mixer.state_element(element)
-        return (states + mixer.waiting * element) / tp
+        return (states + mixer.on_ranks(tp).waiting * element) / tp
     if isinstance(mixer, arch.SelectiveScan):
         waiting = (mixer.short_conv - 1.0) * element
         return mixer.inner * (mixer.state * ELEMENT_BYTES["fp32"] + waiting) / tp

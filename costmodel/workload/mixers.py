@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from costmodel.declared import Integer, Number, NumberOrZero, PositiveNumber, Ratio, Share, StoredType
 from costmodel.quantities import Bytes, Count, Quantity, ceil, floor, is_single, maximum, sum_of
-from costmodel.records import Record
+from costmodel.records import Record, replace
 from costmodel.workload.dtypes import ELEMENT_BYTES, SCALE_BYTES
 from costmodel.workload.patterns import Pattern, Selected
 
@@ -337,6 +337,13 @@ class Recurrence(Record):
     def waiting(self) -> Count:
         """Return the inputs of the short convolution that a sequence carries: taps - 1 of each channel."""
         return maximum(self.short_conv - 1.0, 0.0) * self.channels
+
+    def on_ranks(self, ranks: Count) -> Recurrence:
+        """Return the layer as `ranks` hold it together: a single key head stands on each of them.
+
+        Source: vllm-project/vllm, MambaStateShapeCalculator.extra_groups_for_head_shards.
+        """
+        return self if self.key_heads is None else replace(self, key_heads=maximum(self.key_heads, ranks))
 
     def state_element(self, element: Bytes) -> Bytes:
         """Return the bytes of one number of a state. element: of the KV cache, scales included [B]."""

@@ -19,19 +19,16 @@ def add_recurrence(builder: WorkBuilder, context: Context, mixer: Recurrence) ->
     of rank r has d*r + r*H*v instead, and so the channels' decay. A token visits `visited_states`.
     """
     hidden, tp, tokens = context.architecture.hidden, context.parallel.tp, context.tokens
+    (active, total), channels = _projected(mixer), mixer.channels
+    mixer = mixer.on_ranks(tp)
     values, visited = mixer.heads * mixer.value_dim, mixer.visited_states
-    gates = {"none": 0.0, "scalar": 0.0, "gated": 1.0, "delta": 2.0, "channel_delta": 1.0}[mixer.decay]
-    per_state = mixer.key_width + values + gates * mixer.heads
-    ranked = _ranked_gates(mixer)
-    wide = sum_of(outputs for outputs, rank in ranked if rank is None)
-    fixed = mixer.key_width + wide
-    computed, whole = fixed + visited * per_state, fixed + mixer.states * per_state
+    computed, whole = _projected(mixer)
     qkv = Linear(
         "qkv projection", operator="qkv", producer="norm", rows=tokens, inputs=hidden, outputs=computed,
-        split="columns", total=hidden * whole, active=hidden * computed, stored_ratio=whole / computed, gathered=True,
+        split="columns", total=hidden * total, active=hidden * active, stored_ratio=whole / computed, gathered=True,
     )  # fmt: skip
     add_linear(builder, context, qkv)
-    for outputs, rank in ranked:
+    for outputs, rank in _ranked_gates(mixer):
         if rank is not None:
             _add_ranked_gate(builder, context, outputs, rank)
     if mixer.memories is not None:
@@ -39,7 +36,7 @@ def add_recurrence(builder: WorkBuilder, context: Context, mixer: Recurrence) ->
     size = tokens * ((mixer.key_width + visited * (mixer.key_width + values)) / tp) * context.residual
     builder.save("query, key, value", "qkv", size)
     if mixer.short_conv:
-        _add_short_convolution(builder, context, mixer, size)
+        _add_short_convolution(builder, context, mixer, size, channels)
     if not (is_single(mixer.head_parameters) and mixer.head_parameters == 0):
         own = mixer.head_parameters * mixer.heads
         builder.add_parameters(Parameters("head parameters", own, own / tp, own))
@@ -49,6 +46,14 @@ def add_recurrence(builder: WorkBuilder, context: Context, mixer: Recurrence) ->
         gate = 3 * tokens * values / tp * context.residual
         builder.step("qkv", [Elementwise("output gate", gate)], [Elementwise("output gate gradient", 5 / 3 * gate)])
     _add_output_projection(builder, context, values)
+
+
+def _projected(mixer: Recurrence) -> tuple[Count, Count]:
+    """Return the outputs of the first projection: for the states that a token visits, and for all."""
+    gates = {"none": 0.0, "scalar": 0.0, "gated": 1.0, "delta": 2.0, "channel_delta": 1.0}[mixer.decay]
+    per_state = mixer.key_width + mixer.heads * mixer.value_dim + gates * mixer.heads
+    fixed = mixer.key_width + sum_of(outputs for outputs, rank in _ranked_gates(mixer) if rank is None)
+    return fixed + mixer.visited_states * per_state, fixed + mixer.states * per_state
 
 
 def _ranked_gates(mixer: Recurrence) -> list[tuple[Count, Count | None]]:
@@ -75,12 +80,14 @@ def _add_ranked_gate(builder: WorkBuilder, context: Context, outputs: Count, ran
     add_linear(builder, context, up)
 
 
-def _add_short_convolution(builder: WorkBuilder, context: Context, mixer: Recurrence, size: Bytes) -> None:
+def _add_short_convolution(
+    builder: WorkBuilder, context: Context, mixer: Recurrence, size: Bytes, channels: Count
+) -> None:
     """Add the convolution of queries, keys and values over a few tokens: `size` bytes in and out, taps per channel.
 
     A decoding step reads and writes the inputs that still wait, taps - 1 of each channel. A channel of a prompt is a
     row. Layers whose channels decay each by itself have three convolutions of a prompt [moonshotai/Kimi-Linear,
-    modeling_kimi.py: q_conv1d, k_conv1d, v_conv1d].
+    modeling_kimi.py: q_conv1d, k_conv1d, v_conv1d]. channels: of the model, of which ranks may hold copies.
     """
     tp = context.parallel.tp
     waiting = context.sequences * mixer.waiting / tp * context.residual if context.phase == "decode" else 0.0
@@ -89,8 +96,9 @@ def _add_short_convolution(builder: WorkBuilder, context: Context, mixer: Recurr
     count = 3 if mixer.decay == "channel_delta" and context.phase != "decode" else 1
     convolution = Elementwise("short convolution", 2 * (size + waiting) / count, kind=kind, rows=rows / count)
     builder.step("qkv", [convolution] * count, [Elementwise("convolution gradient", 3 * size)])
-    taps = (mixer.short_conv + (1.0 if mixer.conv_bias else 0.0)) * mixer.channels
-    builder.add_parameters(Parameters("short convolution", taps, taps / tp, taps))
+    taps = mixer.short_conv + (1.0 if mixer.conv_bias else 0.0)
+    total = taps * channels
+    builder.add_parameters(Parameters("short convolution", total, taps * mixer.channels / tp, total))
 
 
 def _add_output_norm(builder: WorkBuilder, context: Context, mixer: Recurrence) -> None:

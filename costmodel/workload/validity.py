@@ -15,7 +15,7 @@ from costmodel.workload.mixers import Mixer
 from costmodel.workload.plans import Decode, ExpertBound, Serving, Training
 from costmodel.workload.pools import Pools
 from costmodel.workload.reinforcement import Reinforcement, reinforcement_rules
-from costmodel.workload.scenario import Disaggregated, Parallelism, Precision, Scenario
+from costmodel.workload.scenario import Disaggregated, Precision, Scenario
 from costmodel.workload.schedules import rules_of
 from costmodel.workload.split_rules import (
     Rule,
@@ -180,7 +180,7 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
             "leave ep out, or name a model with experts",
         )
     for layer in architecture.kinds:
-        yield from _mixer_rules(parallel, layer.mixer)
+        yield from _mixer_rules(scenario, layer.mixer)
         if isinstance(layer.mixer, Attention) and layer.mixer.partial is not None:
             width = architecture.hidden if layer.width is None else layer.width
             told = f"attention cannot project {shown(layer.mixer.partial)} of {shown(width)} channels (`partial`)"
@@ -190,13 +190,15 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
             yield from _ffn_rules(scenario, layer.ffn)
 
 
-def _mixer_rules(parallel: Parallelism, mixer: Mixer) -> Iterator[Rule]:
+def _mixer_rules(scenario: Scenario, mixer: Mixer) -> Iterator[Rule]:
     """Yield what heads ask of the degrees, and of each other."""
-    heads = heads_of(mixer)
+    parallel, heads = scenario.parallel, heads_of(mixer)
     if not splits_nothing(mixer):
         yield divides_rule("parallel.tp", parallel.tp, heads, "the attention heads")
     if isinstance(mixer, Recurrence) and mixer.key_heads is not None:
-        yield divides_rule("parallel.tp", parallel.tp, mixer.key_heads, "the key heads of the recurrence")
+        rule = divides_rule("parallel.tp", parallel.tp, mixer.key_heads, "the key heads of the recurrence")
+        is_copied = (mixer.key_heads == 1) & (not isinstance(scenario.plan, Training))  # Megatron-LM copies none
+        yield replace(rule, holds=rule.holds | is_copied)
     if isinstance(mixer, Attention):
         kv_heads = mixer.kv_heads
         yield Rule(

@@ -74,8 +74,8 @@ def asked(architecture: Architecture, device: str, phase: str) -> Scenario:
 def divides_heads(architecture: Architecture, degree: int) -> bool:
     mixers = [layer.mixer for layer in architecture.kinds if not splits_nothing(layer.mixer)]
     parts = [heads_of(mixer) for mixer in mixers]
-    shared = [mixer.key_heads for mixer in mixers if isinstance(mixer, Recurrence) and mixer.key_heads is not None]
-    return all(float(part) % degree == 0 for part in (*parts, *shared))
+    shared = [mixer.key_heads or 1.0 for mixer in mixers if isinstance(mixer, Recurrence)]
+    return all(float(part) % degree == 0 for part in (*parts, *(heads for heads in shared if heads != 1.0)))
 
 
 def half(precision: Precision) -> Precision:

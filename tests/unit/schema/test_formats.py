@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from small_world import problems_of, write
 
+from costmodel import load
 from costmodel.quantities import Quantity
 from costmodel.schema import SI, ResolvedWorkload
 from costmodel.schema.files import list_names
@@ -65,6 +66,14 @@ def test_computing_in_fp4_blocks_needs_the_fp4_unit(world: Path) -> None:
     (problem,) = problems_of(lambda: decoding(world, "nvfp4"))
     assert "chip has no math unit for fp4" in problem.message
     assert "fallback: bf16" in problem.hint
+
+
+def test_a_device_without_bf16_is_offered_fp16() -> None:
+    decoded = {"phase": "decode", "cluster": "nodes/v100-pcie-x1", "input_tokens": 8, "output_tokens": 8}
+    workload = {"model": "models/gpt2", "scenarios": {"s": {**decoded, "batch_per_device": 1}}}
+    (problem,) = problems_of(lambda: load(workload))
+    assert problem.message == "v100-pcie-32gb has no math unit for bf16"
+    assert "fallback: fp16}" in problem.hint
 
 
 def test_a_fallback_brings_what_it_says_of_the_formats_that_stand_in(world: Path) -> None:

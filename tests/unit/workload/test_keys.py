@@ -11,9 +11,9 @@ from costmodel.cost.attention import PrefillForm
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.kernels import attention_time
 from costmodel.records import replace
-from costmodel.workload.architecture import Architecture, Attention, HeadGroup, Pattern
+from costmodel.workload.architecture import Architecture, Attention, HeadGroup, Layer, NoFfn, Pattern, Recurrence
 from costmodel.workload.context import Context, per_rank
-from costmodel.workload.kv_cache import cached_bytes
+from costmodel.workload.kv_cache import cached_bytes, state_bytes
 from costmodel.workload.layers import model_work
 from costmodel.workload.neighbourhood import Axis, Neighbourhood
 from costmodel.workload.operators import AttentionKernel, Gemm, Operator
@@ -172,3 +172,23 @@ def test_fewer_key_heads_than_ranks_are_repeated_on_each() -> None:
     (projection,) = (each for each in model_work(eight).layers[0].forward if each.name == "qkv projection")
     assert isinstance(projection, Gemm)
     assert projection.n == 2 * 64 + 128
+
+
+@pytest.mark.parametrize("degree", [2.0, 8.0])
+def test_every_rank_has_a_copy_of_a_single_key_head_of_a_recurrence(degree: float) -> None:
+    """16 heads of 64 with one group of keys of 32: of gate and values a part each, of queries and keys all."""
+    mixer = Recurrence(16.0, 32.0, 64.0, 64.0, key_heads=1.0, decay="gated", short_conv=4.0, output_gate=True)
+    alone = replace(DENSE_MODEL, layers=(Layer(1, mixer, NoFfn()),))
+
+    def parts(ranks: float) -> tuple[Gemm, float, float]:
+        work = model_work(context(alone, Parallelism(tp=ranks), phase="prefill", new_tokens=TOKENS)).layers[0]
+        (projection,) = (each for each in work.forward if each.name == "qkv projection")
+        assert isinstance(projection, Gemm)
+        (taps,) = (each for each in work.parameters if each.name == "short convolution")
+        return projection, float(sum(each.total for each in work.parameters)), float(taps.local)
+
+    projection, total, taps = parts(degree)
+    assert projection.n == 2 * 32 + (16 + 2 * 16 * 64) / degree
+    assert total == parts(1.0)[1]
+    assert taps == 4 * (2 * 32 + 16 * 64 / degree)
+    assert float(state_bytes(mixer, 1024.0, 2.0, degree)) == (16 * 32 * 64 / degree + 3 * taps / 4) * 2
