@@ -26,19 +26,23 @@ from reports.page import percent
 TRILLION, BILLION = 1e12, 1e9
 _SIZES = {"B": BILLION, "T": TRILLION}
 _TOTAL = re.compile(r"(?<![A-Za-z\d.])(\d+(?:\.\d+)?)([BT])(?![a-z])")
-_ACTIVE = re.compile(r"-A(\d+(?:\.\d+)?)B")
+_ACTIVE = re.compile(r"-A(\d+(?:\.\d+)?)B|-(\d+(?:\.\d+)?)B-\d+E")  # -A3B, or -17B-16E of Llama 4
 _ENDINGS = re.compile(r"(-(bf16|fp8|nvfp4|base|instruct|\d{4}))+$")
 TOLERANCE, WITH_TOWER = 0.01, 0.03  # of a total; cards count a tower for images or leave it out
 
 
 class Stated(Record):
-    """What is stated of a model: repository, name, parameters, active ones and source, null where nothing is."""
+    """What is stated of a model: repository, name, parameters, active ones and source, null where nothing is.
+
+    by_name: the parameters are those of the repository's name, which rounds them or cuts them off.
+    """
 
     repository: str | None = None
     name: str | None = None
     parameters: float | None = None
     active: float | None = None
     cite: str | None = None
+    by_name: bool = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cite", help="the source, where that is not the repository's file; of one CONFIG")
     chosen = parser.parse_args(arguments)
     given = Stated(chosen.repository, chosen.name, chosen.parameters, chosen.active, chosen.cite)
-    if len(chosen.configs) > 1 and any(getattr(given, key) is not None for key in fields(given)):
+    if len(chosen.configs) > 1 and any(getattr(given, key) for key in fields(given)):
         parser.error("all options but --output are of one CONFIG: write one")
     return sum(_written(Path(config), chosen.output, given) for config in chosen.configs)
 
@@ -80,21 +84,24 @@ def stated_of(config: Path, given: Stated) -> Stated:
     repository = given.repository or named.replace("--", "/", 1)
     if repository.count("/") != 1:
         raise InputError.single(f"{config} does not name its repository", hint="write --repository OWNER/NAME")
-    total, few = _TOTAL.search(repository), _ACTIVE.search(repository)
+    few = _ACTIVE.search(repository)
+    total = _TOTAL.search(repository) if few is None or few[1] else None
     return Stated(
         repository,
         given.name or _ENDINGS.sub("", repository.rpartition("/")[2].lower()),
         given.parameters or (None if total is None else float(total[1]) * _SIZES[total[2]]),
-        given.active or (None if few is None else float(few[1]) * BILLION),
+        given.active or (None if few is None else float(few[1] or few[2]) * BILLION),
         given.cite or f"{repository}, config.json",
+        given.parameters is None,
     )
 
 
 def compared(config: Path, stated: Stated) -> tuple[list[str], bool]:
     """Return a line for each count, and whether any is off.
 
-    A total is right within a per cent, with a tower for images three, with the module that drafts or without. Active
-    parameters are between those without embedding and head and those with both, to half of the last stated digit.
+    A total is right within a per cent, with a tower for images three, with the module that drafts or without; that of a
+    name within one of its last digit that is not zero, as 31.6 billion are called 30B. Active parameters are between
+    those without embedding and head and those with both, to half of the last stated digit.
     """
     architecture = read_model(str(config)).architecture
     count, tower = parameter_count(architecture), architecture.encoder is not None
@@ -106,7 +113,8 @@ def compared(config: Path, stated: Stated) -> tuple[list[str], bool]:
         lines.append(f"  parameters {totals[0] / BILLION:,.2f} B: none are stated, unchecked")
     else:
         error = min((each / stated.parameters - 1 for each in totals), key=abs)
-        is_off = abs(error) > max(WITH_TOWER if tower else TOLERANCE, _rounding(stated.parameters))
+        rounding = _last_digit(stated.parameters) if stated.by_name else _rounding(stated.parameters)
+        is_off = abs(error) > max(WITH_TOWER if tower else TOLERANCE, rounding)
         lines.append(_line("parameters", totals[0], stated.parameters, error, is_off=is_off))
     if stated.active is not None:
         slack = _rounding(stated.active) * stated.active * 2
@@ -127,6 +135,12 @@ def _rounding(value: float) -> float:
     """Return half of the last digit of a count in billions, relative to it."""
     text = f"{value / BILLION:g}"
     return 0.5 * 10.0 ** -len(text.partition(".")[2]) * BILLION / value
+
+
+def _last_digit(value: float) -> float:
+    """Return one of the last digit of a count in billions that is not zero, relative to it: a third for 30."""
+    digits = f"{value / BILLION:g}".replace(".", "").strip("0")
+    return 1 / int(digits)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from costmodel.errors import InputError, Problem, kind_of
 from costmodel.records import Record, replace
-from costmodel.schema.model_names import is_config
+from costmodel.schema.loader import parse_tree
+from costmodel.schema.model_names import is_config, network_of
 from costmodel.schema.overrides import Override, absolute, apply_overrides
 from costmodel.schema.references import Library, folder_of, relative_path
 from costmodel.schema.strict import Strict, validate_tree
@@ -131,7 +133,23 @@ class Assembly:
         text = reference.value
         if isinstance(text, str) and text.startswith("./") and is_config(relative_path(text, reference.location)):
             return self._imported(reference), ""
+        named = network_of(text, self.library) if isinstance(text, str) and not text.startswith("./") else None
+        if named is not None:
+            return self._by_name(reference, *named), ""
         return self.inline_or_named(reference, "model", field)
+
+    def _by_name(self, reference: Tree, model: str, stored: str | None) -> Tree:
+        """Return the catalogue's model in the number formats that a name says, and note what the name was read as."""
+        from costmodel.schema.hugging_face.tables import table  # few names are not the catalogue's
+
+        tree = self.library.document(Tree(model, reference.location), "models", "model", "")
+        said, own = f"{reference.value.removeprefix('models/')} is read as {model}", tree.child("quantization")
+        formats = None if stored is None else table("quantization")["names"][stored]
+        if formats is None or (own is not None and own.text("weights") == formats["weights"]):
+            self.notes.append(f"{said}, by its name")
+            return tree
+        self.notes.append(f"{said} in {stored}, by its name: its config.json would say which layers stay wide")
+        return tree.with_entries(quantization=parse_tree(json.dumps(formats), f"the name {reference.value}"))
 
     def _imported(self, path: Tree, chosen: str | None = None) -> Tree:
         """Return the model of a config.json, and note its ignored keys."""

@@ -16,6 +16,10 @@ from costmodel.schema.references import Library
 
 CONFIG = "config.json"
 _ID = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
+_FORMATS = (
+    r"bf16|fp8|nvfp4|fp4|mxfp4|awq|gptq-int4|gptq-int8|int4|int8|w4a16|w8a16|w8a8"  # `names` of quantization.yaml
+)
+_ENDINGS = re.compile(rf"[-.](?:({_FORMATS})|instruct|it|pt|chat|base|hf|preview|dynamic|quantized|v2|\d{{4}})$")
 
 
 def is_model(argument: str, search_path: Sequence[str | Path] = ()) -> bool:
@@ -27,9 +31,9 @@ def is_model(argument: str, search_path: Sequence[str | Path] = ()) -> bool:
     if argument.removeprefix("workloads/").removesuffix(".yaml") in library.names("workloads"):
         return False
     name = argument.removeprefix("models/")
-    known = name in library.names("models") or name in library.aliases("models")
+    known = name in library.names("models") or name in library.aliases("models") or network_of(name, library)
     reference = model_reference(argument)
-    return known or reference != argument or (argument.startswith("./") and exists(path))
+    return bool(known) or reference != argument or (argument.startswith("./") and exists(path))
 
 
 def model_reference(argument: str) -> str:
@@ -53,6 +57,30 @@ def model_reference(argument: str) -> str:
             f"the folder {argument} has no {CONFIG}", hint="name the folder of a model, or its file"
         )
     return argument
+
+
+def network_of(name: str, library: Library) -> tuple[str, str | None] | None:
+    """Return the catalogue's model that has the network of a hub's name, and the number format that the name ends in.
+
+    `nvidia/GLM-5-NVFP4` is glm-5 in `nvfp4`: without owner, words of training, dates and formats it is the name of one
+    model. Null where the catalogue has the name itself, or no model or several have what is left.
+    """
+    name = name.removeprefix("models/")
+    if library.has("models", name) or name.lower() in library.names("models") or name in library.aliases("models"):
+        return None
+    bare, stored = _bare(name)
+    known = [(each, each) for each in library.names("models")]
+    known += [(alias, path.stem) for alias, paths in library.aliases("models").items() for path in paths]
+    found = {model for other, model in known if _bare(other)[0] == bare}
+    return (found.pop(), stored) if len(found) == 1 else None
+
+
+def _bare(name: str) -> tuple[str, str | None]:
+    """Return a name without owner and endings, and the format among these."""
+    bare, stored = name.rpartition("/")[2].lower().removeprefix("meta-"), None
+    while (ending := _ENDINGS.search(bare)) is not None:
+        bare, stored = bare[: ending.start()], stored or ending[1]
+    return bare, stored
 
 
 def is_config(path: Path) -> bool:

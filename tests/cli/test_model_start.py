@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from costmodel.schema.files import list_names, load_document, load_model
+from costmodel.errors import InputError
+from costmodel.schema.files import list_names, load_document, load_model, read_model
 
 
 def test_a_model_runs_on_a_cluster_and_what_is_assumed_is_said(run):
@@ -140,7 +141,44 @@ def test_support_says_which_devices_have_no_unit_for_a_model_and_which_models_ar
 def test_models_and_devices_that_benchmarks_of_servers_name_are_known():
     """Names as InferenceX' documentation has them."""
     for name in ("deepseek-r1-0528", "gpt-oss-120b", "llama-3.3-70b", "kimi-k2.5", "kimi-k2.6", "qwen3.5-397b-a17b",
-                 "glm-5", "glm-5.1", "minimax-m2.5", "minimax-m2.7", "minimax-m3", "deepseek-v4-pro"):  # fmt: skip
+                 "glm-5", "glm-5.1", "minimax-m2.5", "minimax-m2.7", "minimax-m3", "deepseek-v4-pro",
+                 "deepseek-ai/DeepSeek-R1-0528", "zai-org/GLM-5-FP8", "nvidia/Kimi-K2.5-NVFP4"):  # fmt: skip
         assert load_model(name).layers
     known = {alias for name in list_names("devices") for alias in load_document("devices", name)["aliases"]}
     assert {"H100_SXM", "H200_SXM", "B200_SXM", "B300_SXM", "GB200", "GB300", "MI300X", "MI325X", "MI355X"} <= known
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "formats"),
+    [
+        ("nvidia/GLM-5-NVFP4", "glm-5", ("nvfp4", "nvfp4")),
+        ("nvidia/DeepSeek-R1-0528-FP4-V2", "deepseek-v3", ("nvfp4", "nvfp4")),
+        ("models/RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w4a16", "llama-3-8b", ("bf16", "int4")),
+        ("unsloth/gpt-oss-120b-BF16", "gpt-oss-120b", ("bf16", "bf16")),
+        ("MiniMaxAI/MiniMax-M2.5-FP8", "minimax-m2", ("fp8", "fp8")),  # as its own config.json says
+    ],
+)
+def test_a_name_of_the_hub_is_read_as_the_catalogue_s_model_in_the_format_that_it_ends_in(name, model, formats):
+    read, own = read_model(name), read_model(model)
+    assert read.document | {"quantization": None} == own.document | {"quantization": None}
+    assert (read.document["quantization"]["linear"], read.document["quantization"]["weights"]) == formats
+    kept = own.document["quantization"]["scale_block"] if "-FP8" in name else None  # nothing else of the model's own
+    assert read.document["quantization"]["scale_block"] == kept
+    assert [f"is read as {model}" in note for note in read.notes] == [True]
+
+
+@pytest.mark.parametrize(
+    "name", ["mistralai/Mistral-7B-Instruct-v0.3", "Qwen/Qwen3-0.6B", "moonshotai/Kimi-K2-Thinking"]
+)
+def test_a_name_of_another_network_is_not_guessed(name):
+    """Vocabularies, sizes and formats differ there."""
+    with pytest.raises(InputError, match="not found"):
+        load_model(name)
+
+
+def test_weights_in_the_format_of_a_name_take_its_room(run):
+    """Qwen3 32B in FP8: a byte for each of its matrices' parameters, two for embedding and head."""
+    asked = ("--cluster", "nodes/h100-x1", "--phase", "prefill", "--json")
+    answer = json.loads(run("simulate", "Qwen/Qwen3-32B-FP8", *asked).out)
+    weights = 31.2e9 * (1 + 4 / 128**2) + 2 * 2 * 151936 * 5120
+    assert answer["scenarios"]["prefill"]["memory"]["weights"] == pytest.approx(weights, rel=0.01)

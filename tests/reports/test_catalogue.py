@@ -51,6 +51,7 @@ def test_a_model_whose_counts_are_off_is_not_written(tmp_path: Path, capsys: pyt
         ("Qwen--Qwen3-0.6B/config.json", "Qwen/Qwen3-0.6B", "qwen3-0.6b", 0.6e9, None),
         ("moonshotai--Kimi-K2-Instruct-0905.json", "moonshotai/Kimi-K2-Instruct-0905", "kimi-k2", None, None),
         ("nvidia--Nemo-1T-BF16", "nvidia/Nemo-1T-BF16", "nemo-1t", 1e12, None),
+        ("meta-llama--Llama-4-Scout-17B-16E", "meta-llama/Llama-4-Scout-17B-16E", "llama-4-scout-17b-16e", None, 17e9),
     ],
 )
 def test_what_a_repository_s_name_states(
@@ -58,6 +59,22 @@ def test_what_a_repository_s_name_states(
 ) -> None:
     stated = stated_of(Path(path), Stated())
     assert (stated.repository, stated.name, stated.parameters, stated.active) == (repository, name, parameters, active)
+
+
+@pytest.mark.parametrize(("name", "is_off"), [("Q-80B", 0), ("Q-70B", 0), ("Q-78B", 1), ("Q-79B", 0), ("Q-60B", 1)])
+def test_a_name_rounds_a_count_to_its_last_digit(tmp_path: Path, name: str, is_off: int) -> None:
+    """79.7 billion parameters are 80B, 79B or 70B, not 78B."""
+    config = str(FAMILIES / "qwen3-next-80b.json")
+    assert main([config, "--repository", f"Qwen/{name}", "--output", str(tmp_path)]) == is_off
+
+
+def test_several_models_are_written_by_the_names_of_their_folders(tmp_path: Path) -> None:
+    content = (FAMILIES / "qwen3-next-80b.json").read_text()
+    for folder in (folders := [tmp_path / name for name in ("Qwen--Q-80B-A3B", "Qwen--P-80B-A3B")]):
+        folder.mkdir()
+        (folder / "config.json").write_text(content)
+    assert main([*map(str, folders), "--output", str(tmp_path)]) == 0
+    assert {path.stem for path in tmp_path.glob("*.yaml")} == {"q-80b-a3b", "p-80b-a3b"}
 
 
 def test_wrong_use_says_what_to_write() -> None:
