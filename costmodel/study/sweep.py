@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from costmodel.analytic.capital import price_facts
-from costmodel.analytic.serving.continuous_batching import left_to_requests
+from costmodel.analytic.serving.continuous_batching import WAITING_RANKS, left_to_requests, ranks_wait
 from costmodel.api import Vary, Workload
 from costmodel.errors import InputError, LayoutError, Location
 from costmodel.records import Record, asdict, replace
@@ -199,8 +199,10 @@ class Sweep(Record, dict=True):
     def _notes(self, name: str) -> list[str]:
         """Return a scenario's notes, and what of its requests the closed form leaves out."""
         scenario = self.workload.scenario(name)
-        plan, closed = scenario.plan, self.engine == "analytic"
-        return [*scenario.notes, *(left_to_requests(plan) if closed and isinstance(plan, Serving) else ())]
+        if self.engine != "analytic" or not isinstance(scenario.plan, Serving):
+            return list(scenario.notes)
+        waiting = [f"closed form: {WAITING_RANKS}; `--engine event` has them"] if ranks_wait(scenario) else []
+        return [*scenario.notes, *waiting, *left_to_requests(scenario.plan)]
 
     def document(self) -> dict[str, Any]:
         """Return what is asked as the documented JSON object: the same question gives the same document."""

@@ -322,10 +322,9 @@ def steady_state(scenario: Scenario, plan: Serving, concurrency: Count) -> Stead
     waits = 0.0 if plan.rate is not None else arrival_steps(scenario, plan, share)
     random = minimum(plan.arrival_scv, 1.0)
     unseen = 0.5 * (looks - 1.0) * minimum(waits, 1.0)
-    ranks, align = scenario.parallel.lockstep, plan.scheduler.align_steps
+    ranks = where(plan.scheduler.align_steps > 0.0, 1.0, scenario.parallel.lockstep)
     filled = 1.0 if plan.rate is None else 1.0 - random / maximum(share, 1.0)  # at a rate one is not counted itself
-    arrival = Arrival(waits, unseen, looks, random, ranks, where(ranks > 1.0, align, 0.0), filled)
-    return _steady_state(plan, share, arrival)
+    return _steady_state(plan, share, Arrival(waits, unseen, looks, random, ranks, filled))
 
 
 def _steady_state(plan: Serving, share: Count, arrival: Arrival) -> SteadyState:
@@ -349,8 +348,8 @@ def arrival_steps(scenario: Scenario, plan: Serving, requests: Count) -> Count:
 
 
 def ranks_wait(scenario: Scenario) -> bool:
-    """Tell whether ranks share experts and step together: the closed form has means of what they wait for, without the
-    bursts in which users that started together come again."""
+    """Tell whether ranks share experts and step together: the closed form has their steps on the mean, without the rank
+    that has most prompts, bursts of users that started together, and waits of prompts for each other."""
     return bool(np.any(scenario.parallel.lockstep > 1.0))
 
 

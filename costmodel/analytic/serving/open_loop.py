@@ -231,7 +231,7 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             CLIENT: {"front_end_time": front_end(self._scenario, plan)},
             REST: {
                 "seated": seated, "square": prompts.square, "mean": steps.mean,
-                "unseen": 0.5 * (steps.state.looks - 1.0) * steps.decode_only,
+                "unseen": 0.5 * (plan.scheduler.look_steps - 1.0) * steps.decode_only,
             },
             SCHEDULED: {"busy": scheduled, "mean": steps.mean},
             SEAT: {"share_waiting": share_waiting, "variability": scv, **_seat_queue(most, rate, capacity)},

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from math import inf
 
-import numpy as np
-
 from costmodel.equations import equation
-from costmodel.quantities import Count, Quantity, Seconds, anywhere, floor, maximum, minimum, where
-from costmodel.records import Record, replace
+from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, where
+from costmodel.records import Record
 
 _ROUNDING = 1e-9  # of prompts that fill a step to the last token, and of a request that starts alone
-_RARE, _RANK_MOST = 1e-6, 64  # chance that a rank has more prompts, and so many of them
 _CHUNK_ITERATIONS = 4  # each shrinks the error by the share of a step that decoding takes, times that of a chunk
 
 
@@ -35,7 +32,7 @@ class Arrival(Record):
     unseen: of those that only decode, until that look.
     looks: steps between two looks, whose requests start together.
     random: 1 where requests start at random, 0 where they are spread evenly over steps.
-    ranks: that step together, and steps for which prompts wait at most until each of these has one.
+    ranks: that step together, each with prompts when it has some.
     filled: requests of another rank, over those of this one.
     """
 
@@ -44,45 +41,7 @@ class Arrival(Record):
     looks: Count = 1.0
     random: Quantity = 0.0
     ranks: Count = 1.0
-    align: Count = 0.0
     filled: Quantity = 1.0
-
-    def aligned(self, starts: Quantity, requests: Count) -> Arrival:
-        """Return the arrival where prompts wait until each of R ranks, to which they are dealt out in turn, has one.
-
-        Each rank starts x in a step. With G_n the time of n Poisson arrivals at R*x, W steps at most, the steps from
-        one start to the next and the wait of a prompt in them are on average
-
-            L = E[min(G_R, W)],    E[min(G_(R-1), W)^2] / (2*L)
-
-        A rank without another request starts at once.
-        """
-        if not anywhere(self.align):
-            return self
-        from scipy.special import gammainc, gammaincc  # loads where ranks step together
-
-        ranks, rate = self.ranks, maximum(self.ranks * starts, _RARE)
-        came, before = rate * self.align, ranks - 1.0
-        looks = maximum((ranks * gammainc(ranks + 1.0, came) + came * gammaincc(ranks, came)) / rate, 1.0)
-        square = before * ranks * gammainc(before + 2.0, came) + came * came * gammaincc(before, came)
-        others = where(self.align > 0.0, minimum(maximum(requests - 1.0, 0.0), 1.0), 0.0)
-        unseen = others * minimum(self.steps, 1.0) * square / (2.0 * rate * rate * looks)
-        return replace(self, looks=maximum(self.looks, 1.0 + others * (looks - 1.0)), unseen=self.unseen + unseen)
-
-    def fullest(self, starts: Quantity, most: Count) -> Count:
-        """Return how many start on the one of R ranks with most, at most m, where any does: they are dealt out in turn.
-
-        sum over k < m of P(M > k*R) / P(M > 0), M Poisson's with mean R*x; max(x, 1) where prompts wait for each other.
-        """
-        from scipy.special import gammainc
-
-        came, total = maximum(self.ranks * starts, _RARE), 0.0 * starts
-        for number in range(int(np.ceil(np.max(minimum(most, _RANK_MOST))))):
-            more = gammainc(number * self.ranks + 1.0, came)
-            total = total + more * minimum(maximum(most - number, 0.0), 1.0)
-            if np.all(more < _RARE * came):
-                break
-        return where(self.align > 0.0, maximum(starts, 1.0), maximum(total / -np.expm1(-came), 1.0))
 
     def together(self, starts: Quantity, requests: Count) -> Count:
         """Return how many requests start together where any does, of x that start between two looks on average.
@@ -110,8 +69,7 @@ class SteadyState(Record, kw_only=True):
     arrival_steps, unseen_steps: from a request's arrival to the step that takes it, and those of them that only decode
     first_token_steps: steps with prompts until a request has its first token
     later_prompt_steps, later_decode_only_steps: steps from then to its last token
-    peers: prompts of the mean rank that steps together with this one, which has most, over those of this one
-    looks: steps between two looks for requests
+    peers: prompts of the mean rank that steps together with this one, over those of this one
     """
 
     rate: Quantity
@@ -128,7 +86,6 @@ class SteadyState(Record, kw_only=True):
     later_prompt_steps: Count
     later_decode_only_steps: Count
     peers: Quantity = 1.0
-    looks: Count = 1.0
 
     @equation
     def period(self, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
@@ -203,10 +160,8 @@ def budgeted(
     most = budget / (computed + steps * decode_tokens)
     residence: Quantity = 1.0
     chunk = budget
-    alone = arrival
     for _ in range(_CHUNK_ITERATIONS):
         rate = minimum(concurrency / (arrival.steps + arrival.unseen + residence + steps), most)
-        arrival = alone.aligned(rate, concurrency)
         chunk = maximum(budget - rate * steps * decode_tokens, rate * computed)
         if whole:
             chunk = where(chunk >= computed, computed * floor(chunk / computed + _ROUNDING), chunk)
@@ -229,25 +184,16 @@ def chunked(concurrency: Count, demand: Demand, chunk: Count, arrival: Arrival =
         A - q, A                              requests decoded by a step with and without a chunk; their mean is x*n
         f*(A - q)/x, (1 - f)*A/x              steps of either kind from a request's first to its last token
 
-    A step of R ranks has a chunk where any of these does, 1 - (1 - f)^R of them, and is as long as that of the rank
-    with most (`Arrival.fullest`), of whose prompts the mean rank has a share (`peers`).
+    Of R ranks that step together 1 - (1 - f)^R of the steps have a chunk: those in which any of them has one.
     """
     computed, steps = demand.computed, demand.steps
     residence = maximum(computed / chunk, 1.0)
     rate = minimum(concurrency / (arrival.steps + arrival.unseen + residence + steps), chunk / computed)
     tokens = minimum(chunk, computed * arrival.together(rate * arrival.looks, concurrency))
     # Rounding may leave the share just above one, and the active requests just above those in flight.
-    share = minimum(rate * computed / tokens, 1.0)
-    prompts, peers = rate * residence / share, 1.0 + 0.0 * share
-    if anywhere(arrival.ranks - 1.0):
-        looks, own, most = arrival.looks, share, minimum(chunk / computed, concurrency)
-        mean, has = (1.0 + (arrival.ranks - 1.0) * arrival.filled) / arrival.ranks, minimum(own * looks, 1.0)
-        none = (1.0 - has) * (1.0 - arrival.filled * has) ** (arrival.ranks - 1.0)
-        share = maximum((1.0 - none) / looks, own)
-        fullest = where(most > 1.0, arrival.fullest(mean * rate * looks, most) * residence, prompts)
-        tokens = where((most > 1.0) & (arrival.ranks > 1.0), minimum(chunk, computed * fullest), tokens)
-        prompts = where(arrival.ranks > 1.0, maximum(fullest, prompts), prompts)
-        peers = minimum(mean * rate * residence / (share * prompts), 1.0)
+    own = minimum(rate * computed / tokens, 1.0)
+    share = 1.0 - (1.0 - own) * (1.0 - arrival.filled * own) ** (arrival.ranks - 1.0)
+    prompts = rate * residence / own
     active = minimum(rate * (residence + steps), concurrency)
     co_batched = maximum(active - prompts, 0.0)
     return SteadyState(
@@ -264,8 +210,7 @@ def chunked(concurrency: Count, demand: Demand, chunk: Count, arrival: Arrival =
         first_token_steps=residence,
         later_prompt_steps=maximum(share * active / rate - residence, 0.0),
         later_decode_only_steps=(1.0 - share) * active / rate,
-        peers=peers,
-        looks=arrival.looks,
+        peers=own / share * (1.0 + (arrival.ranks - 1.0) * arrival.filled) / arrival.ranks,
     )
 
 
@@ -310,5 +255,4 @@ def separate(
         first_token_steps=residence,
         later_prompt_steps=maximum(steps * prompt_steps - residence, 0.0),
         later_decode_only_steps=steps,
-        looks=arrival.looks,
     )

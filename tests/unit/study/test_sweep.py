@@ -284,3 +284,11 @@ def test_a_sweep_of_a_server_says_what_the_closed_form_leaves_to_requests() -> N
     ]
     told = [[note for note in each if "`replicas.max_waiting`" in note] for each in notes]
     assert [len(each) for each in told] == [1, 0]
+
+
+def test_a_sweep_says_that_its_closed_form_leaves_waiting_ranks_to_requests() -> None:
+    given = {"model": "models/qwen3-30b-a3b", "scenarios": {"run": {
+        "phase": "serving", "cluster": "nodes/dgx-h100", "framework": "vllm", "parallel": {"dp": 2, "ep": 2},
+        "input_tokens": 512, "output_tokens": 64, "concurrency": 4}}}  # fmt: skip
+    swept = plan_sweep(costmodel.load({"schema": "costmodel/workload@1", **given}), ["scenarios.run.concurrency=1,8"])
+    assert any("wait for each other's prompts" in note for note in swept.document()["scenarios"]["run"]["notes"])
