@@ -179,7 +179,7 @@ def answer(
 def _equations(engine: str, timed: TimedOperator) -> tuple[str, ...]:
     """Return the files that compute a time, and their sections of docs/method.md."""
     is_exchange = isinstance(timed.operator, ExpertAllToAll)
-    own = ("expert_all_to_all.py", "9") if is_exchange else ("collectives.py", "8.7")
+    own = ("expert_all_to_all.py", "9") if is_exchange else ("collectives.py", "8.2")
     file, section = own if engine == "analytic" else ("simulation.py", "8.5")
     files = [f"costmodel/network/{file}; docs/method.md, section {section}"]
     form = timed.fit.form
