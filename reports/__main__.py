@@ -24,13 +24,10 @@ from costmodel.schema.whole_files import write_whole
 ROOT = Path(__file__).resolve().parents[1]
 MADE = ROOT / "reports" / "made.yaml"
 PAGES: Mapping[str, tuple[str, ...]] = {  # name -> program and arguments; README last, which shows what others made
-    "deepseek_v3": ("reports.deepseek_v3",),
     "v3_gap": ("reports.v3_gap",),
-    "what_if": ("reports.what_if",),
     "devices": ("reports.devices",),
     "systems": ("reports.systems",),
     "network": ("reports.network",),
-    "engines": ("reports.engines",),
     "kernels": ("reports.kernels",),
     "validation": ("reports.validation", "--output", "reports/validation"),
     "front": ("reports.front", "README.md", "--validation", "reports/validation", "--output", "reports/front"),

@@ -21,8 +21,8 @@ from costmodel.result import Point
 from costmodel.schema.files import list_names, load_cluster, load_device, load_document, load_node
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.prices import quotes, unlike
+from reports.figures import Group, groups_plot
 from reports.page import rendered, write_folder
-from reports.what_if.asked import Group, groups_plot
 
 WORKLOAD, SCENARIOS, NAME = "deepseek_v3", ("training", "decode"), "deepseek_v3"
 RATE = "tokens_per_second_per_device"

@@ -22,8 +22,8 @@ from costmodel.schema.calibration import AccuracyFile, FitsFile
 from costmodel.schema.fit_plan import BarFile, FitPlanFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
+from reports.figures import Group, groups_plot
 from reports.page import rendered, write_folder
-from reports.what_if.asked import Group, groups_plot
 
 _LEAST, _MOST, _WIDEST = 0.6, 0.95, 2.5  # of rows in 80 % intervals, and half of these over the median error
 NAME, MOST = "held_out", 10  # of the figure; bars

@@ -27,8 +27,8 @@ from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.published.reproduce import ASSUMED, IDENTITY, PASS, SKIP, Comparison, load_cases, reproduce
 from costmodel.workload.plans import Prefill
+from reports.figures import Curve, curves_figure
 from reports.page import rendered, write_folder
-from reports.what_if.curves import Curve, Panel, curves_figure
 
 PAPERS = Path(__file__).with_name("papers.yaml")
 CASES = ("systems", "systems_series")
@@ -167,8 +167,8 @@ def figures() -> dict[str, Figure]:
     made = {}
     for name, (series, across, up, said, note) in shown.items():
         curves = [Curve(label, *np.array(sorted(points)).T) for label, points in series.items()]
-        panel = Panel(across, up, curves, wide=True, joined=name != "images")
-        made[name] = Figure(titles[name], said, curves_figure(titles[name], [panel], note))
+        drawn = curves_figure(titles[name], across, up, curves, note, joined=name != "images")
+        made[name] = Figure(titles[name], said, drawn)
     return made
 
 

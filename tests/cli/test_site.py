@@ -20,6 +20,6 @@ def test_the_site_builds_without_a_warning_and_holds_the_reports(tmp_path: Path)
     assert done.returncode == 0, done.stdout
     start = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     assert 'src="reports/front/hero.png"' in start
-    assert (tmp_path / "site" / "reports" / "what_if" / "nvlink.svg").is_file()
+    assert (tmp_path / "site" / "reports" / "devices" / "deepseek_v3.svg").is_file()
     outside = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]*)"', start)
     assert outside == []

@@ -13,7 +13,6 @@ import pytest
 
 from costmodel.report.plots.plot import table
 from costmodel.report.style import canvas, figure_bytes, styled
-from costmodel.report.text import share
 from reports.__main__ import PAGES, ROOT, data_of, stale
 
 TITLE = re.compile(r'<text style="font-weight: 700; font-size: 16px[^>]*>([^<]*)</text>')
@@ -54,16 +53,13 @@ def test_figures_are_slides_with_a_finding_above_them() -> None:
 
 
 def test_titles_say_what_their_tables_hold() -> None:
-    folder = ROOT / "reports" / "deepseek_v3"
-    shares = sorted((float(row["share"] or 0.0) for row in rows_of(folder / "time-training.csv")), reverse=True)
-    assert f"take {share(sum(shares[:2]))} of the time" in title_of(folder / "time-training.svg")
-    sweep = rows_of(folder / "sweep-training.csv")
-    first, last = (float(row["step_time"]) for row in (sweep[0], sweep[-1]))
-    assert f"from {first:.1f} s to {last:.1f} s ({last / first - 1:+.0%})" in title_of(folder / "sweep-training.svg")
-    links = [row for row in rows_of(folder.parent / "what_if" / "nvlink.csv") if row["curve"] == "training"]
-    half = next(float(row["value"]) for row in links if float(row["NVLink bandwidth per direction"]) == 100e9)
-    assert f"costs {half - 1:.0%} of" in title_of(folder.parent / "what_if" / "nvlink.svg")
-    assert all(float(row["low"]) <= float(row["value"]) <= float(row["high"]) for row in links)
+    folder = ROOT / "reports" / "devices"
+    title, rows = title_of(folder / "deepseek_v3.svg"), rows_of(folder / "deepseek_v3.csv")
+    assert all(float(row["low"]) <= float(row["value"]) <= float(row["high"]) for row in rows)
+    for name in ("training", "decode"):
+        rates = {row["bar"]: float(row["value"]) for row in rows if row["axis"].startswith(name)}
+        device, rate = re.findall(rf"([\w-]+) in {name}, ([\d,]+) tokens/s", title)[0]
+        assert f"{rates[device]:,.0f}" == rate
 
 
 @pytest.mark.parametrize("form", ["png", "svg"])

@@ -125,7 +125,7 @@ def test_a_path_is_short_as_long_as_it_is_told_from_the_others() -> None:
 
 
 def test_published_figures_are_small_and_on_their_page() -> None:
-    published = Path(__file__).resolve().parents[3] / "reports" / "deepseek_v3"
+    published = Path(__file__).resolve().parents[3] / "reports" / "systems"
     page = (published / "README.md").read_text(encoding="utf-8")
     assert all(f"({path.name})" in page for path in published.glob("*.svg"))
     assert all(path.stat().st_size < 2**20 for path in published.iterdir())
