@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from costmodel.analytic.capital import capital, lacking
 from costmodel.equations import equation
-from costmodel.errors import InputError, Location, suggest
+from costmodel.errors import ImplausibleInput, InputError, kind_of, suggest
 from costmodel.hardware import Cluster, Device
 from costmodel.records import ValueRecord, field
-from costmodel.schema.loader import MAX_BYTES, read_text
+from costmodel.schema.loader import read_tree
+from costmodel.schema.plausible import unlike
 from costmodel.schema.references import Library
+from costmodel.schema.tree import Tree
 from costmodel.units import parse
 
 HOUR, YEAR, MILLION = 3600.0, 365.25 * 86400.0, 1e6
 KILOWATT_HOUR = 3.6e6  # joules
-_KEYS = {"rent": "money_rate", "purchase": "money", "host": "money"}
+_KEYS = {"rent": "money_rate", "purchase": "money", "host": "money", "api": "money"}
+_SHOWN = {"rent": "$/h", "purchase": "$", "host": "$", "api": "$"}
 _OF = {"rent": "devices", "purchase": "devices", "host": "nodes"}
-_UNITS = {"electricity": "$/kWh", "amortisation": "years"}
+_BANDS = {"rent": "price.rental", "purchase": "price.purchase"}
+_API = ("input", "cached", "output")
+_UNITS = {"electricity": ("$/kWh", 1.0 / KILOWATT_HOUR), "amortisation": ("years", YEAR)}
 
 
 class Prices(ValueRecord):
@@ -44,49 +49,61 @@ class Prices(ValueRecord):
 
 
 def read_prices(path: str, search_path: tuple[str, ...] = ()) -> Prices:
-    """Return a price file. Raises InputError with its place on a key, name, unit or number that is none."""
-    text = read_text(Path(path), path, MAX_BYTES)
-    try:
-        document = yaml.load(text, Loader=yaml.CSafeLoader)
-    except yaml.YAMLError as error:
-        raise InputError.single(f"is no YAML: {error}", location=Location(path)) from None
-    known = (*_KEYS, *_UNITS, "api")
-    if not isinstance(document, dict) or set(document) - set(known):
-        raise InputError.single("is no price file", hint=f"its keys are {', '.join(known)}", location=Location(path))
-    values: dict[str, Any] = {
-        key: {name: _parsed(value, dimension, path, f"{key}.{name}") for name, value in document[key].items()}
-        for key, dimension in _KEYS.items()
-        if document.get(key)
-    }
-    for key, kind in _OF.items():
-        names = list(Library(search_path).names(kind))
-        for name in set(values.get(key, ())).difference(names):
-            hint = suggest(name, names)
-            raise InputError.single(f"no such {kind[:-1]}", hint=hint, field=f"{path}: {key}.{name}")
-    for key, unit in _UNITS.items():
-        if key in document:
-            number, _, written = str(document[key]).partition(" ")
-            if written.strip() not in (unit, unit.rstrip("s")) or not _is_positive(number):
-                raise InputError.single(
-                    f"{document[key]!r} is no price", hint=f"write it in {unit}", field=f"{path}: {key}"
-                )
-            values[key] = float(number) / KILOWATT_HOUR if key == "electricity" else float(number) * YEAR
-    if "api" in document:
-        values["api"] = {name: _parsed(value, "money", path, f"api.{name}") for name, value in document["api"].items()}
+    """Return a price file; warns of what no shipped device costs.
+
+    Raises InputError with its place on a key, name, unit or number that is none.
+    """
+    values: dict[str, Any] = {}
+    for key, stated in read_tree(Path(path), path).value.items():
+        if key in _UNITS:
+            values[key] = _single(key, stated)
+        elif key not in _KEYS:
+            raise InputError.single(
+                "is no price file: has an unknown key", hint=suggest(key, [*_KEYS, *_UNITS]), field=key,
+                location=stated.key,
+            )  # fmt: skip
+        elif stated.value is not None:
+            if not stated.is_mapping:
+                raise stated.error("must be a price of each name", f"write `{key}: {{NAME: 2 {_SHOWN[key]}}}`", key)
+            kind = _OF.get(key)
+            names = _API if kind is None else list(Library(search_path).names(kind))
+            values[key] = {name: _price(key, name, names, each) for name, each in stated.value.items()}
     return Prices(**values)
 
 
-def _parsed(value: object, dimension: str, path: str, key: str) -> float:
+def _price(key: str, name: str, names: Sequence[str], stated: Tree) -> float:
+    """Return one price of a table [$, $/s]. names: those that it may be of."""
+    field = f"{key}.{name}"
+    if isinstance(stated.value, dict | list):
+        raise stated.error(f"is {kind_of(stated.value)}, not a price", f'write it as "2 {_SHOWN[key]}"', field)
     try:
-        return parse(str(value), dimension)
+        value = parse(str(stated.value), _KEYS[key])
     except InputError as error:
-        problem = error.problems[0]
-        raise InputError.single(problem.message, hint=problem.hint, field=f"{path}: {key}") from None
+        raise stated.error(error.problems[0].message, error.problems[0].hint, field) from None
+    if name not in names:
+        raise InputError.single(
+            f"no such {_OF.get(key, 'tokens')[:-1]}", hint=suggest(name, names), field=field, location=stated.key
+        )
+    if value < 0.0:
+        raise stated.error("is below zero", "write what it costs", field)
+    odd = unlike(_BANDS[key], value) if key in _BANDS else None
+    if odd is not None:
+        warnings.warn(str(stated.error(*odd, field).problems[0]), ImplausibleInput, stacklevel=2)
+    return value
+
+
+def _single(key: str, stated: Tree) -> float:
+    """Return the price of electricity [$/J], or the life of servers [s]."""
+    unit, factor = _UNITS[key]
+    number, _, written = str(stated.value).partition(" ")
+    if written.strip() not in (unit, unit.rstrip("s")) or not _is_positive(number):
+        raise stated.error(f"{str(stated.value)[:40]!r} is no price", f"write it in {unit}", key)
+    return float(number) * factor
 
 
 def _is_positive(text: str) -> bool:
     try:
-        return float(text) > 0.0
+        return 0.0 < float(text) < math.inf
     except ValueError:
         return False
 

@@ -25,6 +25,7 @@ from costmodel.units import base_unit
 DocumentName: TypeAlias = str  # "workload", "model", "scenario", "cluster", "node", "device" or "framework"
 
 ON = "@"  # between a scenario and its cluster, where there are several: `decode@dgx-h100`
+_DEEPEST = 32  # names in a path
 _OPEN = ("math", "links", "implementations")  # mappings whose keys are names, not fields
 
 
@@ -119,6 +120,8 @@ def locate(path: str, scenarios: Sequence[str], label: Location | None = None) -
 
 def _locate(path: str, scenarios: Sequence[str], label: Location | None) -> OverrideTarget:
     head, *rest = path.split(".")
+    if len(rest) > _DEEPEST:
+        raise InputError.single(f"has more than {_DEEPEST} names", hint="shorten the path", field=f"{path[:40]}…")
     if head == "model":
         return OverrideTarget(None, "model", tuple(rest)) if rest else OverrideTarget(None, "workload", ("model",))
     if head == "hardware" and rest:

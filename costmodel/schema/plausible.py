@@ -211,16 +211,27 @@ def _hint(hint: str, path: str, location: Location | None) -> str:
 def _outside(kind: str, file: Strict, known: Bands) -> Iterator[tuple[str, tuple[str, str]]]:
     year = known.ahead(file)
     for path, name, value in values_of(file):
-        band = known.fields.get(name)
-        if name == BALANCE or band is None or band.holds(value, year):
-            continue
-        near = [step for step in _STEPS_OF.get(band.dimension, _STEPS) if band.holds(value * step, year)]
-        meant = min(near, key=lambda step: band.excess(value * step, year), default=None)
-        hint = "check the unit; " if meant is None else f"did you mean {_meant_value(value, meant, band.dimension)}? "
-        grown = band.trend(year)
-        trend = f", and {_shown(grown, band.dimension)} by their trend" if value > band.high < grown else ""
-        shown = _shown(value, band.dimension) + (A_DEVICE if name.endswith(A_DEVICE) else "")
-        yield path, (f"{shown} is implausible: shipped {kind}s have {band}{trend}", hint)
+        found = None if name == BALANCE else unlike(name, value, kind, year)
+        if found is not None:
+            yield path, found
+
+
+def unlike(name: str, value: float, kind: str = "device", year: float | None = None) -> tuple[str, str] | None:
+    """Return what is said of a value that no shipped file has, and a hint; null within the band.
+
+    name: of the band; year: up to which its trend is followed, default: one generation after the newest device.
+    """
+    known = bands()
+    band, year = known.fields.get(name), known.newest + known.generation if year is None else year
+    if band is None or value <= 0.0 or band.holds(value, year):
+        return None
+    near = [step for step in _STEPS_OF.get(band.dimension, _STEPS) if band.holds(value * step, year)]
+    meant = min(near, key=lambda step: band.excess(value * step, year), default=None)
+    hint = "check the unit; " if meant is None else f"did you mean {_meant_value(value, meant, band.dimension)}? "
+    grown = band.trend(year)
+    trend = f", and {_shown(grown, band.dimension)} by their trend" if value > band.high < grown else ""
+    shown = _shown(value, band.dimension) + (A_DEVICE if name.endswith(A_DEVICE) else "")
+    return f"{shown} is implausible: shipped {kind}s have {band}{trend}", hint
 
 
 def _meant_value(value: float, step: float, dimension: str) -> str:

@@ -101,6 +101,11 @@ def _answerable(settings: Settings, request: PlanRequest, notes: list[str], phas
         settings = {path: value for path, value in settings.items() if path not in ("rate", "users")}
     settings = settings | given
     if "users" in settings:
+        counts = [settings[name] for name in ("users", "replicas.count")]
+        if not all(isinstance(each, int | float) and each > 0 for each in counts):
+            raise InputError.single(
+                f"states {counts[0]} users of {counts[1]} engines", hint="write numbers above zero", field="users"
+            )
         settings["concurrency"] = math.ceil(settings.pop("users") / settings["replicas.count"])
     if "speculative.depth" in settings and "speculative.acceptance" not in settings:
         notes.append("drafts are left out: no option states how many are accepted")

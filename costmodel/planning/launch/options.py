@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +18,7 @@ Settings: TypeAlias = dict[str, Any]  # path in a scenario -> value
 Word: TypeAlias = tuple[str, int]  # a word of a script, and its line
 
 MTP = "mtp"
+_MOST = 1e15  # of numbers
 
 
 class Option(ValueRecord):
@@ -48,8 +49,10 @@ class Option(ValueRecord):
 
     def ours(self, value: Any) -> Any:
         """Return what the engine states as a setting, null where it is none that a scenario knows."""
-        read = self._reads().get(value)
-        return read if self.values is not None else value
+        if self.values is not None:
+            return self._reads().get(value) if isinstance(value, Hashable) else None
+        is_degree = self.path.startswith(("layout.", "parallel."))
+        return value if not is_degree or (isinstance(value, int) and value >= 1) else None
 
     def _reads(self) -> dict[Any, Any]:
         """Return theirs -> ours. Of several with one spelling the first is read."""
@@ -195,18 +198,19 @@ def _read(option: Option, value: str | None) -> Any:
     if option.member is not None:
         try:
             return option.ours(json.loads(value).get(option.member))
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             return None
-    return option.ours(value if option.values is not None else _number(value))
+    return option.ours(value if option.values is not None else number(value))
 
 
-def _number(text: str) -> Any:
-    """Return a word as a number where it is one."""
+def number(text: str) -> Any:
+    """Return a word as a number where it is one that a setting can be."""
     for kind in (int, float):
         try:
-            return kind(text)
+            value = kind(text)
         except ValueError:
             continue
+        return value if abs(value) < _MOST else text
     return text
 
 
@@ -229,7 +233,7 @@ def _pairs(words: Sequence[Word]) -> Iterator[tuple[Word, str | None]]:
 
 
 def _is_number(word: str) -> bool:
-    return not isinstance(_number(word), str)
+    return not isinstance(number(word), str)
 
 
 def _put(document: dict[str, Any], key: str, value: Any) -> None:

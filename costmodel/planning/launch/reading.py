@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from costmodel.errors import InputError, Location
 from costmodel.planning.launch.deployment import BOTH, POOLS
 from costmodel.planning.launch.layouts import SERVERS, degrees, ours
-from costmodel.planning.launch.options import Engine, Settings, Word, engines
+from costmodel.planning.launch.options import Engine, Settings, Word, engines, number
 from costmodel.planning.launch.scripts import HEADLINE
 from costmodel.records import MutableRecord, Record, field
-from costmodel.schema.loader import MAX_BYTES, read_text
+from costmodel.schema.loader import MAX_BYTES, parse_tree, read_text
+from costmodel.schema.tree import to_python
 
 _STATED = re.compile(r"#\s{2,}([\w.]+) = (.+)")
 _ASSIGNED = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::-([^}]*))?\}|(\w+))")
-_DOCUMENT = re.compile(r"cat\s*>\s*(\S+)\s*<<-?\s*['\"]?(\w+)['\"]?")
+_DOCUMENT = re.compile(r"cat\s*>\s*([^\s<>]+)\s*<<-?\s*['\"]?(\w+)['\"]?")
 _FILES = ("--extra_llm_api_options", "--extra-engine-args", "--config")  # options that name an engine's YAML file
+_SWITCHES = {"True": True, "False": False}
+_MAX_SCRIPT = 2**20  # bytes
+_LONGEST = 2**16  # characters of a word
 _ENDS = ("&", "&&", "||", ";", ";;", "|", ")", "(", "\n")
 _RANKS = re.compile(r"--?(nnodes|nproc[-_]per[-_]node)(?:=(.*))?")
 _ROLES = {"prefill": "prefill", "decode": "decode", "CONTEXT": "prefill", "GENERATION": "decode"} | {
@@ -60,12 +64,12 @@ class _Command(Record):
 
 def read_launch(path: str) -> Launched:
     """Return what a launch script starts. Raises InputError where it starts no engine that is known."""
-    text = read_text(Path(path), path, MAX_BYTES)
+    text = read_text(Path(path), path, _MAX_SCRIPT)
     launched = Launched(path)
     documents = _documents(text)
     for match in map(_STATED.fullmatch, text.splitlines() if HEADLINE in text else ()):
         if match is not None:
-            launched.stated[match[1]] = _value(match[2])
+            launched.stated[match[1]] = _SWITCHES.get(match[2], number(match[2]))
     for command in _commands(text):
         _read(launched, command, documents)
     if launched.engine is None:
@@ -137,7 +141,7 @@ def _pythons(text: str, word: str) -> bool:
 
 def _texts(words: Sequence[Word]) -> Iterator[tuple[str, str]]:
     """Yield options and the words behind them."""
-    for (word, _), (following, _) in zip(words, [*words[1:], ("", 0)], strict=True):
+    for (word, _), (following, _) in pairwise([*words, ("", 0)]):
         flag, equals, value = word.partition("=")
         yield (flag, value) if equals else (word, following)
 
@@ -155,13 +159,14 @@ def _ranks(made: Engine, words: Sequence[Word], counted: Settings) -> Settings:
     """Return the data-parallel degree of a training run: processes / (tp * pp * cp)."""
     if made.key in SERVERS:
         return {}
-    ranks = 1
-    for (word, _), (following, _) in zip(words, [*words[1:], ("", 0)], strict=True):
+    ranks: dict[str, int] = {}
+    for (word, _), (following, _) in pairwise([*words, ("", 0)]):
         match = _RANKS.fullmatch(word)
-        value = "" if match is None else match[2] or following
-        ranks *= int(value) if value.isdigit() else 1
+        value = None if match is None else number(match[2] or following)
+        if match is not None and isinstance(value, int):
+            ranks[match[1].replace("_", "-")] = value
     of = degrees(counted)
-    return {"parallel.dp": max(ranks // (of["tp"] * of["pp"] * of["cp"]), 1)}
+    return {"parallel.dp": max(math.prod(ranks.values()) // (of["tp"] * of["pp"] * of["cp"]), 1)}
 
 
 def _file(path: str, values: Mapping[str, str], documents: Mapping[str, str]) -> Mapping[str, Any]:
@@ -171,23 +176,26 @@ def _file(path: str, values: Mapping[str, str], documents: Mapping[str, str]) ->
         return {}
     in_folder = Path(path).parent / name
     text = documents.get(name) or (read_text(in_folder, str(in_folder), MAX_BYTES) if in_folder.is_file() else "")
-    try:
-        document = yaml.load(text, Loader=yaml.CSafeLoader)
-    except yaml.YAMLError as error:
-        raise InputError.single(f"{name} is no YAML: {error}", location=Location(path)) from None
-    return document if isinstance(document, dict) else {}
+    document = parse_tree(text, f"{path}: {name}")
+    return to_python(document) if document.is_mapping else {}
 
 
 def _documents(text: str) -> dict[str, str]:
     """Return the files that a script writes, by name."""
-    lines = text.splitlines()
-    documents = {}
-    for number, line in enumerate(lines):
-        match = _DOCUMENT.search(line)
+    lines, documents, i = text.splitlines(), {}, 0
+    while i < len(lines):
+        match = _DOCUMENT.search(lines[i])
+        i += 1
         if match is not None:
-            body = lines[number + 1 :]
-            documents[match[1]] = "\n".join(body[: body.index(match[2])] if match[2] in body else body)
+            end = _end(lines, i, match[2])
+            documents[match[1]] = "\n".join(lines[i:end])
+            i = end
     return documents
+
+
+def _end(lines: Sequence[str], first: int, word: str) -> int:
+    """Return the place of the line that ends a document, of the last one where none does."""
+    return next((k for k in range(first, len(lines)) if lines[k] == word), len(lines))
 
 
 def _commands(text: str) -> Iterator[_Command]:
@@ -221,7 +229,7 @@ def _lines(text: str) -> Iterator[tuple[str, int]]:
         first, joined = i, lines[i]
         document = _DOCUMENT.search(joined)
         if document is not None:
-            i = next((k + 1 for k in range(i + 1, len(lines)) if lines[k] == document[2]), len(lines))
+            i = _end(lines, i + 1, document[2]) + 1
             continue
         while joined.endswith("\\") and i + 1 < len(lines):
             i += 1
@@ -233,29 +241,29 @@ def _lines(text: str) -> Iterator[tuple[str, int]]:
 
 def _split(joined: str) -> Iterator[tuple[str, int]]:
     """Yield the words of joined lines, and how many lines each is after the first."""
-    for number, line in enumerate(joined.split("\n")):
+    for after, line in enumerate(joined.split("\n")):
         reader = shlex.shlex(line, posix=True, punctuation_chars="&;|()")
         reader.whitespace_split, reader.commenters = True, "#"
         try:
-            yield from ((word, number) for word in reader)
+            yield from ((word, after) for word in reader)
         except ValueError:  # a quote that is open: no command of ours
             return
 
 
 def _expanded(word: str, variables: Mapping[str, str]) -> str:
-    """Return a word with the variables of the script in their places; others stay."""
-    return _VARIABLE.sub(
-        lambda match: variables.get(match[1] or match[3], match[2] if match[2] is not None else match[0]), word
-    )
+    """Return a word with the variables of the script in their places; others stay.
 
+    Raises InputError where it gets too long: each of some variables may repeat the last one.
+    """
+    length = 0
 
-def _value(text: str) -> Any:
-    """Return what a comment states: a number, true, false or text."""
-    if text in ("True", "False"):
-        return text == "True"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    def value(match: re.Match[str]) -> str:
+        nonlocal length
+        text = variables.get(match[1] or match[3], match[2] if match[2] is not None else match[0])
+        length += len(text)
+        if length > _LONGEST:
+            told = f"variables of the script grow beyond {_LONGEST:,} characters"
+            raise InputError.single(told, hint="write the value out", field=match[0])
+        return text
+
+    return _VARIABLE.sub(value, word)

@@ -22,7 +22,7 @@ from costmodel.planning.launch.deployment import Deployment, Pool
 from costmodel.planning.launch.layouts import devices
 from costmodel.planning.launch.manifests import kubernetes
 from costmodel.planning.launch.reading import Launched, read_launch
-from costmodel.planning.launch.scripts import script
+from costmodel.planning.launch.scripts import HEADLINE, script
 from costmodel.planning.request import PlanRequest
 from costmodel.schema.files import load_cluster
 
@@ -228,6 +228,44 @@ def test_what_is_not_understood_is_said_with_its_line(tmp_path: Path) -> None:
     assert (read_launch(str(path)).model, read_launch(str(path)).count) == ("B", {"serve": 1})
     path.write_text("echo --tp 4\n", "utf-8")
     with pytest.raises(InputError, match="starts no engine"):
+        read_launch(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        ("vllm serve B", []),  # no option at all
+        ("vllm serve B -tp $RANKS", ["line 1: -tp $RANKS is not understood"]),
+        ("vllm serve B -tp nan", ["line 1: -tp nan is not understood"]),
+        (f"vllm serve B -tp {'9' * 5000}", [f"line 1: -tp {'9' * 5000} is not understood"]),
+        ("python3 -m sglang.launch_server --tp 2 --dp 0 --enable-dp-attention", ["line 1: --dp 0 is not understood"]),
+        (f"vllm serve B --speculative-config {'[' * 9999}", None),
+        ("cat > c.yaml <<EOF\nx: 2023-99-99\ntensor_parallel_size: []\nkv_cache_config: {dtype: []}\nEOF\n"
+         "trtllm-serve B --extra_llm_api_options c.yaml", []),
+        ("torchrun --nnodes=² --nproc_per_node 8 pretrain_gpt.py", []),
+    ],
+)  # fmt: skip
+def test_what_is_no_setting_is_left_out(tmp_path: Path, text: str, notes: list[str] | None) -> None:
+    path = tmp_path / "launch.sh"
+    path.write_text(text, "utf-8")
+    read = read_launch(str(path))
+    assert notes is None or read.notes == notes
+    (role,) = read.settings
+    assert {read.of(role).get(f"parallel.{name}", 1) for name in ("tp", "pp", "ep")} <= {1, 2}
+    assert read.of(role).get("parallel.dp", 1) == (8 if role == "train" else 1)
+
+
+def test_scripts_that_would_fill_the_memory_or_divide_by_nothing_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "launch.sh"
+    path.write_text("A=xx\n" + "A=$A$A\n" * 40 + "vllm serve B", "utf-8")
+    with pytest.raises(InputError, match="variables of the script grow"):
+        read_launch(str(path))
+    for users, engines in (("nan", "1"), ("4", "0"), ("many", "1")):
+        path.write_text(f"{HEADLINE} 1\n#   users = {users}\n#   replicas.count = {engines}\nvllm serve B", "utf-8")
+        with pytest.raises(InputError, match=f"states {users} users of {engines} engines"):
+            answer(read_launch(str(path)), PlanRequest(model="llama-3-8b", clusters=("nodes/h100-x1",)))
+    path.write_text("# " + "x" * 2**20, "utf-8")
+    with pytest.raises(InputError, match="too large"):
         read_launch(str(path))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from costmodel.errors import InputError
+from costmodel.errors import ImplausibleInput, InputError
 from costmodel.planning.money import (
     HOUR,
     KILOWATT_HOUR,
@@ -96,10 +96,30 @@ def test_a_price_file_is_read_with_its_units_and_its_errors_say_where(tmp_path: 
         ("rent: {h100: 2 $/h}", r"rent\.h100: no such device; did you mean .*`h100-sxm`"),
         ("host: {dgx-h10: 2 $}", r"host\.dgx-h10: no such node"),
         ("electricity: 3 $/h", "kWh"),
+        ("electricity: 1e400 $/kWh", "kWh"),
+        ("rent: 2 $/h", r"prices\.yaml:1:7: rent: must be a price of each name; write `rent: \{NAME: 2 \$/h\}`"),
+        ("api: [1]", "api: must be a price of each name"),
+        ("api: {outptu: 1 $}", "no such token; did you mean `output`"),
+        ("rent: {h100-sxm: {price: 2 $/h}}", r"rent\.h100-sxm: is a mapping, not a price"),
+        ("rent: {h100-sxm: -2 $/h}", "is below zero"),
+        ("rent: {1: 2 $/h}", "no such device"),
+        ("x: 2023-99-99", "is no price file"),
+        (f"rent: {{h100-sxm: {'9' * 5000}}}", "h100-sxm"),
     ):
         path.write_text(text, "utf-8")
         with pytest.raises(InputError, match=told):
             read_prices(str(path))
+
+
+def test_a_price_that_nothing_costs_is_asked_about(tmp_path: Path) -> None:
+    path = tmp_path / "prices.yaml"
+    path.write_text("rent: {h100-sxm: 250 $/h}", "utf-8")
+    with pytest.warns(
+        ImplausibleInput, match=r"prices\.yaml:1:18: rent\.h100-sxm: 250 \$/h is .*did you mean 2\.5 \$/h"
+    ):
+        assert read_prices(str(path)).rent == {"h100-sxm": pytest.approx(250 / HOUR)}
+    path.write_text("rent: {h100-sxm: 2.5 $/h}\npurchase: {h100-sxm: 25 k$}\nhost:", "utf-8")
+    assert read_prices(str(path)).purchase == {"h100-sxm": 25e3}
 
 
 def test_a_grace_blackwell_costs_more_than_a_blackwell() -> None:
