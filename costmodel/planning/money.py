@@ -51,7 +51,7 @@ class Prices(ValueRecord):
 def read_prices(path: str, search_path: tuple[str, ...] = ()) -> Prices:
     """Return a price file; warns of what no shipped device costs.
 
-    Raises InputError with its place on a key, name, unit or number that is none.
+    Raises InputError with its line on a key, name, unit or number that is none.
     """
     values: dict[str, Any] = {}
     for key, stated in read_tree(Path(path), path).value.items():

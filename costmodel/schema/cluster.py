@@ -78,7 +78,7 @@ class ClusterFile(Declared, of=Cluster):
     """Identical nodes on one network. Inside a scenario, `name` is optional."""
 
     name: str = Field(default="inline", description="name in references")
-    node: str = Field(description="the node file, `nodes/NAME`")
+    node: str = Field(description="the node file, `nodes/NAME`; a device file is a node of one device")
     plausible: list[str] = Field(default=[], description=PLAUSIBLE)
     sources: list[Source] = Field(default=[], description="sources of the values")
 

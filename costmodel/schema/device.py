@@ -1,6 +1,6 @@
 """The device file: one accelerator, by its datasheet."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -151,9 +151,15 @@ class DeviceFile(Declared, of=Device):
             hint, at = f"write `memory.{name}.bandwidth`", ("memory", len(self.memory) - 1, "bandwidth")
             raise Wrong(f"{name}, the device memory, lacks a bandwidth", hint, at)
 
+    @classmethod
+    def lacks(cls, raw: Mapping[str, Any]) -> Iterator[Wrong]:
+        """Yield the rate of the CUDA cores where it is missing."""
+        if isinstance(raw.get("math"), dict) and "fp32" not in raw["math"]:
+            yield Wrong("math lacks fp32, the rate of the CUDA cores", "add `fp32: {peak: …}`")
+
     def _check_vector_unit(self) -> None:
-        if "fp32" not in self.math:
-            raise Wrong("math lacks fp32, the rate of the CUDA cores", "add `fp32: {peak: …}`")
+        for wrong in self.lacks({"math": self.math}):
+            raise wrong
 
 
 def forecast_notes(device: DeviceFile) -> Iterator[str]:

@@ -21,9 +21,11 @@ from costmodel.schema.inputs import note_folder
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.overrides import apply_overrides
 from costmodel.schema.plausible import implausible
+from costmodel.schema.references import Library
 from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import KEPT, Tree
 
+_HARDWARE = ("clusters", "nodes", "devices")
 _KINDS: dict[type[Strict], str] = {
     DeviceFile: "device", NodeFile: "node", ClusterFile: "cluster", FrameworkFile: "framework"
 }  # fmt: skip
@@ -91,8 +93,25 @@ def install(
 def _install_named_node(assembly: Assembly, name: Tree | None, scenario: str | None, above: str) -> NodeInstallation:
     if name is None or not isinstance(name.value, str):
         raise Stop
+    if _kind_of(assembly.library, name, above) == "devices":
+        return install_node(assembly, _alone(assembly, name, above), scenario)
     document = assembly.library.document(name, "nodes", "node", f"{above}.node".lstrip("."))
     return install_node(assembly, document, scenario)
+
+
+def _alone(assembly: Assembly, device: Tree, above: str) -> Tree:
+    """Return the document of a node that holds one device and nothing else, whose first link leads to the host."""
+    document = assembly.library.document(device, "devices", "device", above)
+    links = document.child("links")
+    link = next(iter(links.value), None) if links is not None and links.is_mapping else None
+    if link is None:
+        message, hint = "has no link to a host", "add `links: {pcie: {bandwidth: 64 GB/s, latency: null}}`"
+        assembly.problems.append(Problem(document.location, "links", message, hint))
+    entries = {
+        "name": document.child("name"), "device": device, "count": Tree(1), "intra": Tree(link or "pcie"),
+        "host": Tree({"link": Tree(link)}) if link else None,
+    }  # fmt: skip
+    return Tree({key: each for key, each in entries.items() if each is not None}, device.location)
 
 
 def _with_defaults(document: Tree, node: Node, needed: Count | None, reference: Tree) -> Tree:
@@ -140,20 +159,23 @@ def _cluster_document(assembly: Assembly, reference: Tree, above: str) -> tuple[
     """Return the cluster's document, its field, and whether it is a node instead of a cluster."""
     if reference.is_mapping:
         return (*assembly.inline_or_named(reference, "cluster", above), False)
-    text, library = str(reference.value), assembly.library
-    if text.startswith("./"):
-        is_node = library.schema_of(library.find(text, "clusters", origin=reference.location, field=above)) == "node"
-    else:
-        kinds = ("clusters", "nodes")
-        readings = (text.partition("/")[::2], *((kind, text) for kind in kinds))
-        kind = next((kind for kind, name in readings if kind in kinds and library.has(kind, name)), None)
-        if kind is None:
-            known = [f"{kind}/{name}" for kind in kinds for name in library.names(kind)]
-            raise reference.error(f"unknown cluster or node {text!r}", suggest(text, known), above)
-        is_node = kind == "nodes"
-    if is_node:
+    if _kind_of(assembly.library, reference, above) != "clusters":
         return Tree({"node": reference}, reference.location), above, True
     return (*assembly.inline_or_named(reference, "cluster", above), False)
+
+
+def _kind_of(library: Library, reference: Tree, above: str) -> str:
+    """Return of which folder's kind a reference to hardware is: a device stands for a node that holds it alone."""
+    text = str(reference.value)
+    if text.startswith("./"):
+        schema = library.schema_of(library.find(text, "clusters", origin=reference.location, field=above))
+        return f"{schema}s" if schema in ("node", "device") else "clusters"
+    readings = (text.partition("/")[::2], *((kind, text) for kind in _HARDWARE))
+    kind = next((kind for kind, name in readings if kind in _HARDWARE and library.has(kind, name)), None)
+    if kind is None:
+        known = [f"{kind}/{name}" for kind in _HARDWARE for name in library.names(kind)]
+        raise reference.error(f"unknown cluster or node {text!r}", suggest(text, known), above)
+    return kind
 
 
 def install_device(

@@ -211,9 +211,9 @@ def _hint(hint: str, path: str, location: Location | None) -> str:
 def _outside(kind: str, file: Strict, known: Bands) -> Iterator[tuple[str, tuple[str, str]]]:
     year = known.ahead(file)
     for path, name, value in values_of(file):
-        found = None if name == BALANCE else unlike(name, value, kind, year)
-        if found is not None:
-            yield path, found
+        odd = None if name == BALANCE else unlike(name, value, kind, year)
+        if odd is not None:
+            yield path, odd
 
 
 def unlike(name: str, value: float, kind: str = "device", year: float | None = None) -> tuple[str, str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any, ClassVar, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
@@ -61,6 +61,11 @@ class Strict(BaseModel):
         names = (name for base in reversed(cls.__mro__) if base not in BaseModel.__mro__ for name in vars(base))
         cls.checks = tuple(dict.fromkeys(name for name in names if name.startswith("_check_")))
 
+    @classmethod
+    def lacks(cls, raw: Mapping[str, Any]) -> Iterator[Wrong]:  # noqa: ARG003
+        """Yield what a mapping lacks besides its keys, to be said together with what is wrong in these."""
+        return iter(())
+
     def model_post_init(self, _: Any, /) -> None:
         """Run the checks: pydantic calls this with a valid mapping."""
         for name in self.checks:
@@ -94,6 +99,8 @@ def validate_tree(model: type[Model], tree: Tree, problems: list[Problem], prefi
             for finding in findings
             if not (finding["type"] == "missing" and finding["loc"] in misnamed)
         )
+        lacking = [Problem(tree.location, prefix, one.message, one.hint) for one in model.lacks(raw)]
+        problems.extend(one for one in lacking if one not in problems)
         if len(every) > len(findings):
             more = f"and {len(every) - len(findings):,} more problems"
             problems.append(Problem(tree.location, prefix, more, "mend these first"))

@@ -194,7 +194,7 @@ def _documents(text: str) -> dict[str, str]:
 
 
 def _end(lines: Sequence[str], first: int, word: str) -> int:
-    """Return the place of the line that ends a document, of the last one where none does."""
+    """Return the number of the line that ends a document, of the last one where none does."""
     return next((k for k in range(first, len(lines)) if lines[k] == word), len(lines))
 
 
@@ -262,8 +262,8 @@ def _expanded(word: str, variables: Mapping[str, str]) -> str:
         text = variables.get(match[1] or match[3], match[2] if match[2] is not None else match[0])
         length += len(text)
         if length > _LONGEST:
-            told = f"variables of the script grow beyond {_LONGEST:,} characters"
-            raise InputError.single(told, hint="write the value out", field=match[0])
+            message = f"variables of the script grow beyond {_LONGEST:,} characters"
+            raise InputError.single(message, hint="write the value out", field=match[0])
         return text
 
     return _VARIABLE.sub(value, word)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from small_world import FILES, edit, problems_of, write
 
+from costmodel.errors import InputError
 from costmodel.schema import SI, ResolvedWorkload
 from costmodel.schema.build import Ranks, share_of_node
 from costmodel.schema.resolve import resolve
@@ -19,6 +20,25 @@ def small(world: Path, **overrides: object) -> ResolvedWorkload:
     """Return the small workload; `__` in a name stands for a dot."""
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
     return resolve("small", overrides=changes, search_path=[world])
+
+
+def test_a_device_stands_for_a_node_that_holds_it_alone(world: Path) -> None:
+    """By its name or its file. One that lacks much is told of everything at once."""
+    alone = {"overrides": {"scenarios.decode.parallel.tp": 1}, "search_path": [world], "scenarios": ["decode"]}
+    for name in ("devices/chip", "chip", "./hardware/devices/chip.yaml"):
+        cluster = resolve("small", cluster=name, **alone).scenarios["decode"].cluster  # type: ignore[arg-type]
+        assert (cluster.node.device.name, cluster.node.count, cluster.count, cluster.node.nic) == ("chip", 1, 1, None)
+        assert cluster.node.intra.name == cluster.node.host.link == "fast"
+    write(world, "mine.yaml", "schema: costmodel/device@1\nname: mine\nmath: {fp9: {peak: 1 TFLOP/s}}\nmemory: []\n")
+    with pytest.raises(InputError) as told:
+        resolve("small", cluster="./mine.yaml", **alone)  # type: ignore[arg-type]
+    for lacking in (
+        "architecture: is missing",
+        "math lacks fp32",
+        "unknown value 'fp9'",
+        "links: has no link to a host",
+    ):
+        assert lacking in str(told.value)
 
 
 def test_scenarios_and_document_hold_si_values(world: Path) -> None:
