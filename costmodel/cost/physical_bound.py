@@ -10,14 +10,14 @@ copy, so that each byte of a collective leaves or reaches a rank once.
 
 from __future__ import annotations
 
-from costmodel.cost.machine import Machine
+from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.terms import SHORTEST
 from costmodel.cost.time import Time
 from costmodel.equations import equation
 from costmodel.hardware import Cluster
 from costmodel.network.expert_all_to_all import expert_all_to_all_time
 from costmodel.network.group_links import group_links
-from costmodel.quantities import Bytes, Seconds, maximum, where
+from costmodel.quantities import Bytes, Seconds, maximum, sum_of, where
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,
@@ -32,15 +32,14 @@ from costmodel.workload.operators import (
 def least_time(operator: Operator, machine: Machine) -> Seconds:
     """Return the least time of a kernel or message [s]. Zero of what is neither, or where nothing joins the ranks."""
     if isinstance(operator, MixedAttention):
-        work: Seconds = 0.0
-        for part in operator.parts:
-            work = work + _work(part, machine)
+        work: Seconds = sum_of(_work(part, machine) for part in operator.parts)
         traffic = sum(part.traffic for part in operator.parts)
         return maximum(work, (traffic - _held(traffic, machine)) / machine.hbm_bandwidth)
     if isinstance(operator, Gemm | AttentionKernel):
         return maximum(_work(operator, machine), _read(operator, machine) / machine.hbm_bandwidth)
     if isinstance(operator, Elementwise):
-        return (operator.traffic - _held(operator.traffic, machine)) / machine.hbm_bandwidth
+        work = _work(operator, machine) if VECTOR_DTYPE in machine.device.math else 0.0
+        return maximum(work, (operator.traffic - _held(operator.traffic, machine)) / machine.hbm_bandwidth)
     if isinstance(operator, Collective | ExpertAllToAll) and machine.cluster is not None:
         return _message(operator, machine.cluster)
     return 0.0
@@ -67,9 +66,9 @@ def _message(operator: Collective | ExpertAllToAll, cluster: Cluster) -> Seconds
     return where(n > 1, operator.calls * wire, 0.0)
 
 
-def _work(operator: Gemm | AttentionKernel, machine: Machine) -> Seconds:
+def _work(operator: Gemm | AttentionKernel | Elementwise, machine: Machine) -> Seconds:
     """Return what the arithmetic takes at the highest clock [s]."""
-    unit = machine.device.math[operator.dtype]
+    unit = machine.device.math[VECTOR_DTYPE if isinstance(operator, Elementwise) else operator.dtype]
     clock = maximum(unit.clock, machine.device.clock_max)
     speed = maximum(operator.relative_speed, 1.0) if isinstance(operator, AttentionKernel) else 1.0
     return operator.flop / (unit.flop_per_cycle * clock * machine.processors * speed)

@@ -10,7 +10,7 @@ from costmodel.workload.linear import Linear, add_linear, batched_gemm
 from costmodel.workload.operators import Elementwise
 from costmodel.workload.work import Parameters, WorkBuilder
 
-_COSINE = 16.0  # FLOP: a processor starts 16 special functions a cycle, or 128 multiply-adds [CUDA C++ guide, 5.4.1]
+_COSINE = 8.0  # FLOP: a processor starts 16 special functions a cycle, or 64 multiply-adds at least [CUDA guide, 5.4.1]
 
 
 def key_context(context: Context, mixer: Attention) -> Context:
@@ -97,7 +97,7 @@ def add_score_terms(builder: WorkBuilder, context: Context, mixer: Attention, he
     """Add what is added to materialised scores, for `heads` query heads of this rank.
 
     relative    a product of S x T x q a head, a shifted copy (2*e a pair) and the sum of both (3*e)
-    phase       q/2 cosines a pair, of 16 multiply-adds' time each, in a pass that reads and writes scores (2*e)
+    phase       q/2 cosines a pair, of the time of 8 FLOP each, in a pass that reads and writes scores (2*e)
     """
     if mixer.score == "dot":
         return

@@ -41,6 +41,15 @@ def test_what_l2_may_hold_needs_no_memory() -> None:
     assert least_time(Elementwise("sum", 40e6), MACHINE) == 0.0
 
 
+def test_element_wise_work_takes_the_vector_units() -> None:
+    """128 FLOP a cycle of 100 processors at 1 GHz: 10 GFLOP take 781 us beside 100 us of bytes."""
+    vector = replace(DEVICE.math["bf16"], flop_per_cycle=128.0, clock=1e9)
+    machine = replace(MACHINE, device=replace(DEVICE, math={**DEVICE.math, "fp32": vector}))
+    cosines = Elementwise("cosines", 250e6, work=1e10)
+    assert least_time(cosines, machine) == pytest.approx(1e10 / (128 * 1e9 * 100))
+    assert least_time(replace(cosines, work=1e9), machine) == pytest.approx(200e6 / 2e12)
+
+
 def test_messages_take_their_bytes_over_the_links() -> None:
     """Of 8 ranks each gets 7/8 of 1 GB; of two nodes with 8 NICs half of it comes from the other one."""
     node = load_node("hgx-h800")
