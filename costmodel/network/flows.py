@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.errors import InfeasibleError, InputError
-from costmodel.network.sharing import Incidence, check_flow_count, fair_rates, numpy_rates
+from costmodel.network.sharing import Incidence, check_flow_count, fair_rates
 from costmodel.network.splitmix import mixed
 from costmodel.quantities import Array, Bytes, Indices, Seconds
 from costmodel.records import MutableRecord, Record
@@ -175,7 +175,7 @@ def _summed(values: Bits, places: npt.NDArray[np.integer], count: int) -> Bits:
 
 # ---- Flows that come and go while others run, for an engine with a clock of its own ----------------------------------
 
-FEW = 40  # flows that share links: up to here Python shares them faster than numpy
+FEW = 40  # flows that share links: up to here they are shared faster as they are than by arrays
 
 
 class _Flow(MutableRecord):
@@ -370,5 +370,5 @@ def _by_arrays(flows: Sequence[_Flow], capacity: Sequence[float]) -> list[float]
                 weights.append(1.0)
         start.append(len(links))
     capacities = np.array([*(capacity[link] for link in used), *(flows[i].limit for i in limited)])
-    rates = numpy_rates(Incidence(np.array(start, np.int64), np.array(links, np.int32), np.array(weights), capacities))
+    rates = fair_rates(Incidence(np.array(start, np.int64), np.array(links, np.int32), np.array(weights), capacities))
     return [rate if flow.limit else 0.0 for rate, flow in zip(map(float, rates), flows, strict=True)]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from costmodel.errors import InputError
 from costmodel.network.flows import FlowSession, _by_arrays, drained, flow_classes, run_collapsed, run_flows
-from costmodel.network.sharing import MAX_NUMPY_FLOWS, Incidence, check_capacity, fair_rates, numpy_rates
-from costmodel.network.sharing_numba import kernel as compiled
+from costmodel.network.sharing import MOST_IN_PYTHON, Incidence, check_capacity, fair_rates, filled
+from costmodel.network.sharing import kernel as compiled
 from costmodel.quantities import Array
 
 pytestmark = pytest.mark.core  # with numba and without
@@ -35,7 +35,7 @@ def systems(draw: st.DrawFn) -> Incidence:
 @given(systems())
 def test_every_flow_has_a_full_link_on_which_no_flow_is_faster(system: Incidence) -> None:
     """The definition of max-min fairness [Bertsekas, Gallager 1992, section 6.5.2]."""
-    rates = numpy_rates(system)
+    rates = fair_rates(system)
     load = system.load(rates)
     assert (load <= system.capacity * (1 + 1e-9)).all()
     for flow in range(system.flows):
@@ -55,14 +55,15 @@ def test_the_order_of_flows_does_not_matter(system: Incidence, random: object) -
         list(system.capacity),
         [list(system.entry_weights()[part]) for part in parts],
     )
-    assert numpy_rates(mixed) == pytest.approx(numpy_rates(system)[order], rel=1e-12)
+    assert fair_rates(mixed) == pytest.approx(fair_rates(system)[order], rel=1e-12)
 
 
 @given(systems())
-def test_numba_and_numpy_agree(system: Incidence) -> None:
+def test_compiled_or_not_rates_are_the_same(system: Incidence) -> None:
     if compiled() is None:
         pytest.skip("numba is not installed")
-    assert fair_rates(system) == pytest.approx(numpy_rates(system), rel=1e-9)
+    weights = np.empty(0) if system.weights is None else system.weights
+    assert fair_rates(system) == pytest.approx(filled(system.start, system.links, weights, system.capacity), rel=1e-12)
 
 
 @given(systems(), st.floats(1.0, 3.0))
@@ -190,7 +191,7 @@ def test_a_session_does_not_skip_a_completion_or_go_back() -> None:
 
 @given(systems(), st.lists(st.floats(0.2, 10.0), min_size=14, max_size=14))
 def test_a_session_of_many_flows_shares_as_one_of_few(system: Incidence, limits: list[float]) -> None:
-    """Python's filling and numpy's are the same, limits included, and keep to the definition of fairness."""
+    """Filling of few flows and of many gives the same, limits included, and keep to the definition of fairness."""
     session, array = FlowSession(system.capacity), FlowSession(system.capacity)
     flows = []
     for flow in range(system.flows):
@@ -198,8 +199,8 @@ def test_a_session_of_many_flows_shares_as_one_of_few(system: Incidence, limits:
         loads = dict(zip(system.links[part].tolist(), system.entry_weights()[part].tolist(), strict=True))
         flows.append((session.add(loads, 1.0, limits[flow]), array.add(loads, 1.0, limits[flow])))
     joined = array._connected(number for _, number in flows)
-    by_numpy = _by_arrays([array._flows[number] for number in joined], array._capacity)
-    assert by_numpy == pytest.approx([session.rate(number) for number, _ in flows], rel=1e-9)
+    by_arrays = _by_arrays([array._flows[number] for number in joined], array._capacity)
+    assert by_arrays == pytest.approx([session.rate(number) for number, _ in flows], rel=1e-9)
 
 
 def test_impossible_flows_are_errors() -> None:
@@ -211,9 +212,9 @@ def test_impossible_flows_are_errors() -> None:
         check_capacity(np.array([1.0, 0.0]), ["a", "b"])
 
 
-def test_more_flows_than_numpy_takes_name_the_line_that_installs_numba() -> None:
+def test_more_flows_than_python_takes_name_the_line_that_installs_numba() -> None:
     if compiled() is not None:
         pytest.skip("numba is installed")
-    system, sizes = random_system(MAX_NUMPY_FLOWS + 1)
+    system, sizes = random_system(MOST_IN_PYTHON + 1)
     with pytest.raises(InputError, match=r"pip install 'costmodel\[fast\]'"):
         run_flows(system, sizes)
