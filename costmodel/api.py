@@ -23,7 +23,7 @@ from costmodel.records import Record, field, replace
 from costmodel.result import SCHEMA, Point, Result
 from costmodel.schema import SI, ResolvedWorkload
 from costmodel.schema.catalogue import DocumentsOfFiles
-from costmodel.schema.inputs import Answers, noting
+from costmodel.schema.inputs import Answers, recorded
 from costmodel.schema.model_names import is_model
 from costmodel.schema.references import Library
 from costmodel.schema.tree import Tree
@@ -385,7 +385,7 @@ def load(
         return Workload(_with_lengths(kept), path, changes, asked, Library(search_path))
     rests_on: Answers = {}
     library = Library(search_path)
-    with noting(rests_on):
+    with recorded(rests_on):
         start = None if isinstance(path, Tree) else _start(str(path), clusters, phases, search_path, changes)
         if start is not None:
             _check_phases(scenarios or (), start.phases)

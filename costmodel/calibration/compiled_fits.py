@@ -14,7 +14,7 @@ from costmodel.hardware import Device
 from costmodel.records import MutableRecord
 from costmodel.schema import catalogue
 from costmodel.schema.catalogue import Question
-from costmodel.schema.inputs import Answers, noting
+from costmodel.schema.inputs import Answers, recorded
 from costmodel.schema.references import Library
 from costmodel.workload.scenario import Framework
 
@@ -67,7 +67,7 @@ class CompiledFits(Mapping[str, FamilyFit]):
         from costmodel.calibration.fit_lookup import FitLookup  # YAML and pydantic load where files are read
 
         store, noted = _store(self._roots, self._own_file)
-        with noting(noted):
+        with recorded(noted):
             return FitLookup(store, store.same_device(self._device), dict(self._implementations))
 
     def __getitem__(self, key: str) -> FamilyFit:
@@ -101,7 +101,7 @@ class CompiledFits(Mapping[str, FamilyFit]):
     def _reading(self) -> Iterator[FitLookup]:
         """Give the files. What is read of them is kept when the program ends."""
         _, noted = _store(self._roots, self._own_file)
-        with noting(noted):
+        with recorded(noted):
             self._kept.base = self._kept.base or self.files.base
             yield self.files
         _changed[self._question] = self

@@ -57,13 +57,13 @@ def _versions(problems: list[Problem]) -> dict[str, Any]:
 
     stated, required = packages.stated_version(), packages.dependencies()
     if stated != __version__:
-        said = "is not installed as a package" if stated is None else f"is {__version__}, but its metadata say {stated}"
+        message = f"is {__version__}, but its metadata say {stated}" if stated else "is not installed as a package"
         hint = "pip install it again, from its folder or its wheel"
-        problems.append(Problem(None, packages.PACKAGE, f"{said}: extras and requirements are unknown", hint))
+        problems.append(Problem(None, packages.PACKAGE, f"{message}: extras and requirements are unknown", hint))
     for each in required:
         if not each.is_met:
-            said = "is not installed" if each.version is None else f"is {each.version}, {each.requires} is required"
-            problems.append(Problem(None, each.name, said, f"pip install '{each.name}{each.requires}'"))
+            message = "is not installed" if each.version is None else f"is {each.version}, {each.requires} is required"
+            problems.append(Problem(None, each.name, message, f"pip install '{each.name}{each.requires}'"))
     return {
         "costmodel": __version__, "package": str(Path(costmodel.__file__).parent),
         "python": platform.python_version(), "executable": sys.executable, "platform": platform.platform(),
@@ -127,9 +127,9 @@ def _accelerator(search_path: tuple[str, ...], problems: list[Problem]) -> dict[
 
         listed = accelerator(names)
     except (ImportError, OSError, RuntimeError) as error:
-        said = str(error).partition("\n")[0] or type(error).__name__
+        message = str(error).partition("\n")[0] or type(error).__name__
         hint = "install torch again for this driver: https://pytorch.org/get-started/locally"
-        problems.append(Problem(None, "accelerator", f"torch is installed but does not work: {said}", hint))
+        problems.append(Problem(None, "accelerator", f"torch is installed but does not work: {message}", hint))
         return None
     return asdict(listed)
 
@@ -170,8 +170,8 @@ def _catalogue(problems: list[Problem]) -> dict[str, Any] | None:
     there = next((place for place in (kept, *kept.parents) if os.path.lexists(place)), None) if kept else None
     writable = there is not None and there.is_dir() and os.access(there, os.W_OK)
     if kept is not None and not writable:
-        said = f"{kept} cannot be written: every run reads its files anew"
+        message = f"{kept} cannot be written: every run reads its files anew"
         hint = f"set {VARIABLE} to a folder that can be written, or to nothing"
-        problems.append(Problem(None, "catalogue", said, hint))
+        problems.append(Problem(None, "catalogue", message, hint))
     count = len(entries(kept)) if kept is not None else 0
     return {"folder": None if kept is None else str(kept), "writable": writable, "entries": count}

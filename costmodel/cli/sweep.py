@@ -54,7 +54,7 @@ def command(
     from costmodel.cli.progress import progress
     from costmodel.schema.results import SWEEP_HINT, read_json
     from costmodel.schema.study import find_study
-    from costmodel.study.executors import pool
+    from costmodel.study.executors import started_pool
     from costmodel.study.files import STUDY, check_folder
     from costmodel.study.points import write_sweep
     from costmodel.study.sweep import NOTHING, Wanted, plan_sweep
@@ -73,8 +73,8 @@ def command(
     check_folder(output, sweep.document())
     scheduler = _scheduler(scheduler)
     try:
-        with progress("sweep", sweep.points) as on_progress, pool(workers, scheduler) as executor:
-            summaries = write_sweep(sweep, output, on_progress, executor)
+        with progress("sweep", sweep.points) as on_progress, started_pool(workers, scheduler) as pool:
+            summaries = write_sweep(sweep, output, on_progress, pool)
     except KeyboardInterrupt:
         click.echo(f"interrupted: {output} keeps the finished points; run the same command to resume", err=True)
         raise

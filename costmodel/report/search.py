@@ -16,11 +16,10 @@ from costmodel.study.goals import SENSES, Candidate, SearchResult, ranked
 from costmodel.study.layouts import REPLICAS
 from costmodel.study.search_servers import PERCENTILE
 
-MOST_COUNTS = 4  # device counts that are listed
+_MOST_COUNTS = 4  # numbers of devices that are listed one by one
 _RATES = "tokens_per_second_per_device", "tokens_per_second_per_user", "mfu"
-_COSTS = "cost_per_million_tokens", "cost_per_trillion_tokens"
-_PER = {"cost_per_million_tokens": "per million tokens", "cost_per_trillion_tokens": "per trillion tokens"}
-FEW = 5  # layouts in the short form
+_COSTS = {"cost_per_million_tokens": "per million tokens", "cost_per_trillion_tokens": "per trillion tokens"}
+_FEW = 5  # layouts in the short form
 _METRIC_OF = {"e2e": "latency", "itl": "tpot"}  # percentile -> the metric whose it is
 
 
@@ -31,7 +30,7 @@ def show_search(result: SearchResult, first: str, scenario: str) -> None:
     scenario: its name there.
     """
     counts = [f"{count:,}" for count in result.devices]
-    listed = f"{counts[0]} to {counts[-1]}" if len(counts) > MOST_COUNTS else " or ".join(counts)
+    listed = f"{counts[0]} to {counts[-1]}" if len(counts) > _MOST_COUNTS else " or ".join(counts)
     looked = considered(result, f" on {listed} devices")
     if result.best:
         show(_answer(result), "bold")
@@ -63,7 +62,7 @@ def show_search(result: SearchResult, first: str, scenario: str) -> None:
 
 def _show_layouts(result: SearchResult) -> None:
     """Print the best layouts, and the front."""
-    best = result.best if is_verbose() else result.best[:FEW]
+    best = result.best if is_verbose() else result.best[:_FEW]
     show(_layouts(best, result))
     if any(layout.tied for layout in best):
         show("~ the 80 % intervals of this row and of a row next to it overlap: either may be better")
@@ -83,7 +82,7 @@ def _answer(result: SearchResult) -> str:
     )  # fmt: skip
     span = "" if best.interval is None else f" ({interval(headline, *best.interval, digits=3)})"
     known = [name for name in _COSTS if best.metrics.get(name) is not None]
-    costs = (f"{metric(name, best.metrics[name])} {_PER[name]}" for name in known)
+    costs = (f"{metric(name, best.metrics[name])} {_COSTS[name]}" for name in known)
     count = f"{best.devices:,} device{'s' * (best.devices > 1)}"
     text = f"{count}{layout}: {metric(headline, best.metrics[headline])} {readable(headline)}{span}"
     return f"{result.scenario}: {', '.join((text, *costs))}"
@@ -91,9 +90,9 @@ def _answer(result: SearchResult) -> str:
 
 def _spread(front: Sequence[Candidate]) -> Sequence[Candidate]:
     """Return a Pareto front, in the short form a few of its layouts from one end to the other."""
-    if is_verbose() or len(front) <= FEW:
+    if is_verbose() or len(front) <= _FEW:
         return front
-    return [front[round(i * (len(front) - 1) / (FEW - 1))] for i in range(FEW)]
+    return [front[round(i * (len(front) - 1) / (_FEW - 1))] for i in range(_FEW)]
 
 
 def show_clusters(results: Sequence[SearchResult]) -> None:

@@ -12,7 +12,7 @@ from costmodel.declared import Measure, NumberOrZero, Verbatim, Wrong
 from costmodel.errors import InputError, Location, Problem
 from costmodel.records import MutableRecord, Record, replace
 from costmodel.schema.device import Source
-from costmodel.schema.inputs import note_folder
+from costmodel.schema.inputs import record_folder
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.records import Declared
 from costmodel.schema.references import Library, folder_of
@@ -268,7 +268,7 @@ def _step(file: MeasuredStepFile, tree: Tree, field: str, scenario: Scenario) ->
         raise field_error(error, f"{field}.value", value.location) from None
     if not math.isfinite(number) or number <= 0.0:
         raise value.error("must be above zero", field=f"{field}.value")
-    note_folder()  # the value's place is relative to it
+    record_folder()  # the value's place is relative to it
     return MeasuredStep(scenario, file.metric, number, f"{field}.value", value.location)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from costmodel.records import Record
 from costmodel.schema import catalogue
 from costmodel.schema.catalogue import Question
-from costmodel.schema.inputs import Answers, noting
+from costmodel.schema.inputs import Answers, recorded
 from costmodel.schema.references import Library
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import parameter_count
@@ -32,7 +32,7 @@ def listed_models(search_path: Sequence[str | Path] = ()) -> dict[str, ListedMod
     from costmodel.schema.files import read_models  # every kind of file loads with it
 
     rests_on: Answers = {}
-    with noting(rests_on):
+    with recorded(rests_on):
         models, _ = read_models(search_path)
     listed = {
         name: ListedModel(

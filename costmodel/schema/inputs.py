@@ -1,8 +1,8 @@
 """What a result rests on outside the program: files that were read or looked for, and folders that were listed.
 
 Each question has an answer: the digest of a file's content, whether there is one, the digest of the names in a folder.
-While these are noted, a result can be kept, until any question has another answer: a file that changes, that goes, or
-that now comes first on the search path.
+A result whose questions are recorded can be kept until one has another answer: a file that changes, that goes, or that
+now comes first on the search path.
 """
 
 from __future__ import annotations
@@ -21,45 +21,45 @@ Answers: TypeAlias = "dict[tuple[str, str], Answer]"
 
 CONTENT, IS_FILE, EXISTS, NAMES, NAMES_BELOW, FOLDER = "content", "is_file", "exists", "names", "names_below", "folder"
 _ENDING = ".yaml"
-_noting: list[Answers] = []
+_open: list[Answers] = []  # that are being recorded
 
 
 @contextmanager
-def noting(answers: Answers) -> Iterator[None]:
-    """Note all questions that are asked inside, with their answers."""
-    _noting.append(answers)
+def recorded(answers: Answers) -> Iterator[None]:
+    """Record all questions that are asked inside, with their answers."""
+    _open.append(answers)
     try:
         yield
     finally:
-        _noting.pop()
+        _open.pop()
 
 
-def note_content(path: Path, content: bytes | None) -> None:
-    """Note what was read of a file; null where it could not be read."""
-    if _noting:
-        _note(CONTENT, os.fspath(path), None if content is None else source_hash(content))
+def record_content(path: Path, content: bytes | None) -> None:
+    """Record what was read of a file; null where it could not be read."""
+    if _open:
+        _record(CONTENT, os.fspath(path), None if content is None else source_hash(content))
 
 
-def note_folder() -> None:
-    """Note the working folder, which paths in a result are relative to."""
-    _note(FOLDER, "", os.getcwd())
+def record_folder() -> None:
+    """Record the working folder, which paths in a result are relative to."""
+    _record(FOLDER, "", os.getcwd())
 
 
 def is_file(path: Path) -> bool:
     """Tell whether a path leads to a regular file."""
-    return bool(_noted(IS_FILE, path))
+    return bool(_asked(IS_FILE, path))
 
 
 def exists(path: Path) -> bool:
     """Tell whether a path leads to anything."""
-    return bool(_noted(EXISTS, path))
+    return bool(_asked(EXISTS, path))
 
 
 def yaml_names(folder: Path, *, deep: bool) -> set[str]:
     """Return the names of the YAML files in a folder, and in those below it if `deep`."""
     names = set(_yaml_names(os.fspath(folder), deep=deep))
-    if _noting:
-        _note(NAMES_BELOW if deep else NAMES, os.fspath(folder), _digest(names))
+    if _open:
+        _record(NAMES_BELOW if deep else NAMES, os.fspath(folder), _digest(names))
     return names
 
 
@@ -68,14 +68,14 @@ def are_unchanged(answers: Mapping[tuple[str, str], Answer]) -> bool:
     return all(_ANSWERS[question](path) == answer for (question, path), answer in answers.items())
 
 
-def _noted(question: str, path: Path) -> Answer:
+def _asked(question: str, path: Path) -> Answer:
     answer = _ANSWERS[question](os.fspath(path))
-    _note(question, os.fspath(path), answer)
+    _record(question, os.fspath(path), answer)
     return answer
 
 
-def _note(question: str, path: str, answer: Answer) -> None:
-    for answers in _noting:
+def _record(question: str, path: str, answer: Answer) -> None:
+    for answers in _open:
         answers[question, path] = answer
 
 

@@ -17,7 +17,7 @@ from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.framework import FrameworkFile
-from costmodel.schema.inputs import note_folder
+from costmodel.schema.inputs import record_folder
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.overrides import apply_overrides
 from costmodel.schema.plausible import implausible
@@ -194,7 +194,7 @@ def install_device(
     device = build.device(part.file, original.file, restated)
     if assembly.library.has("devices", device.name) or document.location is None or document.location.line is None:
         return part, device
-    note_folder()
+    record_folder()
     return part, replace(device, path=str(Path(document.location.source).resolve()))
 
 

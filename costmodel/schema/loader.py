@@ -19,7 +19,7 @@ import yaml
 from costmodel import units
 from costmodel.errors import InputError, Location, kind_of
 from costmodel.reading import open_regular
-from costmodel.schema.inputs import note_content
+from costmodel.schema.inputs import record_content
 from costmodel.schema.tree import KEPT, Tree, to_python
 
 MAX_BYTES = 16 * 2**20  # of a YAML or JSON file; far above any real one
@@ -82,13 +82,13 @@ def read_data(path: Path, label: str, limit: int, *, missing_hint: str = "check 
             data = file.read(limit + 1)
         if len(data) > limit:  # it grew, or is of the kernel's and states no size
             raise _too_large(len(data), limit, location)
-        note_content(path, data)
+        record_content(path, data)
         return data
     except FileNotFoundError:
-        note_content(path, None)
+        record_content(path, None)
         raise InputError.single("does not exist", hint=missing_hint, location=location) from None
     except OSError as error:
-        note_content(path, None)
+        record_content(path, None)
         raise InputError.single(f"cannot be read: {error.strerror}", location=location) from None
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from costmodel.declared import Integer, Number, Wrong, exceeds
 from costmodel.errors import InputError
-from costmodel.schema.inputs import is_file, note_folder
+from costmodel.schema.inputs import is_file, record_folder
 from costmodel.schema.records import Declared, record
 from costmodel.schema.references import display_path, relative_path
 from costmodel.schema.tree import Tree
@@ -151,7 +151,7 @@ def locate_files(file: RequestsFile | None, scenario: Tree, field: str) -> Reque
         tree = scenario.at(("requests", key))
         origin = None if tree is None else tree.location
         path = relative_path(reference, origin)
-        note_folder()
+        record_folder()
         if not is_file(path):
             raise InputError.single(
                 f"{display_path(path)} not found", hint="check the path", field=f"{field}.requests.{key}",

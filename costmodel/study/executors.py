@@ -36,8 +36,8 @@ HERE = Pool()
 
 
 @contextmanager
-def pool(workers: int | None = None, scheduler: str | None = None) -> Iterator[Pool]:
-    """Give what evaluates chunks: a Dask cluster (`embedded` or its address), processes, or this process.
+def started_pool(workers: int | None = None, scheduler: str | None = None) -> Iterator[Pool]:
+    """Give what evaluates chunks while it runs: a Dask cluster (`embedded` or its address), processes, or this process.
 
     Raises InputError where Dask is not installed or no scheduler answers.
     """

@@ -25,6 +25,7 @@ from costmodel.workload.memory import stage_work
 from costmodel.workload.schedules import Kind, SteadyState
 
 KINDS = tuple(Kind)
+_OF_THE_STEP = ("step", "bubble", "optimizer", "exposed_communication", "host")  # times of one number
 ROUNDING = 1e-12  # of a makespan: difference between sums of the same times in another order
 
 
@@ -44,8 +45,7 @@ class StepTimes(Record):
 
     def grown(self, longer: StepTimes, steady: SteadyState) -> StepTimes:
         """Return the times of a step of many micro-batches. These and `longer` are of its two shorter ones."""
-        names = ("step", "bubble", "optimizer", "exposed_communication", "host")
-        rest = {name: steady.at(getattr(self, name), getattr(longer, name)) for name in names}
+        rest = {name: steady.at(getattr(self, name), getattr(longer, name)) for name in _OF_THE_STEP}
         kinds = {kind: steady.at(seconds, longer.by_kind[kind]) for kind, seconds in self.by_kind.items()}
         return StepTimes(by_kind=kinds, **rest)
 
@@ -57,14 +57,8 @@ class StepTimes(Record):
         bubble = self.bubble * factor
         exposed_communication = self.exposed_communication * factor
         """
-        return StepTimes(
-            step=self.step * factor,
-            by_kind={kind: seconds * factor for kind, seconds in self.by_kind.items()},
-            bubble=self.bubble * factor,
-            optimizer=self.optimizer * factor,
-            exposed_communication=self.exposed_communication * factor,
-            host=self.host * factor,
-        )
+        kinds = {kind: seconds * factor for kind, seconds in self.by_kind.items()}
+        return StepTimes(by_kind=kinds, **{name: getattr(self, name) * factor for name in _OF_THE_STEP})
 
 
 class PipelineTimes(Record):

@@ -8,7 +8,7 @@ from typing import Any
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.planning.launch.benchmark import statistics_of
-from costmodel.planning.launch.layouts import devices
+from costmodel.planning.launch.layouts import devices_of
 from costmodel.planning.launch.options import MTP, Settings
 from costmodel.records import Record
 from costmodel.schema.files import load_cluster, load_document, read_model
@@ -34,27 +34,27 @@ class Pool(Record):
     @property
     def devices(self) -> int:
         """Return the devices of one engine."""
-        return devices(self.settings)
+        return devices_of(self.settings)
 
     @property
-    def in_node(self) -> int:
+    def node_size(self) -> int:
         """Return the devices of a node."""
         return int(self.cluster.node.count)
 
     @property
     def nodes(self) -> int:
         """Return the nodes of one engine."""
-        return -(-self.devices // self.in_node)
+        return -(-self.devices // self.node_size)
 
     @property
-    def share_node(self) -> int:
+    def engines_a_node(self) -> int:
         """Return the engines of a full node, one where an engine has one or more nodes."""
-        return max(self.in_node // self.devices, 1)
+        return max(self.node_size // self.devices, 1)
 
     @property
     def all_nodes(self) -> int:
         """Return the nodes of all engines."""
-        return self.nodes * self.engines if self.nodes > 1 else -(-self.engines // self.share_node)
+        return self.nodes * self.engines if self.nodes > 1 else -(-self.engines // self.engines_a_node)
 
     @property
     def is_amd(self) -> bool:
@@ -83,11 +83,6 @@ class Deployment(Record):
     of_trace: bool = False
     predicted: str = ""
     holds: bool | None = None
-
-    @property
-    def devices(self) -> int:
-        """Return the devices of all engines."""
-        return sum(pool.devices * pool.engines for pool in self.pools)
 
 
 def deployment(request: Mapping[str, Any], entry: Mapping[str, Any], search_path: tuple[str, ...] = ()) -> Deployment:

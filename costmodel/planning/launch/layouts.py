@@ -22,7 +22,7 @@ def degrees(settings: Settings) -> dict[str, int]:
     return {name: int(settings.get(f"parallel.{name}") or 1) for name in DEGREES}
 
 
-def devices(settings: Settings) -> int:
+def devices_of(settings: Settings) -> int:
     """Return the devices of one engine or training run: tp * pp * dp * cp."""
     of = degrees(settings)
     return of["tp"] * of["pp"] * of["dp"] * of["cp"]

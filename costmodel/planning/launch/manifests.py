@@ -29,7 +29,7 @@ def compose(key: str, deployed: Deployment) -> str:
     made = engine(key)
     services = {}
     for pool in deployed.pools:
-        for number in range(min(pool.share_node, pool.engines)):
+        for number in range(min(pool.engines_a_node, pool.engines)):
             profile = {"profiles": [pool.role]} if len(deployed.pools) > 1 else {}
             services[f"{pool.role}-{number}"] = _service(made, deployed, pool, number) | profile
     document = {"name": _name(deployed), "services": services, "volumes": {"models": {}}}
@@ -84,7 +84,7 @@ def _objects(made: Engine, deployed: Deployment, pool: Pool) -> Iterator[Manifes
 
 
 def _pod(made: Engine, deployed: Deployment, pool: Pool) -> Manifest:
-    gpus = {"amd.com/gpu" if pool.is_amd else "nvidia.com/gpu": min(pool.devices, pool.in_node)}
+    gpus = {"amd.com/gpu" if pool.is_amd else "nvidia.com/gpu": min(pool.devices, pool.node_size)}
     container: Manifest = {
         "name": made.key, "image": made.image, "command": ["bash", "-c"], "args": [_started(made, deployed, pool)],
         "ports": [{"name": "http", "containerPort": PORT}],
@@ -114,7 +114,7 @@ def _started(made: Engine, deployed: Deployment, pool: Pool, port: int = PORT) -
 
 def _service(made: Engine, deployed: Deployment, pool: Pool, number: int) -> Manifest:
     port = PORT + number
-    of = [str(each) for each in range(number * pool.devices, min((number + 1) * pool.devices, pool.in_node))]
+    of = [str(each) for each in range(number * pool.devices, min((number + 1) * pool.devices, pool.node_size))]
     service: Manifest = {
         "image": made.image, "entrypoint": ["bash", "-c"], "command": [_started(made, deployed, pool, port)],
         "network_mode": "host", "ipc": "host", "volumes": [f"models:{_CACHE}"],

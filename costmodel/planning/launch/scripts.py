@@ -76,7 +76,7 @@ def comments(deployed: Deployment, made: Engine) -> Iterator[str]:
         yield f"# The plan assumed {deployed.framework}."
     for pool in deployed.pools:
         if pool.role != "train":
-            share = min(pool.share_node, pool.engines)
+            share = min(pool.engines_a_node, pool.engines)
             shared = f"{pool.nodes} nodes are one engine" if pool.nodes > 1 else f"{share} of {pool.engines} engines"
             yield f"# Each node of {pool.role}: {shared}"
     if len(deployed.pools) > 1 and made.key in _ROUTERS:
@@ -117,7 +117,13 @@ def command(made: Engine, deployed: Deployment, pool: Pool, port: int = PORT) ->
     words, document = made.written({name: value for name, value in settings.items() if value}, deployed.drafts)
     placed = _PLACES[made.key](pool) if pool.nodes > 1 and made.key in _PLACES else []
     words = [*words, *_off(made, settings), *placed, *_roles(made, pool)]
-    ranks = ["srun", "--mpi=pmix", f"--nodes={pool.nodes}", f"--ntasks-per-node={pool.in_node}", "trtllm-llmapi-launch"]
+    ranks = [
+        "srun",
+        "--mpi=pmix",
+        f"--nodes={pool.nodes}",
+        f"--ntasks-per-node={pool.node_size}",
+        "trtllm-llmapi-launch",
+    ]
     program = ranks if made.key == "trt-llm" and pool.nodes > 1 else []
     program = [*program, *(deployed.checkpoint if word == "MODEL" else word for word in made.program)]
     named = [made.model[0], deployed.checkpoint] if "MODEL" not in made.program else []
@@ -164,8 +170,8 @@ def _context(deployed: Deployment) -> int | None:
 def _engines(made: Engine, deployed: Deployment, pool: Pool) -> Iterator[str]:
     """Yield the lines that start the engines of one node."""
     visible = "HIP_VISIBLE_DEVICES" if pool.is_amd else "CUDA_VISIBLE_DEVICES"
-    several = pool.nodes == 1 and (pool.share_node > 1 or pool.devices < pool.in_node)
-    count = min(pool.share_node, pool.engines)
+    several = pool.nodes == 1 and (pool.engines_a_node > 1 or pool.devices < pool.node_size)
+    count = min(pool.engines_a_node, pool.engines)
     if made.key == "vllm" and pool.nodes > 1:
         yield '  headless=(); [[ "$NODE_RANK" == 0 ]] || headless=(--headless)'
     for number in range(count):
@@ -221,7 +227,7 @@ def _nixl(role: str) -> str:
 
 def _vllm_nodes(pool: Pool) -> list[str]:
     of = degrees(pool.settings)
-    local = pool.in_node // (pool.devices // of["dp"])
+    local = pool.node_size // (pool.devices // of["dp"])
     if of["dp"] == 1 or local == 0:
         return ["--nnodes", str(pool.nodes), "--node-rank", Variable("$NODE_RANK"), "--master-addr", Variable("$HEAD")]
     return [

@@ -44,7 +44,7 @@ def _torchrun(pool: Pool) -> list[str]:
     if pool.nodes == 1:
         return ["torchrun", "--standalone", "--nproc-per-node", str(pool.devices)]
     return [
-        "torchrun", "--nnodes", str(pool.nodes), "--nproc-per-node", str(pool.in_node),
+        "torchrun", "--nnodes", str(pool.nodes), "--nproc-per-node", str(pool.node_size),
         "--node-rank", Variable("$NODE_RANK"), "--master-addr", Variable("$HEAD"), "--master-port", _MASTER,
     ]  # fmt: skip
 

@@ -19,7 +19,7 @@ from costmodel.errors import InputError
 from costmodel.planning.launch import FORMATS, TRAINERS, emit
 from costmodel.planning.launch.answers import answer
 from costmodel.planning.launch.deployment import Deployment, Pool
-from costmodel.planning.launch.layouts import devices
+from costmodel.planning.launch.layouts import devices_of
 from costmodel.planning.launch.manifests import kubernetes
 from costmodel.planning.launch.reading import Launched, read_launch
 from costmodel.planning.launch.scripts import HEADLINE, script
@@ -211,7 +211,7 @@ def test_settings_survive_writing_and_reading(
     path.write_text(script(form, deployed), "utf-8")
     read = read_launch(str(path)).of("serve")
     assert {name: read.get(name, 1 if name.startswith("parallel.") else None) for name in stated} == stated
-    assert devices(read) == devices(stated)
+    assert devices_of(read) == devices_of(stated)
 
 
 def test_what_is_not_understood_is_said_with_its_line(tmp_path: Path) -> None:

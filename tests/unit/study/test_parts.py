@@ -22,7 +22,7 @@ import costmodel
 from costmodel.errors import InputError
 from costmodel.study import chunks
 from costmodel.study.chunks import cut
-from costmodel.study.executors import Pool, pool
+from costmodel.study.executors import Pool, started_pool
 from costmodel.study.points import read_sweep, write_sweep
 from costmodel.study.sweep import Wanted, plan_sweep
 from costmodel.study.tables import Columns, decode, numbers
@@ -120,7 +120,7 @@ def test_processes_give_the_same_files(
     online = costmodel.load("llama3_8b_rtx4090", set=server, scenarios=["serving"])
     closed = plan_sweep(decode_only, (f"{BATCH}=16,32,64,128", f"{HBM}=2TB/s..4TB/s:6"))
     simulated = plan_sweep(online, ("scenarios.serving.rate=2/s,64/s",), engine="event")
-    with pool(workers=2) as two:
+    with started_pool(workers=2) as two:
         for name, sweep, parts in (("closed", closed, 4), ("simulated", simulated, 2)):
             here = write_sweep(sweep, tmp_path / name / "here", form="csv")
             there = write_sweep(sweep, tmp_path / name / "there", pool=two, form="csv")
@@ -214,7 +214,7 @@ def test_a_scheduler_that_does_not_answer_is_told(address: str, monkeypatch: pyt
     monkeypatch.setattr("costmodel.study.executors.CONNECT", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = address.replace("silent", f"tcp://127.0.0.1:{silent.getsockname()[1]}")
-        with pytest.raises(InputError, match=r"no scheduler answers|needs Dask"), pool(scheduler=address):
+        with pytest.raises(InputError, match=r"no scheduler answers|needs Dask"), started_pool(scheduler=address):
             pass
     distributed = sys.modules.get("distributed")  # a client that fails is never closed, and its end may wait for ever
     assert distributed is None or not [one for one in gc.get_objects() if type(one) is distributed.Client]
@@ -224,7 +224,7 @@ def test_an_embedded_dask_cluster_gives_the_same_files(decode_only: costmodel.Wo
     pytest.importorskip("distributed")
     sweep = plan_sweep(decode_only, (f"{BATCH}=16,32",))
     write_sweep(sweep, tmp_path / "here")
-    with pool(scheduler="embedded") as cluster:
+    with started_pool(scheduler="embedded") as cluster:
         write_sweep(sweep, tmp_path / "there", pool=cluster)
     assert files(tmp_path / "here") == files(tmp_path / "there")
 
