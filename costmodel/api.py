@@ -125,7 +125,7 @@ class Workload(Record):
     def changed(self, changes: Mapping[str, object], scenarios: Iterable[str] | None = None) -> Workload:
         """Return some scenarios (default: all) with more fields changed. Takes and raises what `load` does."""
         together = {**self._changes, **_in_si({**changes, **self._multiplied(changes)})}
-        resolved = self._resolve(together, self.scenarios if scenarios is None else scenarios)
+        resolved = self._resolve(together, self._named(scenarios))
         _warn(resolved)
         return replace(self, resolved=resolved, _changes=together, _calibrations={})
 
@@ -153,7 +153,7 @@ class Workload(Record):
         engine, simulation, requests: as of `points`. Without an engine the document's is `event` where requests of any
         scenario were simulated, since only these answer it.
         """
-        scenarios = self.scenarios if scenarios is None else tuple(scenarios)
+        scenarios = self._named(scenarios)
         points = self.points(scenarios, engine, simulation, requests)
         engine = engine or engine_of(points)
         return {
@@ -171,9 +171,13 @@ class Workload(Record):
         warnings = [str(problem) for problem in self.resolved.warnings]
         return {"warnings": warnings} if warnings else {}
 
-    def _seed(self, scenarios: Iterable[str] | None) -> int | None:
+    def _named(self, scenarios: Iterable[str] | None) -> tuple[str, ...]:
+        """Return the names of the scenarios that are asked for, of all without one."""
+        return self.scenarios if scenarios is None else several(scenarios)
+
+    def _seed(self, scenarios: Iterable[str]) -> int | None:
         """Return the seed of what is random in some scenarios, null where nothing is."""
-        asked = [self.scenario(name) for name in (self.scenarios if scenarios is None else scenarios)]
+        asked = [self.scenario(name) for name in scenarios]
         return next((each.simulation.seed for each in asked if _is_random(each)), None)
 
     def points(
@@ -191,7 +195,7 @@ class Workload(Record):
         """
         if engine is not None:
             _check_engine(engine)
-        chosen = [self.scenario(name) for name in (self.scenarios if scenarios is None else scenarios)]
+        chosen = [self.scenario(name) for name in self._named(scenarios)]
         if engine != "event":
             answer = _answer(chosen, engine, requests)
             return {each.name: evaluate_point(each, self.calibration(each), answer) for each in chosen}
@@ -352,6 +356,11 @@ def _as_numbers(path: str, values: list[Any]) -> Array:
         raise _no_axis(path) from None
 
 
+def several(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Return some names, of which one may stand alone."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def _no_axis(path: str) -> InputError:
     return InputError.single(
         "an axis varies numbers; this one changes the structure",
@@ -367,15 +376,15 @@ def load(
     cluster: str | Sequence[str] | None = None,
     search_path: Sequence[str | Path] = (),
     scenarios: Iterable[str] | None = None,
-    phases: Sequence[str] = (),
+    phases: str | Sequence[str] = (),
 ) -> Workload:
     """Return the workload of a file, of a name under `workloads/`, of a document, or the smallest one of a model.
 
     Takes, raises and warns as `costmodel.load` does (`costmodel/facade.py`).
     """
     changes, search_path = _in_si(_expanded(set or {})), tuple(search_path)
-    clusters = (cluster,) if isinstance(cluster, str) else tuple(cluster or ())
-    scenarios = None if scenarios is None else tuple(scenarios)
+    clusters, phases = several(cluster or ()), several(phases)
+    scenarios = None if scenarios is None else several(scenarios)
     asked = clusters if len(clusters) > 1 else next(iter(clusters), None)
     files = None
     if not (changes or phases or isinstance(path, Tree)):

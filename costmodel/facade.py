@@ -15,7 +15,7 @@ import numpy as np
 from costmodel import api, result
 from costmodel.errors import InputError
 from costmodel.quantities import Array
-from costmodel.records import field, fields
+from costmodel.records import field, fields, replace
 from costmodel.schema.metrics import unit_of
 from costmodel.schema.tree import Tree
 
@@ -140,6 +140,8 @@ class Workload(api.Workload):
         """
         from costmodel.study.sweep import plan_sweep
 
+        if not all(isinstance(each, str) for each in varied):
+            raise InputError.single("an axis is a text", hint='write sweep(scenario, "PATH=0.5x..2x:3", …)')
         links = plan_sweep(self.changed({}, [scenario]), varied, every=True).links
         names = [axis.path for axes in links for axis in axes if axis.texts]
         if names:
@@ -184,19 +186,26 @@ class Workload(api.Workload):
                 self, scenario, levers_of(levers, tuple(map(str, self._library.search_path))), (), lambda _: None
             )
 
-    def plan(self, clusters: Sequence[str], **asked: Any) -> dict[str, Any]:
+    def plan(
+        self, clusters: str | Sequence[str], *, devices: int | Sequence[int] = (),
+        set: Mapping[str, object] | None = None, **asked: Any,  # noqa: A002  the name that the command line uses
+    ) -> dict[str, Any]:  # fmt: skip
         """Return the cheapest servers of this model on each cluster, as `costmodel plan --json` prints them.
 
         clusters: `nodes/NAME` or `clusters/NAME`. asked: the options of the command as people write them, such as
-        `rate="20/s", isl=2000, osl=500, ttft="1s@p99"`; with `train=True, tokens="15T"` a training run.
+        `rate="20/s", isl=2000, osl=500, ttft="1s@p99"`; with `train=True, tokens="15T"` a training run, for which
+        devices are the numbers of them that it may take, and set its fields: path -> value.
         Raises InputError on bad text, on options that contradict and on a model that the catalogue does not have.
         """
         from costmodel.planning import deployments, servers, training, training_document
         from costmodel.planning.request import read_request
 
         model = self.scenario(self.scenarios[0]).architecture.name
-        known = {"model": model, "clusters": clusters, "search_path": self._library.search_path}
-        request = read_request({**asked, **known})
+        known = {"model": model, "clusters": api.several(clusters), "search_path": self._library.search_path}
+        request = replace(
+            read_request({**asked, **known}), devices=(devices,) if isinstance(devices, int) else tuple(devices),
+            changes=tuple((path, str(value)) for path, value in (set or {}).items()),
+        )  # fmt: skip
         if request.train:
             return training_document.document(training.plan_training(request, lambda _: None))
         return deployments.document(servers.plan_servers(request, lambda _: None))
@@ -217,8 +226,8 @@ def load(
     *,
     cluster: str | Sequence[str] | None = None,
     search_path: Sequence[str | Path] = (),
-    scenarios: Iterable[str] | None = None,
-    phases: Sequence[str] = (),
+    scenarios: str | Iterable[str] | None = None,
+    phases: str | Sequence[str] = (),
 ) -> Workload:
     """Return the workload of a file, a name, a mapping as files have it, or the smallest one of a model.
 
@@ -231,6 +240,9 @@ def load(
     implausible hardware.
     """
     if isinstance(source, Mapping):
+        if "scenarios" not in source and ("model_type" in source or "architectures" in source):
+            hint = 'save it as config.json and load its path: costmodel.load("config.json", cluster="nodes/dgx-h100")'
+            raise InputError.single("is the config.json of a model, and no workload", field="the mapping", hint=hint)
         from costmodel.schema.loader import parse_tree
 
         source = parse_tree(json.dumps(source), "the mapping")

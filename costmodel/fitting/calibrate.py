@@ -25,7 +25,7 @@ from costmodel.measurements.tables import Table, join, read_tables
 from costmodel.measurements.timings import timed_for
 from costmodel.quantities import Indices, Seconds
 from costmodel.records import Record, ValueRecord, field, replace
-from costmodel.schema.files import list_names, load_device, load_document
+from costmodel.schema.files import load_device, load_document
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library, is_name
 from costmodel.schema.whole_files import make_folder, write_whole
@@ -46,7 +46,6 @@ class CalibrationRun(Record):
     backends: runs of the same rows' other backends, by the file that each has written.
     anchors: table of rows that are too few for a fit and move those transferred from other devices, none without any.
     moved: their number by family.
-    frameworks: those that would use these fits once they are the device's defaults, with the families.
     """
 
     outcome: ImplementationFits
@@ -57,7 +56,6 @@ class CalibrationRun(Record):
     kernels: int
     inherits: str | None
     backends: Mapping[Path, CalibrationRun] = field(default_factory=dict)
-    frameworks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     anchors: Path | None = None
     moved: Mapping[str, int] = field(default_factory=dict)
 
@@ -135,7 +133,7 @@ def calibrate(
     others = {path: one for path, one in fitted.items() if path != output}
     return replace(
         run, left_out=screened.omissions, other_devices=len(table) - len(rows), backends=others,
-        frameworks=frameworks_without(list(run.outcome.evidence.fitted), search_path), anchors=anchors, moved=moved,
+        anchors=anchors, moved=moved,
     )  # fmt: skip
 
 
@@ -182,20 +180,6 @@ def _write_anchors(path: Path, measurements: Sequence[Path], rows: Table) -> Non
         )  # fmt: skip
     make_folder(path.parent)
     write_whole(path, [text_of(rows).encode("utf-8")])
-
-
-def frameworks_without(families: Sequence[str], search_path: Sequence[str | Path] = ()) -> dict[str, list[str]]:
-    """Return the frameworks that name no kernel of their own for some `family/variant`, with those families.
-
-    They take the device's defaults. One that names a kernel takes that, where the device has it.
-    """
-    users: dict[str, list[str]] = {}
-    for name in list_names("frameworks", search_path):
-        named = load_document("frameworks", name, search_path)["implementations"]
-        free = [key for key in families if key not in named and key.partition("/")[0] not in named]
-        if free:
-            users[name] = free
-    return users
 
 
 def by_backend(screened: Screened) -> dict[str, Table]:

@@ -99,6 +99,9 @@ def _csv(path: Path) -> RawTable:
     lines: list[int] = []
     try:
         header = next(reader, [])
+        if text.lstrip()[:1] in ("{", "["):
+            hint = "write its keys as a header line, and the values of each row below it"
+            raise table_error(path, "is JSON, and a table is CSV or Parquet", line=1, hint=hint)
         _check_header(path, header)
         rows = list(_rows(path, reader, header, lines))
     except csv.Error as error:

@@ -10,7 +10,7 @@ from costmodel.result import shown_line
 from costmodel.study.comparing import Compared, Pair
 from costmodel.study.timelines import TracesCompared
 
-FEW, FEW_OPERATORS = 8, 5  # metrics and operators in the short form
+FEW, FEW_OPERATORS = 5, 3  # metrics and operators in the short form
 _YES_NO = {None: "", True: "yes", False: "no"}
 
 
@@ -55,7 +55,7 @@ def _moved(pair: Pair) -> float:
 
 def show_classes(comparison: TracesCompared) -> None:
     """Print the predicted and measured time of each class of operators per device."""
-    rows = table("class", ">predicted", ">measured", ">ratio (predicted / measured)")
+    rows = table("class", ">predicted", ">measured", ">predicted / measured")
     for kind in comparison.classes:
         times = quantity(kind.predicted, "duration"), quantity(kind.measured, "duration")
         rows.add(kind.name, *times, _ratio(kind.ratio))
@@ -64,10 +64,11 @@ def show_classes(comparison: TracesCompared) -> None:
 
 def _show(what: str, pairs: Sequence[Pair], text: Callable[[Pair, float | None], str]) -> None:
     has_intervals = any(pair.inside is not None for pair in pairs)
-    headings = ("scenario", what, ">first", ">second", ">ratio (first / second)")
+    headings = ("scenario", what, ">first", ">second", ">first / second")
     rows = table(*headings, "second within first's 80 % interval") if has_intervals else table(*headings)
     for pair in pairs:
-        cells = (pair.scenario, readable(shown_line(pair.name)), text(pair, pair.first), text(pair, pair.second))
+        name = readable(shown_line(pair.name)).replace("tokens per second", "tokens/s")
+        cells = pair.scenario, name, text(pair, pair.first), text(pair, pair.second)
         rows.add(*cells, _ratio(pair.ratio), *((_YES_NO[pair.inside],) if has_intervals else ()))
     show(rows)
 

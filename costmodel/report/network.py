@@ -33,7 +33,7 @@ def show_topologies(topologies: Sequence[FabricFacts]) -> None:
 def topologies_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return one row per topology. rows: of `topology --json`."""
     topologies = table(
-        "topology", ">endpoints", ">switches", "?>links", "?>cost", ">cost per endpoint", ">diameter", ">bisection"
+        "topology", ">endpoints", "??>switches", "??>links", "?>cost", ">per endpoint", ">diameter", ">bisection"
     )
     for row in rows:
         diameter = NONE if row["diameter"] is None else Number(f"{row['diameter']:g}", row["diameter"])
@@ -55,12 +55,13 @@ def show_collective(answer: CollectiveTime, cluster: Cluster, blocks: Sequence[B
         f"{quantity(answer.time, 'time')}, {quantity(document['busbw'], 'bandwidth')} bus bandwidth{bound}",
         "bold",
     )
-    rows = table("quantity", ">value")
-    rows.add("time", quantity(answer.time, "time"))
-    rows.add("latency part", quantity(answer.latency, "time"))
-    rows.add("algorithm bandwidth", quantity(document["algbw"], "bandwidth"))
-    rows.add("bus bandwidth", quantity(document["busbw"], "bandwidth"))
-    show(rows)
+    if is_verbose():
+        rows = table("quantity", ">value")
+        for name, value in (("time", answer.time), ("latency part", answer.latency)):
+            rows.add(name, quantity(value, "time"))
+        for name, key in (("algorithm bandwidth", "algbw"), ("bus bandwidth", "busbw")):
+            rows.add(name, quantity(document[key], "bandwidth"))
+        show(rows)
     if request.ranks == 1:
         show("a single device has nothing to send")
         return

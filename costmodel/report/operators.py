@@ -13,7 +13,8 @@ from costmodel.report.page import is_verbose, show, show_hint, table
 from costmodel.report.text import quantity, readable, share, shortened, shown_basis
 from costmodel.result import shown_line
 
-FEW = 8  # operators in the short form
+FEW = 6  # operators in the short form
+LONGEST_LIST = 110  # characters of their names there
 MOST_EXPLAINED = 4  # operators in full; more are listed
 SYMBOLS = {  # inputs that equations and docs/method.md have a symbol for
     "bandwidth inside a node": "bandwidth inside a node (B_in)",
@@ -60,7 +61,8 @@ def show_lines(
         show(routing_line(routing))
     for kind, some in {"operators": [line.name for line in lines[FEW:]], **names}.items():
         if some and (is_verbose() or kind != "terms") and not (is_verbose() and kind == "operators"):
-            show(f"{kind}: {', '.join(map(shown_line, some))}")
+            listed = f"{kind}: {', '.join(map(shown_line, some))}"
+            show(listed if is_verbose() else shortened(listed, LONGEST_LIST))
     asked = [lines[0].name] if lines else []
     show_hint()
     for word, name in zip(("next:", "     "), [*asked, *names["metrics"][:1]], strict=False):
@@ -190,7 +192,7 @@ def show_blocks(blocks: Sequence[Block]) -> None:
     if is_verbose():
         _show_all(blocks)
         return
-    rows = table("equation", ">value", "where")
+    rows = table("equation", ">value", "?where")
     for block in dict.fromkeys(blocks):
         line = block.lines[0]
         rows.add(shortened(str(line.equation), LONGEST), _value(line.value, line.dimension), block.place)

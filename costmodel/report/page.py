@@ -29,6 +29,8 @@ BAR = 12  # characters of a full bar
 _MARKUP = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
+_COMMAND = re.compile(r"(next:)?\s*costmodel ")
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which spreadsheets begin one
 _format: ContextVar[str] = ContextVar("format", default="text")
 _verbose: ContextVar[bool] = ContextVar("verbose", default=False)
@@ -148,7 +150,7 @@ def show(content: str | Table = "", style: str = "") -> None:
         if constant:
             show(f"same in every row: {', '.join(constant)}", "dim")
         if dropped:
-            show(f"columns left out (terminal too narrow): {', '.join(dropped)}", "dim")
+            show(f"columns left out, for want of room: {', '.join(dropped)}", "dim")
     elif _is_styled():
         _show_styled(_folded(content), style)
     else:
@@ -156,12 +158,20 @@ def show(content: str | Table = "", style: str = "") -> None:
 
 
 def _folded(line: str) -> str:
-    """Return a line folded between words to the width of a terminal, as far in as it begins. A pipe has no width."""
+    """Return a line folded between words to the width of a terminal, as far in as it begins. A pipe has no width.
+
+    A command that is offered stays one for a shell: it goes on after a backslash, and no quoted word is broken.
+    """
     columns = shutil.get_terminal_size().columns
     if not sys.stdout.isatty() or len(line) <= columns:
         return line
     indent = line[: len(line) - len(line.lstrip())]
-    return textwrap.fill(line, columns, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False)
+    is_command = _COMMAND.match(line) is not None
+    whole = _QUOTED.sub(lambda quoted: quoted[0].replace(" ", "\0"), line) if is_command else line
+    folded = textwrap.wrap(
+        whole, columns - 2 * is_command, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False
+    )
+    return (" \\\n" if is_command else "\n").join(folded).replace("\0", " ")
 
 
 def _is_styled() -> bool:
@@ -171,13 +181,14 @@ def _is_styled() -> bool:
 
 
 def _fit_to_terminal(content: Table) -> tuple[Table, list[str], list[str]]:
-    """Return a table that fits the terminal, dropped columns of constant text as `name text`, and other dropped names.
+    """Return a table that fits, dropped columns of constant text as `name text`, and other dropped names.
 
-    A pipe has no width.
+    A terminal has a width. In a pipe the short form has that of $COLUMNS, or 80, and the long one has none.
     """
     constant: list[str] = []
     dropped: list[str] = []
-    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    fits = sys.stdout.isatty() or not is_verbose()
+    columns = shutil.get_terminal_size().columns if fits else sys.maxsize
     if content.width > columns:
         content = content.without_bars()
     if content.width > columns:
@@ -298,7 +309,7 @@ def _show_styled(line: str, style: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    Console(highlight=False).print(Text(visible(line), style))
+    Console(highlight=False).print(Text(visible(line), style), soft_wrap=True)
 
 
 def _show_styled_table(content: Table) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 Compared: TypeAlias = "Comparison | ReproducedValue"
 
-FEW = 15  # results whose sums say nothing more
+FEW, FEW_OF_MANY = 15, 8  # results whose sums say nothing more, and of more those that are listed
 WIDE = 3.0  # times an error
 STYLES = {"pass": "green", "fail": "red", "skip": "dim", "infeasible": "yellow"}
 
@@ -29,20 +30,24 @@ def show_comparisons(comparisons: Sequence[Comparison], *summaries: Sequence[Sum
     show(_answer(comparisons), "bold")
     compared = [result for result in comparisons if result.verdict != "skip"]
     shown = comparisons if is_verbose() or not compared else compared
-    show(results_table(shown))
+    listed = shown if is_verbose() or len(shown) <= FEW else sorted(shown, key=_distance, reverse=True)[:FEW_OF_MANY]
+    show(results_table(listed))
+    if len(listed) < len(shown):
+        show(f"the {len(listed)} that are farthest off, of {len(shown):,}; --verbose shows all", "dim")
     if any(map(_is_wide, comparisons)):
         show(
             "80 % interval: four of five measured runs of a kind fall in it; one that is predicted well narrows nothing"
         )
     for result in comparisons:
-        if result.reason and (shown is comparisons or result.verdict != "skip"):
+        if result.reason and (is_verbose() or result in listed) and (shown is comparisons or result.verdict != "skip"):
             show(f"{result.id}: {result.verdict}: {result.reason}", "dim")
     if len(shown) < len(comparisons):
         show(f"{len(comparisons) - len(shown)} that nothing predicts left out", "dim")
     if not is_verbose() and len(shown) <= FEW:
         show_hint()
         return
-    for title, groups in zip(("class", "publication"), summaries, strict=False):
+    titles = ("class", "publication") if is_verbose() else ("class",)
+    for title, groups in zip(titles, summaries, strict=False):
         totals = table(title, ">results", ">within tolerance", ">mean absolute error", "?>median", ">bias")
         for group in groups:
             errors = percent(group.error), percent(group.median), percent(group.bias, sign="+")
@@ -62,6 +67,11 @@ def _answer(comparisons: Sequence[Comparison]) -> str:
         f"{len(errors):,} published results: median error {percent(errors[len(errors) // 2])}, largest "
         f"{percent(errors[-1])}{spans}"
     )
+
+
+def _distance(result: Comparison) -> float:
+    """Return by how much a prediction is off, no end where there is none."""
+    return math.inf if result.error is None else abs(result.error)
 
 
 def _is_inside(result: Comparison) -> bool:
@@ -90,7 +100,7 @@ def show_accuracy(classes: Sequence[Accuracy]) -> None:
 
 def results_table(results: Sequence[Compared]) -> Table:
     """Return one row per published result."""
-    rows = table("case", "metric", ">published", ">predicted", "?>80 % interval", ">error", "result", "?state")
+    rows = table("case", "?metric", ">published", ">predicted", "??>80 % interval", ">error", "??result", "??state")
     for result in results:
         name, low, high = result.metric or "", result.low, result.high
         values = (

@@ -36,6 +36,9 @@ def show_scores(scores: Sequence[Score]) -> None:
                 _percent(score.median), _percent(score.bias, sign="+"), _percent(score.inside),
                 _percent(score.half_width),
             )  # fmt: skip
+    scored = [(score.rows, score.mean) for score in scores if score.rows and score.mean is not None]
+    if total := sum(count for count, _ in scored):
+        show(f"{total:,} rows: mean error {_percent(sum(count * mean for count, mean in scored) / total)}", "bold")
     show(rows if rows.rows else "no rows could be scored")
 
 
@@ -72,8 +75,8 @@ def show_fits(run: CalibrationRun) -> None:
 def _show_errors(run: CalibrationRun) -> None:
     """Print the table of the fits."""
     evidence = run.outcome.evidence
-    errors = (f">{heading}" for heading in _MODELS.values())
-    rows = table("family", "formula", ">rows", ">groups", "held out by", *errors, ">median", ">bias")
+    errors = (f"{'' if key == 'residual' else '??'}>{heading}" for key, heading in _MODELS.items())
+    rows = table("family", "?formula", ">rows", "?>groups", "?held out by", *errors, ">median", ">bias")
     for key, fit in evidence.fitted.items():
         used = fit.errors["residual"]
         rows.add(
@@ -109,11 +112,11 @@ def show_use(run: CalibrationRun, output: Path) -> None:
         f"Put both into hardware/calibrations/{file.name.partition('/')[0]} on your search path "
         f"and add `calibration: {{default: {{{default}}}}}` to the device file to use them."
     )
-    everywhere = [name for name, keys in run.frameworks.items() if len(keys) == len(run.outcome.evidence.fitted)]
-    partly = [f"{name} ({', '.join(run.frameworks[name])})" for name in run.frameworks if name not in everywhere]
-    show(f"Frameworks that use all of them: {', '.join(everywhere) or 'none'}.", "dim")
-    if partly:
-        show(f"Frameworks that name other kernels for the rest: {'; '.join(partly)}.", "dim")
+    show(
+        "Programs that name libraries of their own, such as vllm for servers, go on with these: add "
+        f"`--set 'scenarios.NAME.framework={{extends: frameworks/vllm, name: mine, implementations: {{{default}}}}}'`, "
+        "or `--set scenarios.NAME.framework=default`."
+    )
 
 
 def _show_sibling(run: CalibrationRun) -> None:

@@ -67,9 +67,18 @@ def _show_layouts(result: SearchResult) -> None:
     if any(layout.tied for layout in best):
         show("~ the 80 % intervals of this row and of a row next to it overlap: either may be better")
     if result.front:
+        show_front(result, "Pareto front: tokens/s per device against tokens/s per user")
+
+
+def show_front(result: SearchResult, heading: str) -> None:
+    """Print a Pareto front as a table, in the short form as one line of the rates of a few of its layouts."""
+    if is_verbose():
         show("")
-        show("Pareto front: tokens/s per device against tokens/s per user", "bold")
-        show(_layouts(_spread(result.front), result, front=True))
+        show(heading, "bold")
+        show(_layouts(result.front, result, front=True))
+        return
+    rates = (" / ".join(metric(name, each.metrics[name]) for name in _RATES[:2]) for each in _spread(result.front))
+    show(f"{heading}: {', '.join(rates)}")
 
 
 def _answer(result: SearchResult) -> str:
@@ -89,8 +98,8 @@ def _answer(result: SearchResult) -> str:
 
 
 def _spread(front: Sequence[Candidate]) -> Sequence[Candidate]:
-    """Return a Pareto front, in the short form a few of its layouts from one end to the other."""
-    if is_verbose() or len(front) <= _FEW:
+    """Return a few layouts of a Pareto front, from one end to the other."""
+    if len(front) <= _FEW:
         return front
     return [front[round(i * (len(front) - 1) / (_FEW - 1))] for i in range(_FEW)]
 
@@ -148,17 +157,18 @@ def _layouts(rows: Sequence[Candidate], result: SearchResult, *, front: bool = F
     axes, known = result.axes, rows[0].metrics
     names = list(dict.fromkeys(name for row in rows for name in row.at))
     short = {name: name.rpartition(".")[2] for name in names} | {REPLICAS: "replicas"}
+    short |= {name: "batch" for name, words in short.items() if words == "batch_per_device"}
     short |= short_paths([name for name in names if list(short.values()).count(short[name]) > 1])
     headline = headline_of(known)
     named = [name for name in result.names if name != headline]
     listed = [name for name in dict.fromkeys((*_RATES, *_COSTS, *named)) if known.get(name) is not None]
     percentiles = [row.percentiles or {} for row in rows]
     tails = [name for name in percentiles[0] if all(PERCENTILE in each.get(name, {}) for each in percentiles)]
-    droppable = dict.fromkeys(("mfu", *_COSTS), "?") | {"tokens_per_second_per_user": "" if front else "??"}
+    droppable = dict.fromkeys(("mfu", *_COSTS), "??") | {"tokens_per_second_per_user": "" if front else "???"}
     droppable |= dict.fromkeys(named, "")
     layouts = table(
         "", ">devices", *(f">{short[name]}" for name in names),
-        *((f"?>{headline}", "??>80 % interval") if front else (f">{headline}", ">80 % interval")),
+        *((f"?>{headline}", "??>80 % interval") if front else (f">{headline}", "?>80 % interval")),
         *(f">{PERCENTILE} {name}" for name in tails),
         *(f"{droppable.get(name, '')}>{_heading(name)}" for name in listed),
     )  # fmt: skip

@@ -10,7 +10,7 @@ from costmodel.report.text import NONE, count, metric, readable, setting
 from costmodel.schema import ResolvedWorkload
 from costmodel.study.sensitivity import CARRY, Sensitivity
 
-MOST_ROWS, FEW = 20, 10  # parameters that are shown; --json has them all
+MOST_ROWS, FEW = 20, 8  # parameters that are shown; --json has them all
 LEAST = 0.0005  # of the metric, that reads as 0.1 %
 
 
@@ -37,7 +37,7 @@ def show_sensitivities(resolved: ResolvedWorkload, name: str, scenarios: Mapping
                 NONE if row.saved is None else count(row.saved),
             )  # fmt: skip
             ranking.add(
-                f"{'~' if row.tied else ''}{'^' if row.is_kinked else ''}", row.path, setting(row.value, dimension),
+                f"{'~' if row.tied else ''}{'^' if row.is_kinked else ''}", row.path, setting(row.value, dimension, 3),
                 change(row.if_better), change(row.if_worse), row.gain / strongest, *(more if all_rows else ()),
             )  # fmt: skip
         show(ranking)

@@ -110,7 +110,7 @@ def _money(dollars: float) -> str:
 
 
 def _table(plans: TrainingPlans) -> Table:
-    content = table("cluster", ">devices", "precision", ">time", ">cost", ">energy", ">MFU", ">GiB", "layout")
+    content = table("cluster", ">devices", "??precision", ">time", ">cost", "???>energy", ">MFU", "?>GiB", "layout")
     for run in plans.runs:
         mfu = run.point.metrics.get("mfu")
         content.add(

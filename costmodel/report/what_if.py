@@ -16,7 +16,7 @@ _APART = (
 _CEILING = "if it took no time"  # what a change could save at most
 _DIFFERENCE, _WORTH = "?>saved, 80 % interval", "?>may cost a device"
 MOST, FEW = 10, 5  # changes that are shown, and names on a line
-LONGEST = 40  # characters of a change in the short form
+LONGEST = 24  # characters of a change in the short form
 
 
 def show_worths(scenarios: Mapping[str, Sequence[Worth]]) -> None:
@@ -59,7 +59,7 @@ def _show_best(rows: Sequence[Worth], own: Sequence[Worth], others: Iterable[Seq
     view = table("lever", *(["?change"] if named else []), ">alone", ">80 % interval", ">at most")
     for row in own[:MOST]:
         words = tuple(shortened(word, LONGEST) for word in _named(row, named=named))
-        view.add(*words, _share(row.saved), _interval(row), _share(row.ceiling))
+        view.add(*words, _share(row.saved, 1), _interval(row, 1), _share(row.ceiling, 0))
     if view.rows:
         show(view)
     if len(own) > MOST:
@@ -157,12 +157,14 @@ def _show_reasons(reasons: Iterable[tuple[str, str | None]]) -> None:
         show(f"{', '.join(names)}: {reason}", "dim")
 
 
-def _share(value: float | None) -> str:
-    return NONE if value is None else Number(f"{100 * value:.2f} %", value)
+def _share(value: float | None, digits: int = 2) -> str:
+    return NONE if value is None else Number(f"{100 * value:.{digits}f} %", value)
 
 
-def _interval(row: Worth) -> str:
-    return NONE if row.ratio is None else f"{100 * (1 - row.ratio[1]):.2f} .. {100 * (1 - row.ratio[0]):.2f} %"
+def _interval(row: Worth, digits: int = 2) -> str:
+    if row.ratio is None:
+        return NONE
+    return f"{100 * (1 - row.ratio[1]):.{digits}f} .. {100 * (1 - row.ratio[0]):.{digits}f} %"
 
 
 def _difference(row: Worth) -> str:

@@ -25,7 +25,8 @@ def serving_scenario(scenarios: Sequence[Scenario]) -> Scenario:
     if len(serving) != 1:
         listed = ", ".join(scenario.name for scenario in serving)
         message = f"has several serving scenarios: {listed}" if serving else "has no scenario of one serving engine"
-        raise InputError.single(message, field="scenarios", hint="choose one with --scenario")
+        hint = "choose one with --scenario" if serving else "name a workload with the phase `serving`, or a model"
+        raise InputError.single(message, field="scenarios", hint=hint)
     return serving[0]
 
 

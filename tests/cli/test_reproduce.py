@@ -169,7 +169,11 @@ def test_parts_of_a_step_have_intervals_too(run):
 
 
 def test_the_terminal_shows_figures_and_a_summary_per_class(run):
-    done = run("reproduce", "insights_deepseek_v3", "korthikanti_2022", "deepseek_online")
+    named = "insights_deepseek_v3", "korthikanti_2022", "deepseek_online"
+    short = run("reproduce", *named).out.splitlines()
+    assert "the 8 that are farthest off, of " in "".join(short)
+    assert len(short) < 25
+    done = run("reproduce", *named, "--verbose")
     assert done.code == 0
     assert "class" in done.out
     for name in ("counting", "communication", "memory", "training", "serving", "training korthikanti_2022", "median"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -135,7 +136,11 @@ def test_the_front_of_two_rates_has_both_on_any_terminal(columns, terminal):
     shown = terminal(*SEARCHED, COLUMNS=str(columns), NO_COLOR="1")
     best, front = shown.split("Pareto front")
     assert "tokens/s/device" in best
-    assert "tokens/s/device  tokens/s/user" in front
+    assert re.search(r"\d / [\d.]+,", front)
+    (command,) = re.findall(r"next: (costmodel (?:.*\\\n)*.*)", shown.replace("\r", ""))
+    assert max(map(len, command.splitlines())) <= columns or "'" in command
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[:4] + words[5:] == ["costmodel", "simulate", FLAGSHIP, "--set", "--scenario", "decode"]
     tables = [line for line in shown.splitlines() if re.match(r"[~ ] +\d|-+$", line)]
     assert max(map(len, tables)) <= columns
 
@@ -150,9 +155,27 @@ def test_the_table_of_a_sweep_fits_a_terminal_and_says_where_it_is_best(columns,
     assert re.search(r"decode +nic.bandwidth +50 GB/s", shown)
 
 
-def test_a_pipe_gets_plain_text_in_full(run, monkeypatch):
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "explain deepseek_v3 --scenario decode", "explain deepseek_v3 --scenario decode --op combine", "topology",
+        "sensitivity deepseek_v3 --scenario decode", "reproduce deepep", "model show deepseek-v3", "precision list",
+        "collective all_reduce --cluster nodes/dgx-h100 --ranks 8 --size 64MiB",
+    ],
+)  # fmt: skip
+def test_an_answer_is_short_and_its_tables_fit_80_characters_in_a_pipe(asked, run):
+    """What follows the first line takes 15 lines, of topologies one a topology that ships."""
+    lines = run(*asked.split()).out.splitlines()
+    assert not lines[0].startswith(("-", " ")), lines[0]
+    rules = [line for line in lines if line and set(line) == {"-"}]
+    assert rules
+    assert max(map(len, rules)) <= 80
+    assert len(lines) <= {"topology": 20, "reproduce": 17, "precision": 21}.get(asked.split()[0], 16)
+
+
+def test_a_pipe_gets_plain_text_in_full_on_request(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
-    done = run("reproduce", "korthikanti_2022")
+    done = run("reproduce", "korthikanti_2022", "--verbose")
     assert "\x1b[" not in done.out
     assert "…" not in done.out
     assert "memory.weights+gradients+optimizer" in done.out

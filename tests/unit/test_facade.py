@@ -33,6 +33,29 @@ def test_a_mapping_is_a_workload() -> None:
     assert isinstance(loaded.changed({"hardware.memory.hbm.bandwidth": "2x"}), costmodel.Workload)
 
 
+def test_one_name_stands_for_a_list_of_one() -> None:
+    workload = costmodel.load("llama-3-8b", cluster="nodes/dgx-h100", phases="decode")
+    assert workload.scenarios == ("decode",)
+    assert list(workload.simulate("decode")["scenarios"]) == ["decode"]
+    assert workload.changed({}, "decode").scenarios == ("decode",)
+    with pytest.raises(InputError, match="an axis is a text"):
+        workload.sweep("decode", ["hardware.node.nic.bandwidth=0.5x..2x:3"])  # type: ignore[arg-type]
+
+
+def test_the_mapping_of_a_config_is_told_to_be_none() -> None:
+    with pytest.raises(InputError, match=r"save it as config\.json"):
+        costmodel.load({"architectures": ["LlamaForCausalLM"], "hidden_size": 64})
+
+
+def test_a_plan_takes_the_devices_and_settings_of_the_command() -> None:
+    workload = costmodel.load("llama-3-8b", cluster="nodes/dgx-h100", phases="training")
+    asked = {"train": True, "tokens": "1T"}
+    longer = workload.plan("nodes/dgx-h100", devices=64, set={"scenarios.training.sequence": 16384}, **asked)
+    plain = workload.plan(["nodes/dgx-h100"], devices=[64], **asked)
+    assert [[each["devices"] for each in one["plans"]] for one in (longer, plain)] == [[64], [64]]
+    assert longer["plans"][0]["metrics"]["step_time"] != plain["plans"][0]["metrics"]["step_time"]
+
+
 def test_a_table_has_a_row_for_each_point_of_the_grid(grid: costmodel.Result) -> None:
     columns = grid.columns()
     assert columns[NIC].tolist() == pytest.approx([25e9] * 3 + [100e9] * 3)

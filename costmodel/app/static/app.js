@@ -81,7 +81,7 @@ const draw = () => {
 const ask = async () => {
   if (asking) return void (again = true);
   asking = true;
-  busy.textContent = "…";
+  busy.textContent = "computing …";
   const asked = query();
   try {
     const reply = await fetch(`/answer?${asked}`, { headers: { Accept: "application/json" } });

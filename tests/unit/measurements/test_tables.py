@@ -89,6 +89,13 @@ def test_a_file_without_rows_is_refused(tmp_path, text):
     assert problem_of(write(tmp_path, "t.csv", text)).message == "holds no row"
 
 
+@pytest.mark.parametrize("text", ['{"device": "CHIP", "m": 8}\n', '[{"device": "CHIP"}]\n'])
+def test_rows_as_json_are_told_what_a_table_is(tmp_path, text):
+    problem = problem_of(write(tmp_path, "t.jsonl", text))
+    assert problem.message == "is JSON, and a table is CSV or Parquet"
+    assert "header line" in problem.hint
+
+
 def test_a_row_whose_meta_id_is_unknown_is_refused(tmp_path):
     write(tmp_path, "meta.csv", "meta_id,framework,kernel,timing,notes\n3,vllm,cublas,events,\n")
     problem = problem_of(write(tmp_path, "t.csv", HEADER + "1,CHIP,gemm,bf16,8,4,16,1,,9\n"))

@@ -90,6 +90,16 @@ def test_markdown_is_a_table_whose_bars_are_words_alone(table, capsys) -> None:
     ]
 
 
+def test_a_pipe_is_as_wide_as_it_says_unless_all_is_asked_for(table, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    short = printed(capsys, table)
+    assert max(map(len, short.splitlines())) <= 60
+    assert "columns left out, for want of room: a column that may go" in short
+    with page.printing("text", verbose=True):
+        page.show(table)
+    assert "1,234,567" in capsys.readouterr().out
+
+
 def test_a_pipe_gets_everything_and_nothing_is_folded(table, capsys) -> None:
     lines = printed(capsys, table).splitlines()
     assert "█" * page.BAR in lines[4]
@@ -106,7 +116,7 @@ def test_a_narrow_terminal_loses_bars_first_then_what_may_go(table, columns, lac
     assert max(map(len, shown.splitlines())) <= columns
     for word in ("█", "1,234,567"):
         assert (word in shown) == (word not in lacks)
-    told = "columns left out (terminal too narrow): a column that may go"
+    told = "columns left out, for want of room: a column that may go"
     assert (told in " ".join(shown.split())) == ("1,234,567" in lacks)
 
 
