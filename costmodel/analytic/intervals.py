@@ -234,15 +234,12 @@ def shares_of_conditions(scenario: Scenario) -> dict[str, float]:
     unknown: the framework names no kernels.
     experts: a training step has routed experts, whose load, padding and permutations differ between programs and are
     seldom published.
-    served_experts: an engine has, which chooses one of several kernels for them by version and flags, where `unknown`
-    does not say more.
     drafted: it drafts tokens, and how many are accepted is assumed.
     """
     routed = any(isinstance(layer.ffn, MoeFfn) for layer in scenario.architecture.kinds)
     phase, unknown = scenario.plan.phase, not scenario.framework.implementations
     return {
         "unknown": float(unknown), "experts": float(routed and phase == "training"),
-        "served_experts": float(routed and phase == "serving" and not unknown),
         "drafted": float(phase == "serving" and _drafts_by_assumption(scenario.plan)),
     }  # fmt: skip
 

@@ -66,7 +66,7 @@ CLASSES = ("training", "inference", "serving")  # of published cases
 DIFFUSION = "diffusion"  # a class of its own among runs of inference, of which no anchors are
 CONDITIONS = {
     "training": ("unknown", "experts", "untried"), "inference": ("unknown",),
-    "serving": ("unknown", "served_experts", "drafted", "first_token"), DIFFUSION: (),
+    "serving": ("unknown", "drafted", "first_token"), DIFFUSION: (),
 }  # fmt: skip
 FAMILY = "composition_"
 MOST = 60  # figures of a publication and class
@@ -76,6 +76,7 @@ CONDITION = 0.2  # prior median of what a condition adds
 PRIOR_DRAWS = 0.5  # n draws know a log deviation to 1 / sqrt(2 n), a prior a factor of e wide to 1
 REPEAT = 0.0021  # median of runs of one submission: MLPerf Training 5.1, result logs
 FEWEST, TRIALS = 4, 200  # runs of a site of which anchors are tried, and sets of them
+UNTRIED = "untried"  # a training step on an architecture of which none was compared
 LEAST = 0.01  # of a figure that follows from others of its run, which round
 
 
@@ -270,16 +271,23 @@ def is_evidence(case: Case, metric: str, found: Sequence[Dependence], refitted: 
     return state.name != IN_SAMPLE or all(place.startswith(CALIBRATIONS) for place in state.because)
 
 
-def marked(rows: Sequence[RunError]) -> list[RunError]:
-    """Return the rows with the condition `untried`: a training step on an architecture of one publication alone."""
-    known = tried(rows)
-    return [replace(row, shares={**row.shares, "untried": float(row.architecture not in known)}) for row in rows]
+def fitted(rows: Sequence[RunError], case_class: str) -> Effects:
+    """Return the effects of a class; of training also what an architecture without any compared step adds.
+
+    That is read from the architecture that the fewest publications have, as if it were such a one.
+    """
+    effects = fit(rows, case_class)
+    if case_class != "training":
+        return effects
+    fewest = tried(rows)[-1]
+    marked = [replace(row, shares={**row.shares, UNTRIED: float(row.architecture == fewest)}) for row in rows]
+    return replace(effects, conditions={**effects.conditions, UNTRIED: fit(marked, case_class).conditions[UNTRIED]})
 
 
 def tried(rows: Sequence[RunError]) -> list[str]:
-    """Return the architectures of devices that several publications have."""
+    """Return the architectures of devices, those that most publications have first."""
     counts = Counter(architecture for architecture, _ in {(row.architecture, row.publication) for row in rows})
-    return sorted(name for name, publications in counts.items() if publications > 1)
+    return sorted(counts, key=lambda name: (-counts[name], name))
 
 
 def half_widths(effects: Mapping[str, Effects]) -> dict[str, float]:
@@ -345,6 +353,8 @@ def render(effects: Mapping[str, Effects], rows: Mapping[str, Sequence[RunError]
     for name, half in half_widths(effects).items():
         kind = name.removeprefix(FAMILY)
         of = rows[kind] if kind in rows else [row for row in every if row.shares.get(kind, 0.0) > 0.0]
+        if kind == UNTRIED:
+            of = [row for row in rows["training"] if row.architecture == tried(rows["training"])[-1]]
         lines += _family(name, half, of, "" if kind in rows else ", at a share of one; what is added in quadrature")
     for name in tried(rows["training"]):
         of = [row for row in rows["training"] if row.architecture == name]
@@ -400,8 +410,7 @@ def without_each(rows: Mapping[str, Sequence[RunError]], whole: Mapping[str, Eff
     for case_class, of in rows.items():
         for name in sorted({row.publication for row in of}):
             rest = [row for row in of if row.publication != name]
-            rest = marked(rest) if case_class == "training" else rest
-            found.setdefault(name, dict(whole))[case_class] = fit(rest, case_class) if rest else whole[case_class]
+            found.setdefault(name, dict(whole))[case_class] = fitted(rest, case_class) if rest else whole[case_class]
     return found
 
 
@@ -413,8 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: dict[str, list[RunError]] = {name: [] for name in CONDITIONS}
     for case_class, row in rows_of(load_cases([])[0], Library()):
         rows[case_class].append(row)
-    rows["training"] = marked(rows["training"])
-    effects = {name: fit(of, name) for name, of in rows.items()}
+    effects = {name: fitted(of, name) for name, of in rows.items()}
     others = without_each(rows, effects)
     document = {
         name: {key: float(f"{half:.4g}") for key, half in half_widths(each).items()} for name, each in others.items()

@@ -18,9 +18,9 @@ from reports.fits.runs import (
     Runs,
     anchored,
     fit,
+    fitted,
     half_widths,
     inside,
-    marked,
     render,
     render_site,
     tried,
@@ -135,11 +135,13 @@ def test_anchors_take_away_what_a_site_has_in_common(scenario):
     assert errors[0] > 4.0 * errors[1] > 4.0 * errors[2] > 0.0
 
 
-def test_an_architecture_of_one_publication_alone_is_untried(scenario):
-    rows = drawn(scenario, 0.1, 0.04, 0.03)
-    rows[0] = replace(rows[0], architecture="two")
-    assert tried(rows) == ["one"]
-    assert [row.shares["untried"] for row in marked(rows)[:2]] == [1.0, 0.0]
+def test_the_architecture_of_the_fewest_publications_says_what_an_untried_one_adds(scenario):
+    rows = drawn(scenario, 0.05, 0.02, 0.01)
+    off = [replace(row, late=row.late + 0.5, architecture="two") for row in rows[: 2 * RUNS]]
+    effects = fitted([*off, *rows[2 * RUNS :]], "training")
+    assert tried([*off, *rows[2 * RUNS :]]) == ["one", "two"]
+    assert effects.conditions["untried"] > 3.0 * fitted(rows, "training").conditions["untried"]
+    assert "untried" not in fitted(rows, "serving").conditions
 
 
 def test_files_state_halves_of_80_per_cent_intervals_and_shares_of_the_variance(scenario):

@@ -133,13 +133,6 @@ def served(folder: Path, model: str, **changes: Any) -> costmodel.Workload:
     return costmodel.load(folder / "run.yaml")
 
 
-@pytest.mark.parametrize(("model", "share"), [("gpt-oss-20b", 1.0), ("llama-3-8b", 0.0)])
-def test_engines_with_routed_experts_are_told_apart(tmp_path: Path, model: str, share: float) -> None:
-    workload = served(tmp_path, model)
-    scenario = workload.scenario("run")
-    assert shares_of_conditions(scenario)["served_experts"] == share
-
-
 @pytest.mark.parametrize(
     ("drafts", "share"),
     [(None, 0.0), ({"depth": 1, "acceptance": 0.8}, 0.0), ({"depth": 1, "acceptance": 0.8, "assumed": True}, 1.0)],
