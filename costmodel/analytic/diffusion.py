@@ -221,14 +221,12 @@ def whole_ledger(plan: Diffusion, ledgers: list[Ledger]) -> Ledger:
     activations = largest(ledgers.activations)
     communication = largest(ledgers.communication)
     """
-    weights: Bytes = sum_of(each.weights for each in ledgers)
-    if plan.resident == "one":
-        weights = maximum(0.0, *(each.weights for each in ledgers))
+    every: Bytes = sum_of(each.weights for each in ledgers)
+    has_one = plan.resident == "one"
+    weights = maximum(0.0, *(each.weights for each in ledgers)) if has_one else every
     activations = maximum(0.0, *(each.activations for each in ledgers))
     communication = maximum(0.0, *(each.communication for each in ledgers))
-    host = sum_of(each.host for each in ledgers)
-    if plan.resident == "one":
-        host = host + sum_of(each.weights for each in ledgers)
+    host = sum_of(each.host for each in ledgers) + (every if has_one else 0.0)
     return Ledger(
         weights=weights, activations=activations, communication=communication, reserve=ledgers[0].reserve, host=host
     )

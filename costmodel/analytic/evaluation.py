@@ -207,6 +207,7 @@ def evaluate(scenario: Scenario, calibration: Calibration) -> Evaluation:
 
 
 def _of_parts(scenario: Scenario, plan: PlanOfParts, calibration: Calibration) -> Evaluation:
+    """Return the evaluation of pools of engines, or of a step of reinforcement learning."""
     if isinstance(plan, Disaggregated):
         return DisaggregatedEvaluation(scenario, plan, calibration)
     if isinstance(plan, Pools):
@@ -234,13 +235,13 @@ def _closed_loop(scenario: Scenario, plan: Serving, calibration: Calibration) ->
     if means is None or plan.concurrency is None or not np.all((means.gap > 0.0) & (means.steps > 1.0)):
         return busy
     sessions = plan.concurrency * scenario.parallel.dp * plan.replicas.serving(scenario.parallel.all_devices)
-    any_rate = replace(plan, rate=sessions / means.gap, concurrency=None)
-    engines = OpenLoopEvaluation(replace(scenario, plan=any_rate), any_rate, calibration)
+    fastest = replace(plan, rate=sessions / means.gap, concurrency=None)  # if requests took no time
+    engines = OpenLoopEvaluation(replace(scenario, plan=fastest), fastest, calibration)
     most = engines.metrics(None)["highest_stable_rate"]
     assert most is not None
     at_rate = engines.at_rate(rate_of_sessions(means, sessions, most, lambda rate: _latency(engines.at_rate(rate))))
-    waits = at_rate.solution().waits[SEAT] > 0.5 * at_rate.solution().first
-    if not np.all(waits & (_metric(busy, "concurrency") <= _metric(at_rate, "max_concurrency"))):
+    mostly_waits = at_rate.solution().waits[SEAT] > 0.5 * at_rate.solution().first
+    if not np.all(mostly_waits & (_metric(busy, "concurrency") <= _metric(at_rate, "max_concurrency"))):
         return at_rate
     return closed(under_way(means, plan.concurrency, lambda requests: _latency(closed(requests))))
 

@@ -51,7 +51,7 @@ class Effects(Record):
     families: Mapping[str, FamilyEffectsFile]
     relation: Callable[[str, str], str]
 
-    def apart(self, family: str, one: Kernels, other: Kernels, *, is_tuned: bool = False) -> float:
+    def variogram(self, family: str, one: Kernels, other: Kernels, *, is_tuned: bool = False) -> float:
         """Return the square of what the kernels of two devices and programs do not share.
 
         Of kernels of all devices, whose error is that of backcasts, it is part of that error. is_tuned: at layers with
@@ -78,15 +78,16 @@ class Effects(Record):
         self, family: str, asked: Kernels, fits: Sequence[Kernels], held_out: Sequence[float], *, is_tuned: bool = False
     ) -> Covariance:
         """Return the covariance of the errors of fits for the kernels that are asked for."""
-        away = [self.apart(family, one, asked, is_tuned=is_tuned) for one in fits]
-        own = [max(each, EXACT) ** 2 for each in held_out]
+        to_asked = [self.variogram(family, one, asked, is_tuned=is_tuned) for one in fits]
+        own_error = [max(each, EXACT) ** 2 for each in held_out]
 
         def of(i: int, j: int) -> float:
             if i == j:
-                return away[i] + own[i]
-            everywhere = [own[at] for at in (i, j) if not fits[at].device]
-            between = self.apart(family, fits[i], fits[j], is_tuned=is_tuned)
-            return min(max((away[i] + away[j] - between) / 2.0, 0.0), away[i], away[j], *everywhere)
+                return to_asked[i] + own_error[i]
+            of_backcasts = [own_error[at] for at in (i, j) if not fits[at].device]
+            between = self.variogram(family, fits[i], fits[j], is_tuned=is_tuned)
+            shared = max((to_asked[i] + to_asked[j] - between) / 2.0, 0.0)
+            return min(shared, to_asked[i], to_asked[j], *of_backcasts)
 
         return tuple(tuple(of(i, j) for j in range(len(fits))) for i in range(len(fits)))
 

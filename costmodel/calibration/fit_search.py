@@ -98,7 +98,7 @@ class FitSearch:
         for lead in (*meant, *very, *default)[:1]:
             devices = (lead.device, self._device)
             own, other = (Kernels(device, lead.implementation, lead.library) for device in devices)
-            apart = self._store.effects.apart(key.partition("/")[0], own, other) ** 0.5
+            apart = self._store.effects.variogram(key.partition("/")[0], own, other) ** 0.5
             fit = lead.fit if lead.fit is None or not apart else lead.fit.widened(apart)
             return replace(lead, fit=fit, error=math.hypot(lead.held_out, apart))
         return None
@@ -191,7 +191,7 @@ class FitSearch:
             return Kernels(each.device, each.implementation, each.library)
 
         def away(each: Candidate) -> float:
-            return effects.apart(family, kernels(each), asked)
+            return effects.variogram(family, kernels(each), asked)
 
         errors = [replace(each, error=math.hypot(each.held_out, away(each) ** 0.5)) for each in known]
 

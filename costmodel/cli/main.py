@@ -95,7 +95,7 @@ def root() -> None:
 
 def _warnings_once() -> Callable[..., None]:
     """Return what writes warnings to standard error: our own as a line, once. Others with their location."""
-    said: set[str] = set()
+    written: set[str] = set()
 
     def show(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
@@ -104,8 +104,8 @@ def _warnings_once() -> Callable[..., None]:
         word = "warning" if issubclass(category, ImplausibleInput) else "note"
         own = issubclass(category, ImplausibleInput | Notice)
         text = f"{word}: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno, line)
-        if not own or text not in said:
-            said.add(text)
+        if not own or text not in written:
+            written.add(text)
             (sys.stderr if file is None else file).write(visible(text.rstrip("\n")) + "\n")
 
     return show
@@ -129,7 +129,7 @@ def _code_of(error: BaseException) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if isinstance(error, OSError):  # the system's word about a file, a disk or the output: no bug of ours
-        return _told(error)
+        return _refused_by_system(error)
     if isinstance(error, MemoryError):
         click.echo("this needs more memory than there is: ask for fewer points, ranks or micro-batches", err=True)
         return InputError.exit_code
@@ -151,7 +151,7 @@ def _with_all_missing(error: click.ClickException) -> click.ClickException:
     return click.UsageError(f"Missing {named}.", context) if len(missing) > 1 else error
 
 
-def _told(error: OSError) -> int:
+def _refused_by_system(error: OSError) -> int:
     """Say what the system refuses, leave a broken output alone, and return the exit code of bad input."""
     name = "standard output" if error.filename is None else visible(os.fsdecode(error.filename))
     with contextlib.suppress(OSError):
@@ -172,7 +172,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a name in a source must not end a run
     if sys.stdout is None:
-        sys.exit(_told(OSError(errno.EBADF, "it is closed")))
+        sys.exit(_refused_by_system(OSError(errno.EBADF, "it is closed")))
     try:
         code = root.main(prog_name="costmodel", standalone_mode=False)
         sys.stdout.flush()

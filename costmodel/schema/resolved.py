@@ -103,7 +103,7 @@ class ResolvedWorkload(Record):
         return locate(path, list(self._documents.trees) if self.scenarios else [])
 
     def _first(self, scenario: str | None) -> str:
-        """Return the first scenario of a name, null for any; of a workload without scenarios, its only document."""
+        """Return the key of the first scenario of a name, null for any. A workload without scenarios has one, too."""
         from costmodel.schema.overrides import is_of
 
         return next(name for name in self._documents.trees if scenario is None or is_of(scenario, name))

@@ -91,9 +91,9 @@ def worths_of(
     asked = [one for one in switches(file, names) if _changes(one[0], scenario, phase)]
     own = []
     for number, one in enumerate(asked):
-        own.append(_beside(workload, scenario, *one))
+        own.append(_against(workload, scenario, *one))
         on_progress(number / len(asked))
-    chain = [_alternative(*one) for one, aside in zip(asked, own, strict=True) if aside is None]
+    chain = [_alternative(*one) for one, worth in zip(asked, own, strict=True) if worth is None]
     alone = iter(worths(workload, scenario, chain))
     return [
         replace(worth or next(alone), name=switch.name, section=lever.section, against=_sides(switch) or None)
@@ -102,6 +102,7 @@ def worths_of(
 
 
 def _changes(switch: SwitchFile, scenario: str, phase: str) -> bool:
+    """Tell whether a switch is one of a scenario or its phase."""
     return phase in switch.phases and (not switch.scenarios or bool({scenario, phase} & set(switch.scenarios)))
 
 
@@ -112,15 +113,15 @@ def _alternative(switch: SwitchFile, lever: LeverFile) -> AlternativeFile:
     )
 
 
-def _beside(workload: Workload, scenario: str, switch: SwitchFile, lever: LeverFile) -> Worth | None:
+def _against(workload: Workload, scenario: str, switch: SwitchFile, lever: LeverFile) -> Worth | None:
     """Return what a switch with a side of its own is worth, null where the scenario is that side. Or why it is none."""
     term = switch.term or lever.term
 
-    def refusal(refused: str) -> Worth:
-        return Worth(term, scenario, "", {}, 0.0, refused=refused, limit=switch.limit, base="another")
+    def refused(why: str) -> Worth:
+        return Worth(term, scenario, "", {}, 0.0, refused=why, limit=switch.limit, base="another")
 
     if switch.across_nodes and not _spans_nodes(workload.scenario(scenario)):
-        return refusal("the scenario stays inside a node")
+        return refused("the scenario stays inside a node")
     if not switch.against and not switch.against_times:
         return None
     factors = {path: float(str(factor)) for path, factor in switch.against_times.items()}
@@ -131,13 +132,13 @@ def _beside(workload: Workload, scenario: str, switch: SwitchFile, lever: LeverF
         if same(workload, base, sides):
             return None
         if what_if.exchanges_otherwise(workload, base, scenario, sides):
-            return refusal(what_if.no_all_to_all(base.scenario(scenario)))
+            return refused(what_if.no_all_to_all(base.scenario(scenario)))
         changes = dict(changes_of(base, scenario, change))
         changed = base.changed(changes, [scenario])
         has_it = same(workload, changed, {**sides, **changes})
         worth = what_if.worth_between(base, workload if has_it else changed, scenario, change, changes)
     except CostModelError as error:
-        return refusal(f"against its own side: {reason_of(error, scenario)}")
+        return refused(f"against its own side: {reason_of(error, scenario)}")
     return replace(worth, base="without" if has_it else "another", together=None)
 
 
@@ -149,5 +150,6 @@ def _spans_nodes(scenario: Scenario) -> bool:
 
 
 def _sides(switch: SwitchFile) -> dict[str, str]:
+    """Return what a switch is set against, as text by path."""
     factors = {path: f"x {factor:g}" for path, factor in switch.against_times.items()}
     return {**{path: str(value) for path, value in switch.against.items()}, **factors}

@@ -162,7 +162,7 @@ def _add_rotary(builder: WorkBuilder, context: Context, mixer: Attention, heads:
     rotary = Elementwise(
         "rotary", whole, kind="add" if eager else "rotary", rows=context.tokens, calls=8.0 if eager else 1.0
     )
-    builder.step("qkv", [rotary], [Elementwise("rotary gradient", size, rows=context.tokens)])
+    builder.elementwise("qkv", rotary, size, rows=context.tokens)
 
 
 def _add_head_router(builder: WorkBuilder, context: Context, route: HeadRoute) -> None:
@@ -190,7 +190,7 @@ def _add_qk_norm(
         forward = Elementwise("query-key norm", 18 * size, kind="add", calls=7.0)
     else:
         forward = Elementwise("query-key norm", 2 * size, kind="norm")
-    builder.step("qkv", [forward], [Elementwise("query-key norm gradient", 3 * size)])
+    builder.elementwise("qkv", forward, 3 * size)
     builder.save("query-key norm input", "qkv", size)
     if mixer.qk_norm == "plain":
         return

@@ -136,5 +136,5 @@ def add_channel_join(builder: WorkBuilder, context: Context, mixer: Attention) -
         inner = hidden if mixer.partial is not None else mixer.q_heads * mixer.v_head_dim
         size = 2 * context.tokens * inner / context.parallel.tp * context.residual
         forward = Elementwise("output activation", size, kind="activation", rows=context.tokens)
-        builder.step("attention_core", [forward], [Elementwise("output activation gradient", 1.5 * size)])
+        builder.elementwise("attention_core", forward, 1.5 * size)
         builder.save("output activation input", "attention_core", size / 2)

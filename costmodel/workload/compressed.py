@@ -68,7 +68,7 @@ def _add_pooling(builder: WorkBuilder, context: Context, mixer: CompressedAttent
     written = context.tokens / mixer.ratio * widths * context.residual
     waiting = context.sequences * mixer.pooling_width * ELEMENT_BYTES["fp32"] if context.phase == "decode" else 0.0
     pooling = Elementwise("key pooling", read + written + 2 * waiting, kind="compressor", rows=context.tokens)
-    builder.step("kv_write", [pooling], [Elementwise("key pooling gradient", 2 * (read + written))])
+    builder.elementwise("kv_write", pooling, 2 * (read + written))
     builder.save("key pooling input", "mla_down", read)
     norms = mixer.head_dim + (0.0 if mixer.indexer is None else mixer.indexer.head_dim)
     builder.add_parameters(Parameters.replicated("key pooling", mixer.ratio * mixer.pools * widths + norms))

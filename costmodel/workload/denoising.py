@@ -97,4 +97,4 @@ def add_branch_join(builder: WorkBuilder, context: Context, layer: Layer) -> Non
     width = (2.0 * context.architecture.hidden + layer.ffn.intermediate) / context.parallel.tp
     size = 2 * context.tokens * width * context.residual
     join = Elementwise("branch join", size, kind="permute", rows=context.tokens, calls=2.0)
-    builder.step("activation", [join], [Elementwise("branch join gradient", size, kind="permute", calls=2.0)])
+    builder.elementwise("activation", join, size, kind="permute", calls=2.0)

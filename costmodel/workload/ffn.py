@@ -125,8 +125,7 @@ def add_moe(builder: WorkBuilder, context: Context, ffn: MoeFfn, *, owns_input: 
     _add_experts(builder, context, ffn, owns_input=owns_input)
     size = tokens * hidden * context.residual
     if not is_fused:
-        forward = Elementwise("expert sum", 4 * size, kind="permute")
-        builder.step("combine", [forward], [Elementwise("expert sum gradient", 4 * size)])
+        builder.elementwise("combine", Elementwise("expert sum", 4 * size, kind="permute"), 4 * size)
     elif has_shared or _may_exist(ffn.zero):
         builder.step("combine", [Elementwise("shared expert sum", 3 * size, kind="add", rows=tokens)])
 

@@ -169,7 +169,7 @@ def _add_plain_block(builder: WorkBuilder, context: Context, layer: arch.Layer) 
     _add_mixer(builder, context, layer)
     size = _layer_input(context)
     forward = Elementwise("activation", 2 * size)  # of a grid, not of rows with a thread block each
-    builder.step("activation", [forward], [Elementwise("activation gradient", 3 * size)])
+    builder.elementwise("activation", forward, 3 * size)
     builder.save("activation input", "activation", size)
     builder.add_parameters(Parameters.replicated("folded norm", norm_vectors(layer.norm) * context.architecture.hidden))
 

@@ -44,7 +44,7 @@ def add_recurrence(builder: WorkBuilder, context: Context, mixer: Recurrence) ->
     _add_output_norm(builder, context, mixer)
     if mixer.output_gate:
         gate = 3 * tokens * values / tp * context.residual
-        builder.step("qkv", [Elementwise("output gate", gate)], [Elementwise("output gate gradient", 5 / 3 * gate)])
+        builder.elementwise("qkv", Elementwise("output gate", gate), 5 / 3 * gate)
     _add_output_projection(builder, context, values)
 
 
@@ -107,8 +107,7 @@ def _add_output_norm(builder: WorkBuilder, context: Context, mixer: Recurrence) 
         return
     values, tp = mixer.heads * mixer.value_dim, context.parallel.tp
     size = context.tokens * values / tp * context.residual
-    forward = Elementwise("output norm", 2 * size, kind="norm", rows=context.tokens)
-    builder.step("norm", [forward], [Elementwise("output norm gradient", 3 * size)])
+    builder.elementwise("norm", Elementwise("output norm", 2 * size, kind="norm", rows=context.tokens), 3 * size)
     builder.save("output norm input", "fused_core", size)
     shared = mixer.output_norm == "head"
     total = mixer.value_dim if shared else values
@@ -130,8 +129,7 @@ def _add_memory_dispatch(builder: WorkBuilder, context: Context, memories: Memor
         cast_input=False, saved_element=0.0, replicas=context.parallel.tp, dtype=context.precision.router,
     ))  # fmt: skip
     size = 4 * tokens * memories.top_k * hidden * context.residual
-    sort = Elementwise("memory dispatch", size, kind="permute")
-    builder.step("dispatch", [sort], [Elementwise("memory dispatch gradient", size)])
+    builder.elementwise("dispatch", Elementwise("memory dispatch", size, kind="permute"), size)
 
 
 def scan_macs(mixer: Recurrence, *, decodes: bool) -> Count:

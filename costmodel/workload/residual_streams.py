@@ -46,7 +46,7 @@ def add_stream_reads(builder: WorkBuilder, context: Context, name: str, *, outpu
         [gemm(" weight gradient", width, outputs, rows)],
     )
     join = Elementwise(f"{name} read", (streams + 1.0) * size, kind="hyper_connection_pre", rows=rows)
-    builder.step("norm", [join], [Elementwise(f"{name} read gradient", (2.0 * streams + 1.0) * size)])
+    builder.elementwise("norm", join, (2.0 * streams + 1.0) * size)
     builder.save(f"{name} streams", "input", streams * size)
     builder.add_parameters(Parameters.replicated(f"{name} weights", outputs * (width + 1.0) + 3.0))
 
@@ -58,7 +58,7 @@ def add_stream_writes(builder: WorkBuilder, context: Context, name: str) -> None
     write = Elementwise(
         f"{name} write", (2.0 * streams + 1.0) * size, kind="hyper_connection_post", rows=context.residual_tokens
     )
-    builder.step("norm", [write], [Elementwise(f"{name} write gradient", (3.0 * streams + 2.0) * size)])
+    builder.elementwise("norm", write, (3.0 * streams + 2.0) * size)
     builder.save(f"{name} result", "norm", size)
 
 
@@ -66,7 +66,7 @@ def add_stream_copies(builder: WorkBuilder, context: Context) -> None:
     """Add the copies of the embedding's output that the streams start from."""
     size = context.residual_tokens * context.architecture.hidden * context.residual
     copies = (1.0 + context.architecture.streams) * size
-    builder.step("embedding", [Elementwise("stream copies", copies)], [Elementwise("stream copies gradient", copies)])
+    builder.elementwise("embedding", Elementwise("stream copies", copies), copies)
 
 
 def add_block_attention(builder: WorkBuilder, context: Context, name: str) -> None:
@@ -83,7 +83,7 @@ def add_block_attention(builder: WorkBuilder, context: Context, name: str) -> No
     attention = Elementwise(
         f"{name} block attention", (blocks + 3.0) * size, kind="residual_attention", rows=context.residual_tokens
     )
-    builder.step("norm", [attention], [Elementwise(f"{name} block attention gradient", 2 * (blocks + 3.0) * size)])
+    builder.elementwise("norm", attention, 2 * (blocks + 3.0) * size)
     builder.add_parameters(Parameters.replicated(f"{name} block attention", 2.0 * architecture.hidden))
 
 
@@ -117,7 +117,7 @@ def add_layer_embedding(builder: WorkBuilder, context: Context, embedding: Layer
     ))  # fmt: skip
     size = tokens * width * context.residual
     product = Elementwise("per-layer product", 3 * size, kind="activation", rows=tokens)
-    builder.step("activation", [product], [Elementwise("per-layer product gradient", 5 * size)])
+    builder.elementwise("activation", product, 5 * size)
     add_linear(builder, context, Linear(
         "per-layer output", operator="ffn_down", producer="activation", rows=tokens, inputs=width, outputs=hidden,
         replicas=context.parallel.tp,

@@ -25,12 +25,11 @@ def add_convolution(builder: WorkBuilder, context: Context, mixer: Convolution) 
     taps, area = mixer.taps, mixer.stride * mixer.stride
     if not is_single(mixer.enlarged) or mixer.enlarged != 1.0:
         copied = tokens * inputs * (1.0 + 1.0 / mixer.enlarged) * element
-        copy = Elementwise("enlargement", copied, kind="copy")
-        builder.step("qkv", [copy], [Elementwise("enlargement gradient", copied)])
+        builder.elementwise("qkv", Elementwise("enlargement", copied, kind="copy"), copied)
     if mixer.depthwise:
         traffic, work = tokens * outputs * (area + 1.0) * element, 2.0 * tokens * taps * outputs
         forward = Elementwise("depth-wise convolution", traffic, work=work)
-        builder.step("qkv", [forward], [Elementwise("depth-wise convolution gradient", 2 * traffic, work=2 * work)])
+        builder.elementwise("qkv", forward, 2 * traffic, work=2 * work)
         weights = taps * outputs
     else:
         _add_convolution_gemm(builder, context, mixer, inputs, outputs)
@@ -81,8 +80,7 @@ def add_residual_block(builder: WorkBuilder, context: Context, mixer: ResidualBl
     inputs = width if mixer.inputs is None else mixer.inputs
     if np.any(np.greater(mixer.skip, 0)):
         size = 2 * tokens * inputs * element
-        join = Elementwise("skip join", size, kind="permute")
-        builder.step("norm", [join], [Elementwise("skip join gradient", size)])
+        builder.elementwise("norm", Elementwise("skip join", size, kind="permute"), size)
     _add_normed_convolution(builder, context, mixer, inputs)
     if np.any(np.greater(mixer.time, 0)):
         time = Linear(
@@ -92,12 +90,12 @@ def add_residual_block(builder: WorkBuilder, context: Context, mixer: ResidualBl
         add_linear(builder, context, time)
         if context.framework.training.is_unfused:
             size = 2 * tokens * width * element
-            builder.step("time", [Elementwise("time sum", size, kind="add")], [Elementwise("time sum gradient", size)])
+            builder.elementwise("time", Elementwise("time sum", size, kind="add"), size)
     _add_normed_convolution(builder, context, mixer, width)
     if not np.array_equal(inputs, width):
         add_convolution(builder, context, Convolution(1.0, inputs=inputs))
     size = 3 * tokens * width * element
-    builder.step("norm", [Elementwise("residual sum", size, kind="add")], [Elementwise("residual sum gradient", size)])
+    builder.elementwise("norm", Elementwise("residual sum", size, kind="add"), size)
 
 
 def _add_normed_convolution(builder: WorkBuilder, context: Context, mixer: ResidualBlock, inputs: Count) -> None:
@@ -107,8 +105,7 @@ def _add_normed_convolution(builder: WorkBuilder, context: Context, mixer: Resid
     eager = context.framework.training.is_unfused
     if eager:
         size = 2 * tokens * inputs * element
-        forward = Elementwise("activation", size, kind="activation")
-        builder.step("activation", [forward], [Elementwise("activation gradient", 1.5 * size)])
+        builder.elementwise("activation", Elementwise("activation", size, kind="activation"), 1.5 * size)
     add_convolution(
         builder, context, Convolution(mixer.kernel, inputs=inputs, frames=mixer.frames, channels_first=eager)
     )
@@ -125,7 +122,7 @@ def add_spectral(builder: WorkBuilder, context: Context, mixer: Spectral) -> Non
     work = context.sequences * channels * (5.0 * cells * log2(cells) + 6.0 * half)
     traffic = 8.0 * context.sequences * cells * channels * ELEMENT_BYTES["fp32"]
     forward = Elementwise("spectral gate", traffic, calls=4.0, work=work)
-    builder.step("qkv", [forward], [Elementwise("spectral gate gradient", 2 * traffic, calls=8.0, work=2 * work)])
+    builder.elementwise("qkv", forward, 2 * traffic, calls=8.0, work=2 * work)
     builder.add_parameters(Parameters.replicated("spectral gate", 2.0 * half * channels))
     builder.save("spectrum", "input", 2 * context.sequences * half * channels * ELEMENT_BYTES["fp32"])
 
@@ -135,7 +132,7 @@ def add_gate(builder: WorkBuilder, context: Context, mixer: Gate) -> None:
     elements, passes = context.tokens * context.architecture.hidden, mixer.passes
     size, work = 2.0 * passes * elements * context.residual, 8.0 * elements * mixer.heads
     forward = Elementwise("feature gate", size, calls=passes, work=work)
-    builder.step("qkv", [forward], [Elementwise("feature gate gradient", 2 * size, calls=2 * passes, work=2 * work)])
+    builder.elementwise("qkv", forward, 2 * size, calls=2 * passes, work=2 * work)
     builder.add_parameters(Parameters.replicated("feature gate", 2.0 * mixer.heads))
     builder.save("feature gate input", "input", elements * context.residual)
 
@@ -160,11 +157,10 @@ def add_pool(builder: WorkBuilder, context: Context, mixer: MilPool) -> None:
     softmax = 2 * tokens * mixer.branches * context.residual
     add_linear(builder, context, gates)
     forward = Elementwise("gate product", product, kind="activation", rows=tokens)
-    builder.step("activation", [forward], [Elementwise("gate product gradient", 5 / 3 * product)])
+    builder.elementwise("activation", forward, 5 / 3 * product)
     builder.save("gate product input", "qkv", 2 / 3 * product)
     add_linear(builder, context, scores)
-    weights = Elementwise("instance softmax", softmax, kind="softmax")
-    builder.step("attention_core", [weights], [Elementwise("instance softmax gradient", 1.5 * softmax)])
+    builder.elementwise("attention_core", Elementwise("instance softmax", softmax, kind="softmax"), 1.5 * softmax)
     shape = mixer.branches, hidden, context.q_len
     pool = batched_gemm("pooling", shape, context.sequences, context.precision.attention, context.residual)
     builder.step("attention_core", [pool], [pool])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from costmodel.quantities import Bytes, Count, maximum
 from costmodel.records import MutableRecord, Record, field, replace
-from costmodel.workload.operators import Collective, Gemm, HostTransfer, Operator
+from costmodel.workload.operators import Collective, Elementwise, Gemm, HostTransfer, Operator
 
 _Steps = list[tuple[Operator, ...]]
 TO_EXPERTS, EXPERTS, FROM_EXPERTS = "to experts", "experts", "from experts"
@@ -127,6 +128,10 @@ class WorkBuilder(MutableRecord):
         self._backward.append((*(repeated if repeats else ()), *backward))
         if trains or not self.is_frozen:
             self._weight.extend(weight)
+
+    def elementwise(self, producer: str, forward: Elementwise, gradient: Bytes, **of_gradient: Any) -> None:
+        """Add an element-wise kernel as a step. gradient: bytes of its gradient; of_gradient: other facts of that."""
+        self.step(producer, [forward], [Elementwise(f"{forward.name} gradient", gradient, **of_gradient)])
 
     def add_stream(self, stream: WorkBuilder, name: str) -> None:
         """Add all steps of another builder, for tokens of their own, with `name` before those of its operators."""

@@ -82,7 +82,8 @@ def is_snapshot(text: str) -> bool:
 def read_benchmark(path: Path, shown: str) -> Benchmark:
     """Return the figures of a benchmark's JSON file, of the only run of a JSON-lines file, or of a server's `/metrics`.
 
-    Raises MeasurementError with the location where the file is missing, truncated, no benchmark, or holds several runs.
+    shown: what messages call the file. Raises MeasurementError with the location where it is missing, truncated, no
+    benchmark, or holds several runs.
     """
     text = read_bytes(path, shown).decode("utf-8", errors="replace")
     if not text.lstrip().startswith("{") and is_snapshot(text):
@@ -96,11 +97,11 @@ def read_benchmark(path: Path, shown: str) -> Benchmark:
         known = "known are the JSON files of vLLM, SGLang, genai-perf and AIPerf, and the text of /metrics"
         raise problem(shown, "is no serving benchmark", known)
     has_blocks = any(isinstance(document.get(key), dict) for key in _AVERAGES.values())  # an average and a unit each
-    return _of_averages(document, shown) if has_blocks else _of_keys(document, shown)
+    return _of_averages(document, shown) if has_blocks else _of_numbers(document, shown)
 
 
-def _of_keys(document: Any, shown: str) -> Benchmark:
-    """Return the figures of vLLM and SGLang."""
+def _of_numbers(document: Any, shown: str) -> Benchmark:
+    """Return the figures of vLLM and SGLang, a number under each key."""
     benchmark = checked(ServingBenchmark, document, shown)
     metrics = {}
     for metric, (keys, factor) in _KEYS.items():
@@ -109,11 +110,9 @@ def _of_keys(document: Any, shown: str) -> Benchmark:
         if value is not None:
             metrics[metric] = value * factor
     completed = benchmark.completed
-    sent, made = benchmark.total_input_tokens, benchmark.total_output_tokens
-    load = Load(
-        _rate(benchmark.request_rate, shown), benchmark.max_concurrency,
-        sent / completed if completed and sent else None, made / completed if completed and made else None,
-    )  # fmt: skip
+    sums = benchmark.total_input_tokens, benchmark.total_output_tokens
+    means = (total / completed if completed and total else None for total in sums)
+    load = Load(_rate(benchmark.request_rate, shown), benchmark.max_concurrency, *means)
     return Benchmark(benchmark.model_id or benchmark.model or "", metrics, load)
 
 
@@ -137,7 +136,7 @@ def _number(text: float | str) -> float:
 
 
 def _of_averages(document: Mapping[str, Any], shown: str) -> Benchmark:
-    """Return the figures of genai-perf and AIPerf."""
+    """Return the figures of genai-perf and AIPerf, an average with its unit under each key."""
     known = {key: checked(Average, document[name], shown, name) for key, name in _AVERAGES.items() if name in document}
     lengths = {key: checked(Average, document[name], shown, name) for key, name in _LENGTHS.items() if name in document}
     metrics = {}
@@ -192,6 +191,7 @@ def _of_snapshot(text: str, shown: str) -> Benchmark:
 
 
 def _is_whole(line: str) -> bool:
+    """Tell whether a line is a JSON document by itself."""
     try:
         return isinstance(json.loads(line), dict)
     except ValueError:

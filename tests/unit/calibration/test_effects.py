@@ -54,16 +54,16 @@ def test_kernels_differ_by_their_devices_and_by_their_programs():
         (Kernels("one", "a-1", "a"), ()), (Kernels("one+", "a-1", "a"), (0.1,)), (Kernels("two", "a-1", "a"), (0.5,)),
         (Kernels("one", "a-2", "a"), (0.2,)), (Kernels("two", "b", "b"), (0.5, 0.6)), (Kernels("", "", ""), ()),
     ):  # fmt: skip
-        assert known.apart("gemm", other, ASKED) == pytest.approx(sum(each**2 for each in squares))
-    assert known.apart("bmm", Kernels("one+", "a-1", "a"), ASKED) == pytest.approx(0.3**2)
+        assert known.variogram("gemm", other, ASKED) == pytest.approx(sum(each**2 for each in squares))
+    assert known.variogram("bmm", Kernels("one+", "a-1", "a"), ASKED) == pytest.approx(0.3**2)
 
 
 def test_another_die_of_the_architecture_is_no_farther_than_any_die_where_it_was_not_measured():
     known = Effects(
         {"gemm": FamilyEffectsFile(other=0.2), "any": FamilyEffectsFile(architecture=0.7)}, lambda *_: "architecture"
     )
-    assert known.apart("gemm", Kernels("two", "a-1", "a"), ASKED) == pytest.approx(0.2**2)
-    assert known.apart("bmm", Kernels("two", "a-1", "a"), ASKED) == pytest.approx(0.7**2)
+    assert known.variogram("gemm", Kernels("two", "a-1", "a"), ASKED) == pytest.approx(0.2**2)
+    assert known.variogram("bmm", Kernels("two", "a-1", "a"), ASKED) == pytest.approx(0.7**2)
 
 
 def test_errors_go_together_by_what_fits_share_and_no_weight_is_of_one_vote_twice():
