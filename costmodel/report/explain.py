@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -122,7 +123,8 @@ class Explanation(ValueRecord, kw_only=True):
         """Return the explanation as JSON: SI numbers."""
         values = {name: {key: number for key, (number, _) in getattr(self, name).items()} for name in _WITH_UNITS}
         blocks = [block.document() for block in self.blocks]
-        own = {"equation": self.equation, "blocks": blocks, "terms": finite(self.terms), **values}
+        known = {"terms": finite(self.terms), **finite({"value": self.value})}
+        own = {"equation": self.equation, "blocks": blocks, **known, **values}
         return {name: getattr(self, name) for name in fields(self)} | own
 
 
@@ -271,7 +273,8 @@ def _stated(workload: Workload, scenario: Scenario, name: str, listed: Sequence[
         is_time = first.dimension in ("time", "duration")
         explanation = Explanation(
             name=shown_line(name), family=family, file=blocks[0].file, blocks=tuple(blocks),
-            time=first.value if is_time and isinstance(first.value, float) else None, value=first.value,
+            time=first.value if is_time and isinstance(first.value, float) and math.isfinite(first.value) else None,
+            value=first.value,
             dimension=first.dimension, bound=bound, basis=basis,
         )  # fmt: skip
         explanations.append(_with_context(workload, scenario, own, explanation))

@@ -84,7 +84,8 @@ def show_explanations(
     else:
         bound = f", {first.bound}-bound" if first.bound and first.time is not None else ""
         value = first.value[0] if isinstance(first.value, list) else first.value
-        show(f"{scenario}: {readable(first.name)} {quantity(value, first.dimension)}{bound}", "bold")
+        shown = quantity(value, first.dimension) if math.isfinite(value) else "has no end"
+        show(f"{scenario}: {readable(first.name)} {shown}{bound}", "bold")
     if len(explanations) > MOST_EXPLAINED:
         _show_list(explanations, argument)
         _show_line(line)

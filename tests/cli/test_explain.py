@@ -387,3 +387,17 @@ def test_explaining_a_closed_form_that_simulate_leaves_says_so(run, tmp_path):
     assert "requests.prefix" in shown.out
     assert "one by one" not in plain.out
     assert "requests.prefix" in json.loads(run("explain", str(path), "--json").out)["note"]
+
+
+def test_a_wait_that_has_no_end_is_explained(run, tmp_path):
+    path = tmp_path / "full.yaml"
+    path.write_text(
+        "schema: costmodel/workload@1\nmodel: models/llama-3-8b\nscenarios:\n  chat: {phase: serving, cluster: "
+        "nodes/rtx-4090-x1, framework: vllm, input_tokens: 1000, output_tokens: 200, rate: 400 /s}\n",
+        encoding="utf-8",
+    )
+    shown = run("explain", str(path), "--op", "ttft")
+    assert shown.code == 0, shown.err
+    assert "chat: ttft has no end" in shown.out
+    (found,) = json.loads(run("explain", str(path), "--op", "ttft", "--json").out)["operators"]
+    assert found["value"] is None
