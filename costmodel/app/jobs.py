@@ -11,14 +11,8 @@ from costmodel.app.prediction import LEVERS, Predicted, Wrong, asked
 from costmodel.app.state import State
 from costmodel.app.workers import report
 from costmodel.errors import CostModelError, InputError
-from costmodel.planning.deployments import command_of, document
-from costmodel.planning.machine import what_runs
 from costmodel.planning.request import PlanRequest
-from costmodel.planning.servers import plan_servers
 from costmodel.records import ValueRecord, replace
-from costmodel.report.models import answer as machine_answer
-from costmodel.report.models import rows_table
-from costmodel.report.plan import headline, plans_table
 from costmodel.report.web.markup import html_table
 from costmodel.schema.what_if import load_levers
 from costmodel.study.levers import hypothetical, worths_of
@@ -62,15 +56,25 @@ class Planned(ValueRecord):
 
 
 def plan(request: PlanRequest, slot: int) -> Planned:
-    """Return deployments that serve a load, as `costmodel plan` has them. Without a model, what runs on a machine."""
+    """Return deployments that serve a load, as `costmodel plan` has them. Without a model, what runs on a machine.
+
+    The planner loads here: the page's first answer need not wait for it.
+    """
     if request.model is None:
+        from costmodel.planning.machine import what_runs
+        from costmodel.report.models import answer, rows_table
+
         machine = what_runs(request, report(slot))
         fitting = [row for row in machine.rows if row.fits]
         isl, osl = machine.context
         caption = f"Models that run; users with {isl:,} tokens in and {osl:,} out"
         left_out = tuple(f"{name}: {reason}" for name, reason in machine.left_out)
         command = (fitting[0].command if fitting else None) or ""
-        return Planned(machine_answer(machine, fitting), html_table(caption, rows_table(fitting)), command, left_out)
+        return Planned(answer(machine, fitting), html_table(caption, rows_table(fitting)), command, left_out)
+    from costmodel.planning.deployments import command_of, document
+    from costmodel.planning.servers import plan_servers
+    from costmodel.report.plan import headline, plans_table
+
     plans = plan_servers(request, report(slot))
     known = document(plans)
     best = plans.best[0] if plans.best else None

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+MOST_FILES = 16  # that are listed
+
 
 @click.command("report")
 @click.argument("sources", metavar="RESULT|TRACE|DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -28,8 +30,12 @@ def command(sources: tuple[Path, ...], output: Path | None, metric: str | None) 
     files, not_drawn = write_report(sources, output or _folder(sources[0]), metric)
     if not_drawn:
         click.echo(f"{not_drawn:,} more axis combinations are not drawn; they are in the table", err=True)
-    for path in files:
+    *drawn, page = files
+    if len(drawn) > MOST_FILES:
+        click.echo(f"{len(drawn)} files of figures in {page.parent}, and one page of all:")
+    for path in drawn if len(drawn) <= MOST_FILES else ():
         click.echo(path)
+    click.echo(page)
     return 0
 
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
-from matplotlib.figure import Figure
 
 from costmodel.calibration.fit_files import basis_of
 from costmodel.errors import InputError
@@ -24,7 +23,7 @@ from costmodel.records import ValueRecord
 from costmodel.report.models import attention
 from costmodel.report.plots.plot import Plot, table
 from costmodel.report.plotting import write_plots
-from costmodel.report.style import BLACK, BLUE, GREEN, ORANGE, PALE, PURPLE, SKY
+from costmodel.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, canvas
 from costmodel.report.text import gib, quantity, shown_basis
 from costmodel.result import Point
 from costmodel.schema.files import list_names, load_document, read_models
@@ -210,7 +209,7 @@ def _models() -> Iterator[str]:
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for the picture.")
 def main(readme: Path, validation: Path, output: Path) -> None:
     """Draw the picture of README, and write its tables and the catalogue."""
-    made = write_plots(iter([("hero", hero_figure(steps()))]), output, ("png",))
+    made = write_plots((("hero", hero_figure(found)) for found in [steps()]), output, ("png",))
     found = tables(read_validation(validation))
     pages = {readme: {**found, **answers()}, readme.parent / CATALOGUE: catalogue()}
     for page, parts in pages.items():
@@ -222,11 +221,13 @@ def main(readme: Path, validation: Path, output: Path) -> None:
 # ---- The README's picture: DeepSeek-V3's training step on four generations of devices, and where its time goes -------
 
 NAMES = {"h800-sxm": "H800", "h100-sxm": "H100", "b200-sxm": "B200", "vr200": "Rubin"}
-SIZE = (10.667, 6.0)  # inches: 1,600 x 900 pixels
 EXCHANGES = ("dispatch", "combine", "all-gather", "reduce-scatter", "slowed by exchanges")
 COLOURS = {
     "experts": BLUE, "attention": SKY, "other operators": GREEN, "communication": ORANGE, "pipeline bubble": PURPLE,
 }  # fmt: skip
+
+
+INK = dict.fromkeys(("attention", "communication", "pipeline bubble"), BLACK)  # of numbers on pale parts
 
 
 class Step(ValueRecord):
@@ -276,8 +277,9 @@ def finding(found: Sequence[Step]) -> str:
 
 def hero_figure(found: Sequence[Step]) -> Plot:
     """Return the step on each device as a bar of its parts, with its interval."""
-    figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = canvas(
+        finding(found), "training steps on 2,048 devices, the same layout everywhere; black line: 80 % interval"
+    )
     for at, step in enumerate(found):
         left = 0.0
         for part, colour in COLOURS.items():
@@ -285,7 +287,9 @@ def hero_figure(found: Sequence[Step]) -> Plot:
             axes.barh(at, width, 0.6, left, color=colour, label=part if not at else None)
             if width > 0.06 * found[0].seconds:
                 text = f"{width:.1f}"
-                axes.text(left + width / 2.0, at, text, ha="center", va="center", fontsize=11, color="white")
+                axes.text(
+                    left + width / 2.0, at, text, ha="center", va="center", fontsize=11, color=INK.get(part, "white")
+                )
             left += width
         axes.plot([step.low, step.high], [at + 0.4] * 2, color=BLACK, linewidth=1.5)
         axes.plot([step.low, step.high], [at + 0.4] * 2, "|", color=BLACK, markersize=9, markeredgewidth=1.5)
@@ -296,9 +300,8 @@ def hero_figure(found: Sequence[Step]) -> Plot:
     axes.set_xlim(0.0, 1.1 * max(step.high for step in found))
     axes.tick_params(axis="x", labelsize=11)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("training step on 2,048 devices (s); black line: 80 % interval", fontsize=12)
-    axes.legend(fontsize=11, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0), edgecolor=PALE, frameon=False)
-    figure.suptitle(finding(found), fontsize=16, x=0.02, ha="left")
+    axes.set_xlabel("training step (s)", fontsize=12)
+    axes.legend(fontsize=11, ncols=5, loc="lower center", bbox_to_anchor=(0.45, 1.0))
     headings = ("device", "step_time", "low", "high", *COLOURS)
     data = ([step.device, step.seconds, step.low, step.high, *step.parts.values()] for step in found)
     return Plot(figure, {"": table(headings, data)})

@@ -207,6 +207,7 @@ def test_a_plan_has_its_front_and_what_runs_its_models(browser, address):
     browser.open(f"{address}plan?model=qwen3-8b&cluster=nodes/h100-x1&{load}", 1440, "light")
     browser.wait("document.querySelector('#plot-front .main-svg') !== null")
     assert "replica" in browser.value("document.querySelector('.said').textContent")
+    assert browser.value("[...document.querySelectorAll('.run .wide')].every((e) => e.scrollWidth <= e.clientWidth)")
     browser.open(f"{address}plan?cluster=nodes/rtx-4090-x1", 375, "dark")
     browser.wait("document.querySelector('.said') !== null")
     assert browser.value("document.querySelectorAll('.run tbody tr').length") > 10
