@@ -1,18 +1,37 @@
-"""Two parameters of a GEMM form by a few published rates of products, the others stated, and the file that has them."""
+"""Fits of a few published rates of products: two parameters of a GEMM form, the others stated.
+
+python -m reports.fits.product_rates KIND RATES.csv --output hardware/calibrations
+
+sustained, of ../shared/truth3/azure_sustained.csv: training programs multiply FP8 by cuBLASLt [Transformer Engine,
+common/gemm/cublaslt_gemm.cu]. No table of kernels has such rows of H100; these have random operands and hold the board
+at its power limit.
+wgrad, of hardware/calibrations/h800-sxm/deepgemm-wgrad.csv: both operands of a block-scaled weight gradient carry
+vectors of scales, and its sums are read and written in FP32. DeepSeek published the rates of kernels that replaced
+those of V3's training, and how much faster they are.
+"""
 
 from __future__ import annotations
 
+import argparse
+import csv
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares
 
+from costmodel.calibration.fit_files import default_framework
+from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.machine import Machine
 from costmodel.fitting.interval_width import spread
 from costmodel.quantities import Array
-from costmodel.records import Record
+from costmodel.records import Record, replace
+from costmodel.schema.files import load_device
 from costmodel.workload.operators import Gemm
+from reports.fits.measured import publish
 
 UNBOUNDED, NOTHING = 1e5, 1e-3  # a limit that no row meets; a loss that none shows
 SOFT = 0.05  # log error from which on a row counts less
@@ -92,3 +111,188 @@ def parameters(form: GemmForm, *, droop: bool = False) -> str:
     stated = ", ".join(f"{name}: {float(f'{getattr(form, name):.4g}'):g}" for name in names)
     tiles = str([list(tile) for tile in form.tiles])
     return f"kind: gemm, launch: {1e6 * form.launch:.4g} us, {stated}, tiles: {tiles}, has_split_k: false"
+
+
+def machine_of(device: str) -> Machine:
+    """Return a device by itself."""
+    built = load_device(device)
+    return Machine(built, default_framework(), built.processors)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _form(compute: float, launch: float, hbm: float, **stated: Any) -> GemmForm:
+    """Return a form that nothing bounds but what is stated."""
+    return GemmForm(
+        launch=launch, compute_efficiency=compute, hbm_efficiency=hbm, cta_load_rate=UNBOUNDED, l2_rate=UNBOUNDED,
+        k_step=NOTHING, small_tile_loss=NOTHING, overlap_p=OVERLAP_P, has_split_k=False, **stated,
+    )  # fmt: skip
+
+
+# ---- cuBLASLt's FP8 on H100 after 10,000 iterations -----------------------------------------------------------------
+
+OVERLAP_P = 2.0
+SUSTAINED = "h100-sxm"
+TILES = ((128, 256), (256, 128), (128, 128))  # of cuBLASLt's largest kernels: cublasLtMatmulTile_t
+MEASURED = "gemm/bf16"  # whose share of the memory's bandwidth is taken: memory bounds one row here
+FP8, BF16 = 1.0, 2.0  # bytes of an operand and of a result
+# The clock's droop at this power is in compute_efficiency already.
+
+
+def read_sustained(path: Path) -> Rates:
+    """Return the rows of FP8 products of H100. Columns: kind, gpu, precision, m, n, k, value in TFLOP/s."""
+    rows = [row for row in _read(path) if (row["kind"], row["gpu"], row["precision"]) == ("gemm", "h100", "fp8")]
+    products = tuple(
+        Gemm("product", m=float(row["m"]), n=float(row["n"]), k=float(row["k"]), dtype="fp8", a_bytes=FP8, b_bytes=FP8,
+             out_bytes=BF16)
+        for row in rows
+    )  # fmt: skip
+    return Rates.of(products, [row["value"] for row in rows])
+
+
+def sustained_form(compute: float, launch: float) -> GemmForm:
+    """Return the form with the two parameters that the rates determine: share of the dense peak, fixed time [s]."""
+    return _form(compute, launch, memory_rate(), cta_overhead=1.0, clock_droop=NOTHING, tiles=TILES)
+
+
+@cache
+def memory_rate() -> float:
+    """Return the share of the memory's bandwidth that the device's own kernels reach, by their fit."""
+    form = load_calibration(SUSTAINED, default_framework()).families[MEASURED].form
+    assert isinstance(form, GemmForm), "a family with a fit"
+    return float(f"{form.hbm_efficiency:.3g}")
+
+
+def sustained() -> TwoParameters:
+    """Return the model of sustained products."""
+    return TwoParameters(sustained_form, (0.7, 2e-6), machine_of(SUSTAINED))
+
+
+def render_sustained(rates: Rates, model: TwoParameters) -> str:
+    """Return the text of the calibration file; the same rows give the same bytes."""
+    error = 100 * model.held_out(rates, lambda each: (each.m, each.n, each.k))
+    return f"""\
+schema: costmodel/calibration@1
+name: {SUSTAINED}/cublas-lt
+device: devices/{SUSTAINED}
+library: cublas
+basis: fitted
+frameworks: []                                   # no table of kernels has rows of it
+families:
+  gemm/fp8:
+    form: {{{parameters(sustained_form(*model.fit(rates)), droop=True)}}}
+    domain: {{{domain(rates)}}}
+    radius: 1.0
+    spread: [{model.points(rates)}]
+    rows: {len(rates.seconds)}
+    note: "Rows held out one after the other: {error:.3g} % mean error."
+sources:
+  - fields: [families]
+    cite: "Azure/AI-benchmarking-guide: cuBLASLt on ND H100 v5, random operands, after 10,000 iterations; nine products"
+    kind: measurement
+    rests_on: [Azure/AI-benchmarking-guide]
+    note: The board's sustained clock is in them. Made by `python -m reports.fits.product_rates`.
+"""
+
+
+# ---- Weight gradients of block-scaled FP8 on H800 -------------------------------------------------------------------
+
+TILE = (128, 152)  # the tile of every row, as the source states
+LAUNCH, HBM_EFFICIENCY = 2.52e-6, 0.955  # those of DeepGEMM's other kernels: h800-sxm/deepgemm
+OPERAND = 1 + 4 / 128  # bytes of an FP8 number with its share of an FP32 scale
+ACCUMULATED = 8.0  # bytes of a sum, read and written
+SPEED_UP = 1.2  # of DeepGEMM's kernels over DeepSeek's own CUTLASS ones, "about 20 %"
+SLOWER = {"deepgemm": 1.0, "cutlass": SPEED_UP}
+
+
+def read_wgrad(path: Path) -> Rates:
+    """Return the rows of weight gradients. Columns: num_groups, m, n, k, TFLOP/s."""
+    rows = _read(path)
+    products = tuple(
+        Gemm("weight gradient", m=float(row["m"]), n=float(row["n"]), k=float(row["k"]), dtype="fp8",
+             a_bytes=OPERAND, b_bytes=OPERAND, out_bytes=ACCUMULATED, groups=float(row["num_groups"]),
+             block_scaled=True, is_wgrad=True)
+        for row in rows
+    )  # fmt: skip
+    return Rates.of(products, [row["TFLOP/s"] for row in rows])
+
+
+def wgrad_form(compute: float, overhead: float) -> GemmForm:
+    """Return the form with the two parameters that the rates determine.
+
+    compute: share of the dense peak.
+    overhead: cycles of a CTA's prologue and epilogue, in which the sums are read and written.
+    """
+    return _form(compute, LAUNCH, HBM_EFFICIENCY, cta_overhead=overhead, tiles=(TILE,))
+
+
+def wgrad() -> TwoParameters:
+    """Return the model of weight gradients."""
+    return TwoParameters(wgrad_form, (0.6, 5000.0), machine_of("h800-sxm"))
+
+
+def slowed(form: GemmForm, slower: float) -> GemmForm:
+    """Return the form of kernels that take `slower` times as long."""
+    return replace(
+        form, launch=form.launch * slower, compute_efficiency=form.compute_efficiency / slower,
+        hbm_efficiency=form.hbm_efficiency / slower, cta_overhead=form.cta_overhead * slower,
+    )  # fmt: skip
+
+
+def render_wgrad(library: str, rates: Rates, model: TwoParameters) -> str:
+    """Return the text of the calibration of a library's kernels."""
+    slower, error = SLOWER[library], f"{100 * model.held_out(rates, lambda each: (each.m, each.n)):.3g} %"
+    kernels = "Published rates."
+    if slower != 1:
+        kernels = (
+            f"DeepSeek's own CUTLASS kernels, {slower:g} times as long as those of DeepGEMM that replaced them.\n"
+            "      The spread is of the latter."
+        )
+    return f"""\
+schema: costmodel/calibration@1
+name: h800-sxm/{library}-wgrad
+device: devices/h800-sxm
+library: {library}
+basis: fitted
+frameworks: []                                   # no table has rows of it
+families:                                        # weight gradients
+  gemm/fp8_block_wgrad: &rates
+    form: {{{parameters(slowed(wgrad_form(*model.fit(rates)), slower))}}}
+    domain: {{{domain(rates)}}}
+    radius: 0.5
+    spread: [{model.points(rates, slower)}]
+    rows: {len(rates.seconds)}
+    note: >-
+      {kernels}
+      Both operands have vectors of scales, sums are FP32. Weights held out one after the other: {error} mean error.
+  grouped_gemm/fp8_block_wgrad: *rates
+sources:
+  - fields: [families]
+    cite: "deepseek-ai/DeepGEMM pull request 95 (2025-05), and issue 107 for the grouped rows of its table"
+    kind: measurement
+    rests_on: ["deepseek-ai/DeepGEMM pull request 95"]
+    note: Made by `python -m reports.fits.product_rates`; launch, hbm_efficiency, overlap_p are of h800-sxm/deepgemm.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fit a table of published rates; write the calibration files."""
+    parser = argparse.ArgumentParser(prog="python -m reports.fits.product_rates", description=main.__doc__)
+    parser.add_argument("kind", choices=("sustained", "wgrad"))
+    parser.add_argument("rates", type=Path, help="table of rates")
+    parser.add_argument("--output", type=Path, required=True, help="folder of calibration files")
+    chosen = parser.parse_args(arguments)
+    if chosen.kind == "sustained":
+        text = render_sustained(read_sustained(chosen.rates), sustained())
+        publish(chosen.output / SUSTAINED / "cublas-lt.yaml", text)
+        return
+    rates, model = read_wgrad(chosen.rates), wgrad()
+    for library in SLOWER:
+        publish(chosen.output / "h800-sxm" / f"{library}-wgrad.yaml", render_wgrad(library, rates, model))
+
+
+if __name__ == "__main__":
+    main()

@@ -12,13 +12,14 @@ from costmodel.cost.machine import Machine
 from costmodel.records import replace
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Gemm
-from reports.fits.product_rates import Rates, TwoParameters, times
-from reports.fits.wgrad import SPEED_UP, START, form_of, main, read, slowed
+from reports.fits.product_rates import SPEED_UP, Rates, main, slowed, times, wgrad
+from reports.fits.product_rates import read_wgrad as read
+from reports.fits.product_rates import wgrad_form as form_of
 
 FOLDER = Path(__file__).parents[3] / "hardware" / "calibrations"
 TABLE = FOLDER / "h800-sxm" / "deepgemm-wgrad.csv"
 MACHINE = Machine(load_device("h800-sxm"), default_framework(), 132.0)
-MODEL = TwoParameters(form_of, START, MACHINE)
+MODEL = wgrad()
 
 
 def test_the_fit_finds_the_parameters_that_made_the_times() -> None:
@@ -56,7 +57,7 @@ def test_processors_that_communication_holds_are_missing_in_full() -> None:
 
 def test_the_command_writes_the_shipped_files(tmp_path: Path) -> None:
     (tmp_path / "h800-sxm").mkdir()
-    main([str(TABLE), "--output", str(tmp_path)])
+    main(["wgrad", str(TABLE), "--output", str(tmp_path)])
     for name in ("deepgemm-wgrad", "cutlass-wgrad"):
         assert (tmp_path / "h800-sxm" / f"{name}.yaml").read_text() == (
             FOLDER / "h800-sxm" / f"{name}.yaml"
