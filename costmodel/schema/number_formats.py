@@ -134,10 +134,12 @@ def choose_formats(
         missing = _missing_units(part, device)
     if missing:
         compute = (chosen.child("compute") or Tree(_DEFAULT_SET)).value
-        standing_in = "fp16" if "bf16" in missing else _DEFAULT_SET
+        standing_in, weights = "fp16" if "bf16" in missing else _DEFAULT_SET, part.file.weights
+        kept = f"`precision: {{compute: {standing_in}, weights: {weights}}}` to store weights in {weights}, or "
         raise chosen.error(
             f"{device.name} has no math unit for {' and '.join(missing)}",
-            f"write `precision: {{compute: {compute}, fallback: {standing_in}}}`, or name another device", field,
+            f"write {kept if _is_narrow(weights) else ''}`precision: {{compute: {compute}, fallback: {standing_in}}}`, "
+            "or name another device", field,
         )  # fmt: skip
     _check_bits(part, chosen, field)
     return part, replaced

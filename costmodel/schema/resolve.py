@@ -279,7 +279,10 @@ def _of_plan(assembly: Assembly, name: str, tree: Tree, plan: PlanFile, of: _Mod
     plan = _with_load(plan, architecture, framework.file.expert_spread)
     plan = with_exchange(plan, framework.file.training, kernels, architecture)
     layout = build.layout(plan, slices_experts=framework.file.training.slices_experts)
-    fallbacks = (f"{device.name} has no {dtype.upper()} unit; using the fallback precision" for dtype in replaced)
+    fallbacks = (
+        f"{device.name} has no {dtype.upper()} unit; using the fallback precision, weights in {formats.file.weights}"
+        for dtype in replaced
+    )
     work = build.plan(_located(plan, tree, field), kernels, device)
     has_deepep = hardware.device_part.file.die in framework.file.low_latency_experts
     gathers = exchange_notes(plan, kernels, architecture, has_deepep=has_deepep)

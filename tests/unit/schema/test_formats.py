@@ -66,6 +66,8 @@ def test_computing_in_fp4_blocks_needs_the_fp4_unit(world: Path) -> None:
     (problem,) = problems_of(lambda: decoding(world, "nvfp4"))
     assert "chip has no math unit for fp4" in problem.message
     assert "fallback: bf16" in problem.hint
+    assert "`precision: {compute: bf16, weights: nvfp4}` to store weights in nvfp4, or" in problem.hint
+    assert decoding(world, "{compute: bf16, weights: nvfp4}").weights == "nvfp4"
 
 
 def test_a_device_without_bf16_is_offered_fp16() -> None:

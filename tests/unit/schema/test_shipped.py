@@ -94,7 +94,7 @@ def test_the_use_of_the_fallback_precision_is_noted() -> None:
         resolve("deepseek_v3", cluster=cluster).scenarios["decode"] for cluster in (None, "nodes/dgx-a100")
     )
     assert plain.notes == ()
-    assert replaced.notes == ("a100-sxm-80gb has no FP8 unit; using the fallback precision",)
+    assert replaced.notes == ("a100-sxm-80gb has no FP8 unit; using the fallback precision, weights in bf16",)
 
 
 RUN = """\
