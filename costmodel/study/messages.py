@@ -17,6 +17,8 @@ from costmodel.schema.files import load_cluster, load_model
 from costmodel.schema.references import Library
 from costmodel.units import parse
 
+_DIGITS = 12  # of a number
+
 
 def answered(
     request: CollectiveRequest,
@@ -60,7 +62,7 @@ def _options(name: str, text: str) -> dict[str, Any]:
     for option in filter(None, text.split(",")):
         key, equals, value = option.partition("=")
         if equals and key in ("chunks", "stride", "groups", "seed"):
-            if not value.isdecimal() or (key in ("stride", "groups") and int(value) < 1):
+            if not value.isdecimal() or len(value) > _DIGITS or (key in ("stride", "groups") and int(value) < 1):
                 raise InputError.single(f"{option!r} is no whole number", hint=f"write {key}=8")
             said[key] = int(value)
         elif equals and key == "framework":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from costmodel.errors import InputError
 from costmodel.schema.what_if import load_levers, load_what_if
 from costmodel.study.messages import answered, read_message
 from reports.page import rendered
@@ -32,3 +33,10 @@ def test_a_change_of_a_fabric_is_worth_what_flows_take() -> None:
 def test_the_page_of_recommendations_is_the_one_that_their_file_generates() -> None:
     page = ROOT / "docs" / "recommendations.md"
     assert page.read_text(encoding="utf-8") == rendered("recommendations", file=load_levers("insights_deepseek_v3"))
+
+
+@pytest.mark.parametrize("option", ["size=5", "rings=", "=ring", "stride=0", "chunks=many", f"seed={'9' * 5000}"])
+def test_a_message_s_options_are_its_own(option: str) -> None:
+    with pytest.raises(InputError, match=r"has no option|is no whole number"):
+        read_message(f"all_reduce:{option}", 8, "1 MB", "deepseek-v3")
+    assert read_message("all_reduce:framework=vllm", 8, "1 MB", "deepseek-v3").framework == "vllm"

@@ -88,3 +88,11 @@ def test_a_line_adds_up_runs_and_takes_the_format_of_most_products() -> None:
     assert (entry.count, entry.flop, entry.traffic, entry.dtype) == (6, 80.0, 14.0, "fp8")
     assert entry.arithmetic_intensity == pytest.approx(80 / 14)
     assert entry.flop_rate == pytest.approx(80 / 2.0)
+
+
+def test_a_line_that_takes_longer_does_so_in_each_of_its_parts() -> None:
+    entry = Entry("mixed")
+    entry.add(2.0, 0.5, "compute", "roofline")
+    longer = entry.scaled(3.0)
+    assert (longer.time, longer.hidden) == (3.0, 3.0)
+    assert (longer.by_bound, longer.by_basis) == ({"compute": 6.0}, {"roofline": 6.0})

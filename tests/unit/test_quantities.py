@@ -65,3 +65,11 @@ def test_a_power_of_an_array_is_that_of_its_numbers(exponent: float) -> None:
 def test_a_hypotenuse_of_numbers_and_arrays() -> None:
     assert hypot(3.0, 4.0) == 5.0
     np.testing.assert_allclose(hypot(RIGHT, 1.5), [2.5, np.hypot(3.0, 1.5), np.hypot(4.0, 1.5)])
+
+
+def test_distinct_rows_are_the_first_of_each_and_rows_number_them() -> None:
+    same, other = np.ones(4), np.array([2.0, 1.0, 2.0, 3.0])
+    for columns, first, rows in (((same,), [0], [0, 0, 0, 0]), ((same, other, other), [1, 0, 3], [1, 0, 1, 2])):
+        found, inverse = distinct_rows(columns)
+        np.testing.assert_array_equal(found, first)
+        np.testing.assert_array_equal(inverse, rows)

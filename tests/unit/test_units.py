@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.declared import Measure, Wrong
+from costmodel.declared import MOST, Measure, Positive, Wrong
 from costmodel.errors import InputError
 from costmodel.units import DIMENSIONS, parse, render, slip
 
@@ -150,3 +150,11 @@ def test_a_number_without_a_unit_is_told_with_one_that_it_can_have(value: float,
     with pytest.raises(Wrong) as told:
         Measure("time", unit="us", zero=zero).check(value)
     assert told.value.hint == f'write "{example}"'
+
+
+def test_a_number_above_zero_has_the_same_bound_on_both_sides() -> None:
+    ends = (1.0 / MOST, MOST)
+    assert tuple(Positive().check(end) for end in ends) == ends
+    for beyond in (0.6 / MOST, 1.9 * MOST):
+        with pytest.raises(Wrong, match="implausible"):
+            Positive().check(beyond)

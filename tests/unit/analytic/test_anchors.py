@@ -15,6 +15,7 @@ from costmodel.analytic.training_evaluation import TrainingEvaluation
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.spread import Spread
 from costmodel.records import replace
+from costmodel.schema.anchor import ScatterFile
 from costmodel.workload.scenario import Anchor, MeasuredStep, Parallelism, Scenario
 from costmodel.workload.site_scatter import Separation, SiteScatter
 
@@ -159,3 +160,10 @@ def test_alike_runs_share_more_the_nearer_they_are() -> None:
     assert float(SCATTER.correlation(Separation(0.0, 1.0, 0.0))) < shared[0]
     assert float(SCATTER.correlation(Separation(0.0, 0.0, 1.0))) == pytest.approx(1.0)
     assert shared[-1] == pytest.approx(0.5, rel=0.01)
+
+
+def test_shares_of_a_scatter_are_no_more_than_a_whole() -> None:
+    stated = {"site": 0.6, "alike": 0.4, "repeat": 0.01, "length": 1.0, "kinds": 1.0, "rows": 1, "publications": 1}
+    assert ScatterFile.model_validate(stated).site == 0.6
+    with pytest.raises(ValueError, match="more than a whole"):
+        ScatterFile.model_validate(stated | {"alike": 0.5})

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from costmodel.calibration.device_relations import relation
-from costmodel.calibration.effects import Effects, Kernels
+from costmodel.calibration.effects import Effects, Kernels, held_out_error
 from costmodel.calibration.fit_files import FitStore, read
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.cost.spread import Spread, UnseenGroups
+from costmodel.schema.calibration import FamilyFitFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.effects import FamilyEffectsFile
 from costmodel.schema.references import Library
@@ -132,3 +133,10 @@ def test_the_growth_of_errors_with_the_distance_is_recovered() -> None:
     scale = math.log(5.0)  # the 80 % point of an exponential error over its mean
     assert inside == pytest.approx(0.1 * scale, rel=0.25)
     assert each == pytest.approx(0.25 * scale, rel=0.1)
+
+
+def test_the_error_of_a_fit_without_rows_of_its_own_is_half_its_spread_on_average():
+    ends = {"1 us": (0.5, 2.0), "1 ms": (0.8, 1.25)}
+    knots = [{"time": at, "median": 1.0, "rows": 0, "low": low, "high": high} for at, (low, high) in ends.items()]
+    stated = FamilyFitFile.model_validate({"spread": knots, "rows": 0})
+    assert held_out_error(stated) == pytest.approx((math.log(4.0) + math.log(1.5625)) / 4.0)

@@ -151,6 +151,13 @@ def test_of_equal_waves_the_library_takes_the_fullest_last_one() -> None:
     assert seconds(narrow, tiles=((128, 128), (128, 64)), tile_rule="waves") == seconds(narrow, tiles=((128, 64),))
 
 
+def test_tiles_beside_each_other_fill_waves_too() -> None:
+    wide = product(256.0, 132 * 256.0, 4096.0)  # 264 tiles of 256 columns: two whole waves; 528 of 128: four
+    assert seconds(wide, tiles=((128, 128), (128, 256)), tile_rule="waves", cta_overhead=500.0) == seconds(
+        wide, tiles=((128, 256),), cta_overhead=500.0
+    )
+
+
 def test_the_library_takes_its_tile_by_rows() -> None:
     given = {"tiles": ((64, 64), (128, 128)), "tile_rule": "rows", "tile_m_limits": (64,)}
     for rows, tile in ((64.0, (64, 64)), (65.0, (128, 128))):

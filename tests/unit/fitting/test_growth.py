@@ -11,7 +11,7 @@ from costmodel.cost.elementwise import ElementwiseForm
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.residual import Domain, Residual
-from costmodel.fitting.growth import FALLS, WORTH, FittedRows, growing
+from costmodel.fitting.growth import FALLS, WORTH, FittedRows, bumps, growing
 from costmodel.fitting.ladders import ladders
 from costmodel.quantities import Array
 from costmodel.records import replace
@@ -88,3 +88,9 @@ def test_kernels_that_do_fall_keep_their_residual() -> None:
 def test_a_family_without_ladders_is_left() -> None:
     falling = fit(0.0, 0.8, 0.0, 0.0, 0.3)
     assert growing("collective/all_reduce", falling, MACHINE, rows_of(falling)) is None
+
+
+def test_a_bump_falls_with_the_square_of_the_distance_in_its_lengths() -> None:
+    residual = Residual(("rows", "bytes"), np.array([2.0, 4.0]), np.array([[1.0, 5.0]]), np.array([0.1]))
+    heights = bumps(residual, np.array([[1.0, 5.0], [3.0, 5.0], [3.0, 13.0]]))
+    assert heights[:, 0] == pytest.approx(np.exp([-0.0, -0.5, -2.5]))

@@ -64,6 +64,11 @@ def test_a_product_takes_the_time_of_the_kernels_that_it_launched(tmp_path):
     assert table.seconds[0] == pytest.approx(12.5e-6)
 
 
+def test_a_batched_product_is_read_from_its_two_operands(tmp_path):
+    (one,) = read_trace(tmp_path, cpu_op(1, "aten::bmm", [[3, 8, 16], [3, 16, 32]], BF16), kernel(1, 4.0)).text("op")
+    assert one == "bmm"
+
+
 def test_a_kernel_finds_its_operator_by_the_correlation_of_its_launch(tmp_path):
     launch = {"ph": "X", "cat": "cuda_runtime", "name": "cudaLaunchKernel", "ts": 1, "dur": 3,
               "args": {"correlation": 77, "External id": 5}}  # fmt: skip
@@ -164,6 +169,15 @@ def test_gzip_is_read_member_by_member(tmp_path):
     path = tmp_path / "t.gz"
     path.write_bytes(gzip.compress(b"one ") + gzip.compress(b"two"))
     assert read_bytes(path, "t.gz") == b"one two"
+
+
+def test_a_file_is_read_up_to_its_limit_and_not_beyond(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"ten bytes.")
+    assert read_bytes(path, "t.csv", most=10) == b"ten bytes."
+    for most in (9, 1):
+        with pytest.raises(MeasurementError, match=r"t\.csv: holds more than"):
+            read_bytes(path, "t.csv", most=most)
 
 
 def test_a_small_file_that_becomes_a_large_one_is_not_read(tmp_path):

@@ -30,6 +30,7 @@ from costmodel.planning.servers import plan_servers
 from costmodel.records import replace
 from costmodel.report.plan import headline
 from costmodel.serving import bounds
+from costmodel.workload.plans import Serving
 
 REQUEST = PlanRequest(
     model="llama-3-8b", clusters=("nodes/rtx-4090-x8",), rate=8.0, isl=800.0, osl=60.0, ttft=Limit(0.8),
@@ -308,3 +309,12 @@ def test_engines_of_several_nodes_need_a_network() -> None:
         sizes = sizing.sizes_of(replace(structure, workload=structure.workload.changed({"hardware.node.nic": nic})))
         assert sizes[0] == [1, 2, 4, 8]
         assert (len(sizes) > 1) == (nic is not None)
+
+
+def test_users_are_shared_by_replicas_and_by_their_ranks() -> None:
+    engine = planned(REQUEST).best[0].engine
+    ranks = replace(engine, at={**engine.at, "parallel.dp": 2.0})
+    for one, count, users in ((engine, 1, 9.0), (engine, 2, 5.0), (ranks, 2, 3.0)):
+        plan = sizing.with_replicas(one, replace(REQUEST, rate=None, users=9), count).plan
+        assert isinstance(plan, Serving)
+        assert (plan.concurrency, plan.replicas.count) == (users, count)

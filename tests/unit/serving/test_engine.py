@@ -403,6 +403,13 @@ def test_an_autoscaler_starts_engines_under_load_and_gives_them_back():
     assert 0.0 < some.fleet.members["rented"][1] < 1000.0
 
 
+def test_an_autoscaler_that_has_its_target_starts_no_engine():
+    eight = stream([0.0] * 8, [(10, 200)] * 8)
+    for target, rented in ((8.0, [False]), (7.0, [True])):
+        some = together(eight, scaled(4, interval=5.0, least=1, target=target, start_up=1.0))
+        assert (some.fleet.members["rented"][1:2] > 0.0).tolist() == rented
+
+
 def test_a_full_queue_turns_requests_away():
     burst = stream([0.0] * 50, [(10, 10)] * 50)
     service = together(burst, fleet(1, max_waiting=10))

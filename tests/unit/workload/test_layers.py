@@ -350,6 +350,10 @@ def test_the_fullest_rank_s_load_multiplies_expert_rows_and_copies() -> None:
         return flop([named(work.forward, "expert up")]), float(sent.expert_load)
 
     assert loaded(1.5) == (1.5 * loaded(1.0)[0], 1.5)
+    seen = replace(context(MOE_MODEL, Parallelism(dp=8.0, ep=8.0)), communication=Communication(expert_load=2.0))
+    sent = named(model_work(seen).layers[-1].forward, "dispatch")
+    assert isinstance(sent, ExpertAllToAll)
+    assert sent.most_loaded(8.0) == pytest.approx(2.0)
 
 
 def test_a_mixture_without_shared_experts_runs_no_kernels_for_them() -> None:

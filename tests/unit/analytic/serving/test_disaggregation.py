@@ -21,7 +21,7 @@ from builders import (
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.serving.disaggregation import delivered_cache, transfer
-from costmodel.cost.calibration import Calibration
+from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.hardware import Cluster, FabricPrice, Host, Nic, Price
 from costmodel.records import replace
 from costmodel.result import Point
@@ -124,6 +124,13 @@ def test_links_bound_the_rate_and_the_result_says_so() -> None:
     assert found["prefill_nodes_per_decode_node"] == pytest.approx(1.0)
     assert any("limited by its links" in note for note in result.notes)
     assert not any("limited by its links" in note for note in point(of(TWO)).notes)
+
+
+def test_what_a_link_achieves_bounds_the_rate() -> None:
+    slow = of(pools(Parallelism(tp=8.0), Parallelism(tp=8.0)), DENSE_MODEL, nic(1e7))
+    half = Calibration("half", {"send_recv": FamilyFit(network_efficiency=0.5)})
+    whole, achieved = (evaluate_point(slow, each).metrics["requests_per_second"] for each in (Calibration(), half))
+    assert achieved == pytest.approx((whole or 0.0) / 2.0)
 
 
 def test_the_result_says_how_many_devices_its_rates_are_of() -> None:

@@ -10,6 +10,7 @@ from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.serving.open_loop import OpenLoopEvaluation
 from costmodel.cost.calibration import Calibration
+from costmodel.hardware import Power
 from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.engine import Engine, EngineMemory, Scheduler, SchedulerRule
@@ -201,3 +202,23 @@ def test_times_between_nodes_are_those_of_their_own_batch() -> None:
         mixed, decode = priced.rounds(priced.times(None), 1.0)
         assert float(found.steps.with_prompts) == pytest.approx(float(mixed), rel=0.01)
         assert float(found.steps.decode_only) == pytest.approx(float(decode), rel=0.01)
+
+
+def test_energy_near_the_highest_rate_is_that_of_all_seats() -> None:
+    power = Power(500.0, idle=80.0, busy=100.0, tensor=1e-12, memory=1e-10)
+    cluster = replace(CLUSTER, node=replace(CLUSTER.node, device=replace(CLUSTER.device, power=power)))
+
+    def joules(plan: Serving) -> float | None:
+        return evaluate_point(scenario(plan, DENSE_MODEL, cluster=cluster), Calibration()).metrics["energy_per_token"]
+
+    full = joules(replace(SERVING, concurrency=64.0, scheduler=SEATS))
+    assert joules(at(0.9999)) == pytest.approx(full, rel=2e-3)
+    rate = 1e-6
+    assert joules(replace(OPEN, rate=rate)) == pytest.approx(80.0 / rate / OPEN.output_tokens, rel=1e-3)
+
+
+def test_the_share_of_its_blocks_that_an_engine_uses_grows_with_its_users() -> None:
+    memory = replace(SERVING, memory=EngineMemory(utilization=0.9))
+    one, eight = (metrics(replace(memory, concurrency=users))["kv_use"] for users in (1.0, 8.0))
+    assert 0.0 < one < 1.0 / 8.0
+    assert eight == pytest.approx(8.0 * one)
