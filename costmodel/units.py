@@ -95,6 +95,11 @@ def base_unit(dimension: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
+def whole(text: str) -> int | None:
+    """Return the whole number that plain digits state, at most 18 of them; null where a text is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
 def parse(text: str, dimension: str) -> float:
     """Return the SI value of a quantity string such as `3.35 TB/s`. Raises InputError that shows the fix."""
     match = _NUMBER.fullmatch(text.strip())

@@ -16,6 +16,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from costmodel.units import whole
+
 LONGEST_QUERY, LARGEST_BODY = 16 * 2**10, 256 * 2**10  # bytes
 COOKIE, TOKEN = "costmodel", "token"
 POLICY = (
@@ -73,8 +75,8 @@ class Guard:
                 raise Refused(403, "asked by a page of another site")
         if len(scope["query_string"]) > LONGEST_QUERY:
             raise Refused(414, f"asks for more than {LONGEST_QUERY} bytes")
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > LARGEST_BODY:
+        length = whole(headers.get("content-length", "0"))
+        if length is None or length > LARGEST_BODY:
             raise Refused(413, f"sends more than {LARGEST_BODY // 2**10} KiB")
         return None if self.token is None else self._admit(scope, headers, self.token)
 

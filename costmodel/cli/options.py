@@ -17,6 +17,7 @@ from costmodel.cli.completion import scenarios as scenario_names
 from costmodel.errors import InputError, Location, Problem, visible_json
 from costmodel.planning.commands import changed
 from costmodel.records import ValueRecord, replace
+from costmodel.units import whole
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
@@ -212,7 +213,7 @@ def device_counts(text: str | None) -> list[int]:
     """Return the device counts that `--devices` lists."""
     parts = [part.strip() for part in text.split(",")] if text is not None else []
     for part in parts:
-        if not part.isdigit() or not 0 < int(part) <= 10**7:
+        if not 0 < (whole(part) or 0) <= 10**7:
             raise InputError.single(
                 f"{part!r} is not a device count", hint="write whole numbers such as 64,128", field="--devices"
             )

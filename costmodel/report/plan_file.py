@@ -65,6 +65,14 @@ def read_plan(path: Path) -> dict[str, Any] | None:
     if not document["plans"]:
         why = "; ".join(map(str, document.get("left_out", [])[:_REASONS]))
         raise InputError.single("is a plan in which nothing fits", hint=why, location=Location(str(path)))
+    try:
+        compared(document, document)
+        page("Plan", asked(document), sections_of(document), document)
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError):
+        hint = "write it again with `costmodel plan MODEL --json > FILE`"
+        raise InputError.single(
+            "is no plan as `plan --json` prints it", hint=hint, location=Location(str(path))
+        ) from None
     return document
 
 

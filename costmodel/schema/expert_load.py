@@ -16,6 +16,7 @@ from costmodel.schema.loader import MAX_TABLE_BYTES, read_text
 from costmodel.schema.references import display_path, relative_path
 from costmodel.schema.tree import Tree
 from costmodel.schema.workload import RoutingFile
+from costmodel.units import whole
 from costmodel.workload.architecture import Architecture, MoeFfn
 
 COLUMNS = ("expert", "tokens")
@@ -96,11 +97,12 @@ class _Table(ValueRecord):
 
     def _expert(self, text: str, line: int) -> int:
         hint = f"write 0 to {self.experts - 1}"
-        if not (text.isascii() and text.isdecimal()):
+        number = whole(text)
+        if number is None:
             raise self.error(f"{text!r} is not an expert's number", line, "expert", hint)
-        if int(text) >= self.experts:
-            raise self.error(f"unknown expert {int(text)}: the model has {self.experts}", line, "expert", hint)
-        return int(text)
+        if number >= self.experts:
+            raise self.error(f"unknown expert {number}: the model has {self.experts}", line, "expert", hint)
+        return number
 
     def _tokens(self, text: str, line: int) -> float:
         try:

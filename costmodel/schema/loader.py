@@ -42,6 +42,7 @@ _CONSTANTS = (
 )
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _LEADING_ZEROS = re.compile(r"[-+]?0[0-9]+")
+_EXTRA_ZEROS = re.compile(r"0+(?=[0-9])")
 _SEPARATED = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)+")
 _BEGIN_NUMBERS = frozenset("+-.0123456789")
 _SWITCHES = ("yes", "no", "on", "off")  # true and false of YAML 1.1
@@ -220,7 +221,9 @@ def _typed(text: str) -> Any:
 def _number(text: str) -> Any:
     """Return a number, or text that only begins like one. Raises ValueError where readers of YAML disagree about it."""
     if _LEADING_ZEROS.fullmatch(text):
-        raise ValueError(f"{text} has leading zeros, which some read as octal", f"write {int(text)}, or quote it")
+        raise ValueError(
+            f"{text} has leading zeros, which some read as octal", f"write {_EXTRA_ZEROS.sub('', text, 1)}, or quote it"
+        )
     if _INTEGER.fullmatch(text):
         return int(text) if len(text) < 400 else float(text)  # Python refuses to read integers of thousands of digits
     if _FLOAT.fullmatch(text):

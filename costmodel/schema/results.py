@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from costmodel.errors import InputError, Location
 from costmodel.schema.loader import MAX_BYTES, read_data
-from costmodel.units import DIMENSIONS
+from costmodel.units import DIMENSIONS, whole
 
 RESULT, SWEEP = "costmodel/result@1", "costmodel/sweep@1"
 
@@ -257,7 +257,7 @@ def is_newer(actual: object, schema: str) -> bool:
     """Tell whether a document has a later version of a schema."""
     kind, _, version = schema.partition("@")
     name, _, other = str(actual).partition("@")
-    return name == kind and other.isdecimal() and int(other) > int(version)
+    return name == kind and (whole(other) or 0) > int(version)
 
 
 # ---- The output of `search`, `sensitivity`, `reproduce` and `topology`, as `report` reads it -------------------------

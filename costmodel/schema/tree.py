@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from costmodel.errors import InputError, Location
 from costmodel.records import Record, replace
+from costmodel.units import whole
 
 PathPart: TypeAlias = "str | int"
 KEPT = 1024  # documents of files that are kept: all shipped ones and some more
@@ -36,8 +37,9 @@ class Tree(Record, weakref=True):
 
     def index(self, part: PathPart) -> int | None:
         """Return the position of a list item, addressed by number or by its `name`."""
-        if isinstance(part, int) or part.isdecimal():
-            return int(part) if int(part) < len(self.value) else None
+        number = part if isinstance(part, int) else whole(part)
+        if number is not None:
+            return number if number < len(self.value) else None
         return next((i for i, name in enumerate(self.names()) if name == part), None)
 
     def names(self) -> Iterator[str | None]:

@@ -24,6 +24,7 @@ from costmodel.schema.framework import Part, PartFormatsFile
 from costmodel.schema.records import Declared, record
 from costmodel.schema.serving import CacheTierFile, SchedulerFile
 from costmodel.schema.strict import Strict
+from costmodel.units import whole
 from costmodel.workload import plans
 from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Communication, Offload, Parallelism, Precision, Routing
@@ -392,7 +393,7 @@ class DiffusionFile(ScenarioFile, Declared, of=plans.Diffusion):
         if not {"width", "height"}.isdisjoint(given):
             raise Wrong("has both `resolution` and `width` or `height`", "keep one")
         sides = str(given["resolution"]).lower().replace("*", "x").split("x")
-        if not (1 <= len(sides) <= 2 and all(side.strip().isdecimal() and int(side) for side in sides)):
+        if not (1 <= len(sides) <= 2 and all(whole(side.strip()) for side in sides)):
             raise Wrong(f"has a `resolution` that is not understood: {given['resolution']}", "write 1280x720, or 1024")
         return given | {"width": int(sides[0]), "height": int(sides[-1])}
 

@@ -15,9 +15,7 @@ from costmodel.network.expert_all_to_all import PAYLOADS, payload_bytes
 from costmodel.records import replace
 from costmodel.schema.files import load_cluster, load_model
 from costmodel.schema.references import Library
-from costmodel.units import parse
-
-_DIGITS = 12  # of a number
+from costmodel.units import parse, whole
 
 
 def answered(
@@ -62,9 +60,10 @@ def _options(name: str, text: str) -> dict[str, Any]:
     for option in filter(None, text.split(",")):
         key, equals, value = option.partition("=")
         if equals and key in ("chunks", "stride", "groups", "seed"):
-            if not value.isdecimal() or len(value) > _DIGITS or (key in ("stride", "groups") and int(value) < 1):
+            number = whole(value)
+            if number is None or (key in ("stride", "groups") and number < 1):
                 raise InputError.single(f"{option!r} is no whole number", hint=f"write {key}=8")
-            said[key] = int(value)
+            said[key] = number
         elif equals and key == "framework":
             said["framework"] = value
         elif option in PAYLOADS and name in EXCHANGES:

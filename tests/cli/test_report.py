@@ -190,6 +190,8 @@ def test_a_sweep_over_names_is_told_to_have_no_figure(run, tmp_path):
         ("[1, 2]", "has no `schema` key"),
         ('{"a": 1}', "has no `schema` key"),
         ('{"schema": "costmodel/result@2"}', "is 'costmodel/result@2', not costmodel/result@1"),
+        ('{"plans": [{}], "request": {}}', "is no plan as `plan --json` prints it"),
+        ('{"plans": [5], "request": 5}', "is no plan as `plan --json` prints it"),
         ('{"schema": "costmodel/sweep@1"}', "is a costmodel/sweep@1 file, which `report` cannot draw"),
         ('{"schema": "costmodel/result@1"}', "version: field required"),
         ('{"schema": "costmodel/result@1", "version": "0", "model": {"name": "m"}, "scenarios": {}}', "scenarios: "),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from costmodel.declared import MOST, Measure, Positive, Wrong
 from costmodel.errors import InputError
-from costmodel.units import DIMENSIONS, parse, render, slip
+from costmodel.units import DIMENSIONS, parse, render, slip, whole
 
 
 @pytest.mark.parametrize(
@@ -158,3 +158,8 @@ def test_a_number_above_zero_has_the_same_bound_on_both_sides() -> None:
     for beyond in (0.6 / MOST, 1.9 * MOST):
         with pytest.raises(Wrong, match="implausible"):
             Positive().check(beyond)
+
+
+def test_a_whole_number_is_plain_digits_and_not_too_many() -> None:
+    assert [whole(text) for text in ("0", "8", "007", "9" * 18)] == [0, 8, 7, 10**18 - 1]
+    assert [whole(text) for text in ("", "-1", "+1", "1.0", "\u00b2", "\uff11", "9" * 5000)] == [None] * 7

@@ -39,14 +39,16 @@ def quantization_of(
         stated = {**modelopt.get("quantization", {}), "quant_method": "modelopt"}
     if not isinstance(stated, Mapping):
         return None
-    base = _base(stated)
-    if isinstance(base, str):
-        return base
-    formats, by_module = base
     try:
+        base = _base(stated)
+        if isinstance(base, str):
+            return base
+        formats, by_module = base
         parts = _parts(stated, (formats, by_module), depth, _modules() | named)
     except re.error as error:
         return f"the ignored pattern {error.pattern!r} ({error.msg})"
+    except (AttributeError, LookupError, TypeError):
+        return "an unknown form of quantization_config"
     experts = table("quantization")["experts"].get(str(config.get("expert_dtype")))
     if experts is not None and "experts" not in parts and stated.get("moe_quant_algo") is None:
         parts["experts"] = experts

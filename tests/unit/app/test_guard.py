@@ -55,6 +55,7 @@ def asked(headers, *, token=None, method="GET", query=b"", body=(b"",)):
         ({**OWN, "sec-fetch-site": "cross-site"}, 403), ({**OWN, "sec-fetch-site": "same-site"}, 403),
         ({**OWN, "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, 200),
         ({**OWN, "content-length": str(LARGEST_BODY + 1)}, 413), ({**OWN, "content-length": "-1"}, 413),
+        ({**OWN, "content-length": "9" * 5000}, 413), ({**OWN, "content-length": "\u00b2"}, 413),
     ],
 )  # fmt: skip
 def test_pages_of_other_sites_and_names_are_refused(headers, status):

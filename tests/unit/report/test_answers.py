@@ -135,6 +135,7 @@ def test_several_sources_stand_on_one_page_and_names_are_text(tmp_path: Path) ->
         ('{"schema": "costmodel/search@1", "scen', "not a complete JSON document"),
         ('{"schema": "costmodel/search@2"}', "update costmodel"),
         ('{"schema": "costmodel/result@7"}', "update costmodel"),
+        ('{"schema": "costmodel/result@' + "9" * 5000 + '"}', "costmodel/result@9"),
         ('{"schema": "costmodel/comparison@1"}', "which `report` cannot draw"),
         ('{"operators": []}', "has no `schema` key"),
         ('{"schema": "costmodel/sensitivity@1", "workload": "w"}', "metric"),

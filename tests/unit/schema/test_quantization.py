@@ -74,6 +74,17 @@ def test_an_ignored_module_whose_expression_is_none_is_named() -> None:
     assert "layers.[0" in found
 
 
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"config_groups": {"g": None}}, {"config_groups": [1]}, {"config_groups": {"g": {"weights": [4]}}},
+        {"quant_method": "fp8", "weight_block_size": 128}, {"quantized_layers": ["a"]},
+    ],
+)  # fmt: skip
+def test_a_configuration_of_another_form_is_named_as_such(stated: dict[str, Any]) -> None:
+    assert formats({"quant_method": "compressed-tensors", **stated}) == "an unknown form of quantization_config"
+
+
 def test_layers_may_name_algorithms_of_their_own() -> None:
     layers = {"backbone.layers.1.mixer.in_proj": {"quant_algo": "FP8"}} | {
         f"backbone.layers.2.mixer.experts.{expert}.up_proj": {"quant_algo": "W4A16_NVFP4"} for expert in range(2)
