@@ -175,8 +175,6 @@ def _summed(values: Bits, places: npt.NDArray[np.integer], count: int) -> Bits:
 
 # ---- Flows that come and go while others run, for an engine with a clock of its own ----------------------------------
 
-FEW = 40  # flows that share links: up to here they are shared faster as they are than by arrays
-
 
 class _Flow(MutableRecord):
     """A flow under way.
@@ -323,40 +321,10 @@ def _by_class(flows: Sequence[_Flow], capacity: Sequence[float]) -> list[float]:
 
 
 def _fair(flows: Sequence[_Flow], capacity: Sequence[float]) -> list[float]:
-    return fair_rates_of_few(flows, capacity) if len(flows) <= FEW else _by_arrays(flows, capacity)
-
-
-def fair_rates_of_few(flows: Sequence[_Flow], capacity: Sequence[float]) -> list[float]:
-    """Return the max-min fair rates of a few flows by progressive filling: all rise together until a link is full."""
+    """Return the max-min fair rates of flows. A flow's limit is a link of its own."""
     if len(flows) == 1:
         flow = flows[0]
         return [min([flow.limit, *(capacity[link] / weight for link, weight in flow.loads.items())])]
-    rates = [0.0] * len(flows)
-    rising = list(range(len(flows)))
-    residual: dict[int, float] = {link: capacity[link] for flow in flows for link in flow.loads}
-    while rising:
-        load = dict.fromkeys(residual, 0.0)
-        for i in rising:
-            for link, weight in flows[i].loads.items():
-                load[link] += weight
-        shares = {link: max(residual[link], 0.0) / weight for link, weight in load.items() if weight > 0}
-        level = min([*shares.values(), *(flows[i].limit for i in rising)])
-        full = {link for link, share in shares.items() if share <= level * (1 + TIE)}
-        still_rising = []
-        for i in rising:
-            flow = flows[i]
-            if flow.limit <= level or any(link in full for link in flow.loads):
-                rates[i] = level
-                for link, weight in flow.loads.items():
-                    residual[link] -= weight * level
-            else:
-                still_rising.append(i)
-        rising = still_rising
-    return rates
-
-
-def _by_arrays(flows: Sequence[_Flow], capacity: Sequence[float]) -> list[float]:
-    """Return the same by arrays. A flow's limit is a link of its own."""
     used = {link: i for i, link in enumerate(dict.fromkeys(link for flow in flows for link in flow.loads))}
     limited = [i for i, flow in enumerate(flows) if flow.limit < np.inf and flow.limit > 0]
     limit_link = {i: len(used) + number for number, i in enumerate(limited)}
