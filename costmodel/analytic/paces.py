@@ -254,12 +254,7 @@ class _Search(Record):
         """
         goal, z, known = math.log(self.step.value), 0.0, self.log_at(0.0)
         following = self.power * (goal - known)
-        if abs(following) > LIMIT:
-            ratio = math.exp(following)
-            raise self._error(
-                f"the measured value is {ratio:.3g} times as long as predicted{slip(ratio)}",
-                "check the unit, and that the scenario is what ran",
-            )
+        self._check(following)
         for _ in range(MOST_STEPS):
             if abs(goal - known) < CLOSE:
                 break
@@ -274,11 +269,21 @@ class _Search(Record):
             z, known, following = following, value, following + step
         return z
 
+    def _check(self, apart_by: float) -> None:
+        """Raise InputError where a measured time is too long or too short to be of this run. apart_by: log of ratio."""
+        if abs(apart_by) > LIMIT:
+            ratio = math.exp(apart_by)
+            raise self._error(
+                f"the measured value is {ratio:.3g} times as long as predicted{slip(ratio)}",
+                "check the unit, and that the scenario is what ran",
+            )
+
     def first_token(self, z: float) -> tuple[float, float]:
         """Return y and gain of a server's time to first token, with steps as others of its run have them.
 
         gain = d log ttft / dz,     y = log(measured / ttft(z)) + gain z
         """
+        self._check(math.log(self.step.value) - self.log_at(0.0))
         here = self.log_at(z)
         gain = (self.log_at(z + SHIFT) - here) / SHIFT
         return math.log(self.step.value) - here + gain * z, max(gain, 0.0)

@@ -219,6 +219,12 @@ def test_a_rate_that_requests_bring_and_a_value_of_another_unit_say_nothing() ->
         point(measured(own, {"tpot": 1000.0}))
 
 
+@pytest.mark.parametrize("ratio", [3600.0, 1e-3])
+def test_a_first_token_of_another_unit_is_refused_as_any_time_is(ratio: float) -> None:
+    with pytest.raises(InputError, match="times as long as predicted"):
+        point(measured(RUNS["closed"], {"ttft": ratio}))
+
+
 def test_a_result_names_what_it_rests_on_and_what_is_odd() -> None:
     shown = point(measured(RUNS["closed"], {"tpot": 1.1}))
     assert (shown.anchor or {})["rests_on"] == ["tpot of test"]
