@@ -10,6 +10,7 @@ from costmodel.analytic.evaluation import evaluate, ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.intervals import RunScatter, intervals
 from costmodel.analytic.reinforcement import ReinforcementEvaluation
+from costmodel.analytic.reinforcement_moves import new_weights
 from costmodel.analytic.serving.burst_profile import burst_profile
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
@@ -17,8 +18,10 @@ from costmodel.hardware import Cluster
 from costmodel.quantities import Quantity
 from costmodel.records import replace
 from costmodel.result import Point
+from costmodel.workload.counting import parameter_count
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.memory import Ledger
+from costmodel.workload.operators import Collective
 from costmodel.workload.plans import Adapters, Generate, Serving, Training
 from costmodel.workload.reinforcement import Refit, Reinforcement
 from costmodel.workload.requests import Lengths, Replicas, RequestStream
@@ -232,6 +235,14 @@ def test_lengths_above_a_bound_are_moved_to_it() -> None:
 def lines(of: Scenario, part: str) -> dict[str, float]:
     found = [line for line in point(of).breakdown if line.name.startswith(f"{part}: ")]
     return {line.name.removeprefix(f"{part}: "): line.time for line in found}
+
+
+def test_all_weights_of_a_model_are_sent_each_once() -> None:
+    of = step(placement="split")
+    assert isinstance(of.plan, Reinforcement)
+    (sent,) = (each for each in new_weights(of.plan) if each.name == "weight broadcast")
+    assert isinstance(sent, Collective)
+    assert sent.size == pytest.approx(2.0 * parameter_count(of.architecture).total, rel=1e-3)
 
 
 def test_one_rank_exchanges_no_weights_and_a_layout_gathers_all_of_them() -> None:

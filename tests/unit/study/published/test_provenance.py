@@ -13,10 +13,11 @@ from small_world import write
 
 from costmodel.analytic.evaluation import evaluate
 from costmodel.calibration.device_chain import CALIBRATIONS
+from costmodel.errors import InputError
 from costmodel.records import replace
 from costmodel.schema.case import Case, load_case_file
 from costmodel.schema.references import Library, package_root
-from costmodel.study.published.predictions import predict
+from costmodel.study.published.predictions import Prediction, predict
 from costmodel.study.published.provenance import (
     IN_SAMPLE,
     REFITTED,
@@ -210,3 +211,10 @@ def test_every_calibration_says_what_it_rests_on() -> None:
         ):
             silent.append(path.relative_to(root).as_posix())
     assert not silent, "`python -m reports.fits.provenance` writes `rests_on`"
+
+
+def test_facts_of_a_model_are_asked_by_their_names_with_and_without_its_section() -> None:
+    known = Prediction({"hidden": 64.0}, None, None)
+    assert known.value("model.hidden", {}) == known.value("hidden", {})
+    with pytest.raises(InputError, match="needs a scenario"):
+        known.value("tpot", {})
