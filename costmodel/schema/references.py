@@ -36,7 +36,7 @@ _KINDS = (
 _VERSIONS = {kind: f"costmodel/{kind}@1" for kind in _KINDS}
 _LONGEST = 200  # characters of a part of a name: file systems take 255 with what follows it
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
-_WORKLOADS = "workloads"
+WORKLOADS = "workloads"
 
 
 @cache
@@ -98,7 +98,7 @@ class Library:
 
     def names_in(self, root: Path, kind: str) -> set[str]:
         """Return the names of the files of a kind that one root of the search path holds."""
-        return yaml_names(self._folder(root, kind), deep=kind != _WORKLOADS)
+        return yaml_names(self._folder(root, kind), deep=kind != WORKLOADS)
 
     def find(self, reference: str, kind: str, *, origin: Location | None = None, field: str = "") -> Path:
         """Return the file of a reference: `./path` relative to the referring file, `kind/name` or `name`."""
@@ -113,7 +113,7 @@ class Library:
             return path_of_alias
         folder = f"{FOLDERS.get(kind, '')}/{kind}".lstrip("/")
         searched = f"(searched --path, $COSTMODEL_PATH and the shipped data for {folder}/{name}.yaml)"
-        hint = f"{suggest(name, [*self.names(kind), *self.aliases(kind)])} {searched}"
+        hint = f"{_awaited(name) or suggest(name, [*self.names(kind), *self.aliases(kind)])} {searched}"
         raise InputError.single(f"{kind}/{name} not found", hint=hint, field=field, location=origin)
 
     def aliases(self, kind: str) -> dict[str, list[Path]]:
@@ -172,7 +172,7 @@ class Library:
     def has_workload(self, argument: str | Path) -> bool:
         """Tell whether a name is that of a file under `workloads/`."""
         name = _workload_name(argument)
-        return any(is_file(root / _WORKLOADS / f"{name}.yaml") for root in self.roots)
+        return any(is_file(root / WORKLOADS / f"{name}.yaml") for root in self.roots)
 
     def find_workload(self, argument: str | Path) -> Path:
         """Return the file of a WORKLOAD argument: an existing path, else a name under `workloads/`."""
@@ -181,11 +181,11 @@ class Library:
             return Path(text)
         name = _workload_name(argument)
         for root in self.roots:
-            path = root / _WORKLOADS / f"{name}.yaml"
+            path = root / WORKLOADS / f"{name}.yaml"
             if is_file(path):
                 return path
-        near = did_you_mean(name, (*self.names(_WORKLOADS), *self.names("models")))
-        hint = near or f"{available(self.names(_WORKLOADS))}; models: `costmodel model list`"
+        near = _awaited(name) or did_you_mean(name, (*self.names(WORKLOADS), *self.names("models")))
+        hint = near or f"{available(self.names(WORKLOADS))}; models: `costmodel model list`"
         raise InputError.single(f"{text!r} is neither a file nor a known workload or model", hint=hint)
 
     def document(self, reference: Tree, kind: str, schema: str, field: str) -> Tree:
@@ -272,12 +272,14 @@ class Library:
 
     def _resolved(self, path: Path) -> Path:
         if path not in self._real:
-            self._real[path] = _real(path)
+            self._real[path] = Path(
+                os.path.realpath(path)
+            )  # itself where links lead to each other, which reading reports
         return self._real[path]
 
     @staticmethod
     def _folder(root: Path, kind: str) -> Path:
-        return root / _WORKLOADS if kind == _WORKLOADS else root / FOLDERS[kind] / kind
+        return root / WORKLOADS if kind == WORKLOADS else root / FOLDERS[kind] / kind
 
 
 @lru_cache(maxsize=KEPT)
@@ -297,20 +299,24 @@ def _kind_of_version(version: object) -> str | None:
     return next((kind for kind, known in _VERSIONS.items() if known == version), None)
 
 
+def _awaited(name: str) -> str:
+    """Return what is known of a model whose config.json was not read, empty for a name that says nothing."""
+    from costmodel.schema.loader import read_tree  # few names are unknown
+
+    path = Path(__file__).with_name("hugging_face") / "names.yaml"
+    known = (read_tree(path, path.name).child("awaited") or Tree({})).text(name.rpartition("/")[2].lower())
+    return f"known by name alone ({known}): write the path of its config.json, or of its folder" if known else ""
+
+
 def relative_path(reference: str, origin: Location | None) -> Path:
     """Return the path of a reference: relative to the file that it is in, else to the working folder."""
     return (Path(origin.source).parent if origin and origin.line else Path()) / reference
 
 
-def _real(path: Path) -> Path:
-    """Return a path without links. Itself where these lead to each other, which reading it reports."""
-    return Path(os.path.realpath(path))
-
-
 def display_path(path: Path) -> str:
     """Return a path for messages: relative to the working folder if it is inside."""
     try:
-        return _real(path).relative_to(Path.cwd()).as_posix()
+        return Path(os.path.realpath(path)).relative_to(Path.cwd()).as_posix()
     except ValueError:
         return str(path)
 
@@ -322,12 +328,11 @@ def as_reference(argument: str) -> str:
 
 def _workload_name(argument: str | Path) -> str:
     """Return the name of a WORKLOAD argument, with or without folder and ending."""
-    return os.fspath(argument).removeprefix("./").removeprefix(f"{_WORKLOADS}/").removesuffix(".yaml")
+    return os.fspath(argument).removeprefix("./").removeprefix(f"{WORKLOADS}/").removesuffix(".yaml")
 
 
 # ---- The folders that the search path names: what each holds, and which of its files hide others ---------------------
 
-WORKLOADS = "workloads"
 KINDS = (*FOLDERS, WORKLOADS)
 PARTS = tuple(dict.fromkeys([*FOLDERS.values(), WORKLOADS]))  # folders of a root
 OPTION, VARIABLE, SHIPPED = "--path", "COSTMODEL_PATH", "shipped"

@@ -135,6 +135,8 @@ def test_support_says_which_devices_have_no_unit_for_a_model_and_which_models_ar
     assert not set(document["awaited"]) & set(json.loads(run("model", "list", "--json").out))
     told = run("model", "list", "--support").out
     assert "glm-5.3" in told
+    for asked in (("simulate", "Qwen/Qwen3.5-27B", "--cluster", "nodes/h100-x1"), ("model", "show", "glm-5.3")):
+        assert "known by name alone" in run(*asked).err
     assert "ascend-910c" in told
 
 
