@@ -272,9 +272,7 @@ class Library:
 
     def _resolved(self, path: Path) -> Path:
         if path not in self._real:
-            self._real[path] = Path(
-                os.path.realpath(path)
-            )  # itself where links lead to each other, which reading reports
+            self._real[path] = Path(os.path.realpath(path))  # itself where links go in a circle: reading says so
         return self._real[path]
 
     @staticmethod
