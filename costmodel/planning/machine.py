@@ -22,6 +22,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.equations import equation
 from costmodel.errors import InputError, Problem
 from costmodel.planning.request import PlanRequest
+from costmodel.planning.structures import positions_of, unknown_clusters
 from costmodel.quantities import Bytes
 from costmodel.records import Record, asdict, replace
 from costmodel.result import Metrics
@@ -40,7 +41,6 @@ from costmodel.workload.validity import rules
 
 FORMATS = "what_runs"  # the workload whose scenarios are the formats
 RELEASED = "released"  # its scenario of models that are published in a narrow format
-LONGEST = 2**20  # tokens of a context at most
 _RATE = "tokens_per_second_per_user"
 _NOT_ASKED = ("rate", "users", "trace", "ttft", "tpot", "budget", "confidence", "anchors", "train", "tokens", "days")
 
@@ -165,15 +165,9 @@ def _no_answer(architecture: Architecture, plan: Serving) -> str | None:
     """Return why a model has no requests like the typical one, null where it has."""
     if architecture.denoiser is not None:
         return "makes images or videos: `costmodel simulate NAME --phase diffusion`"
-    if _positions(architecture) < plan.input_tokens + plan.output_tokens:
-        return f"has {_positions(architecture):,} positions only: lower --isl or --osl"
+    if positions_of(architecture) < plan.input_tokens + plan.output_tokens:
+        return f"has {positions_of(architecture):,} positions only: lower --isl or --osl"
     return None
-
-
-def _positions(architecture: Architecture) -> int:
-    """Return the longest context of a model: the rows of a learned table of positions, at most `LONGEST`."""
-    rows = architecture.positions
-    return LONGEST if rows is None or not np.all(rows) else min(LONGEST, int(np.max(rows)))
 
 
 def _check(request: PlanRequest) -> None:
@@ -186,6 +180,7 @@ def _check(request: PlanRequest) -> None:
     if len(request.clusters) != 1:
         hint = "name one, such as --cluster nodes/rtx-4090-x1"
         problems.append(Problem(None, "--cluster", "without a model one machine is looked at", hint))
+    problems += unknown_clusters(request)
     if problems:
         raise InputError(problems)
 
@@ -300,7 +295,7 @@ def _longest(pool: KvPool, architecture: Architecture) -> int:
 
     Of a prompt and its answer, at most as the model has positions.
     """
-    low, high = 0, _positions(architecture) + 1  # of which the first fits, the second does not
+    low, high = 0, positions_of(architecture) + 1  # of which the first fits, the second does not
     while high - low > 1:
         tried = np.unique(np.linspace(low, high, 64).astype(int))[1:-1]
         holds = np.broadcast_to(pool.blocks_of(tried.astype(np.float64)) <= pool.blocks, tried.shape)

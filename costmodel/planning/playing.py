@@ -16,10 +16,12 @@ from costmodel.planning.request import PlanRequest
 from costmodel.planning.sizing import Engine, limits, with_replicas
 from costmodel.records import Record, field, replace
 from costmodel.result import Point
+from costmodel.serving.bounds import slowest_alone
 from costmodel.serving.compiled import has_numba
 from costmodel.serving.draw import COUNT
 from costmodel.serving.simulation import Simulation, stream_of, unsupported
 from costmodel.serving.summary import Tally, verdict
+from costmodel.units import render
 from costmodel.workload.plans import Serving
 from costmodel.workload.pools import Pools
 from costmodel.workload.scenario import Scenario
@@ -103,19 +105,20 @@ class Player(Record):
         return self.known[at]
 
     def may_help(self, fewer: int, more: int, slowdown: float) -> bool:
-        """Tell whether first tokens may keep to their limit with still more replicas than those that were played.
+        """Tell whether first tokens may keep to their limit with still more replicas than those that were played."""
+        return may_mend(self.request, self.play(fewer, slowdown), self.play(more, slowdown), fewer, more)
 
-        t(infinity) >= t(more) - (t(fewer) - t(more)) * fewer / (more - fewer)
-
-        t: time to the first token, of which what others cause, its queue, falls as 1 / replicas where it is long. Times
-        of tokens do not: batches stay full until there are enough.
-        """
-        limit, after = self.request.ttft, self.play(more, slowdown)
-        if limit is None or not after.keeps_up:
-            return True
-        of = "ttft", limit.statistic
-        before, now = (one.times.get(of, 0.0) for one in (self.play(fewer, slowdown), after))
-        return now - max(before - now, 0.0) * fewer / (more - fewer) <= limit.seconds
+    @property
+    def too_late(self) -> str | None:
+        """Return that no number of replicas keeps the limit on first tokens, once one was played, null where it may."""
+        limit, simulation = self.request.ttft, self.simulations[0]
+        if limit is None or limit.statistic not in STATISTICS or simulation.streams:
+            return None
+        share, pace = 1.0 - STATISTICS[limit.statistic], float(np.max(self.engine.scenario.pace.first))
+        least = pace * slowest_alone(simulation.requests, simulation.policy, simulation.times, share)
+        if least <= limit.seconds:
+            return None
+        return f"a prompt of the slowest {share:.0%} takes {render(least, 'time')} by itself, on any number of replicas"
 
     def scenario(self, replicas: int) -> Scenario:
         """Return the scenario of so many replicas."""
@@ -210,6 +213,21 @@ class PoolsPlayer(Player, kw_only=True):
     def calibration(self) -> Calibration:
         """Return the fits of the devices of both pools."""
         return self.fits
+
+
+def may_mend(request: PlanRequest, before: Played, after: Played, fewer: int, more: int) -> bool:
+    """Tell whether first tokens may keep to their limit with still more engines than the more of two numbers.
+
+    t(infinity) >= t(more) - (t(fewer) - t(more)) * fewer / (more - fewer)
+
+    t: time to the first token, of which what others cause, its queue, falls as 1 / engines where it is long. Times of
+    tokens do not: batches stay full until there are enough.
+    """
+    limit = request.ttft
+    if limit is None or not after.keeps_up:
+        return True
+    was, now = (one.times.get(("ttft", limit.statistic), 0.0) for one in (before, after))
+    return now - max(was - now, 0.0) * fewer / (more - fewer) <= limit.seconds
 
 
 def load_of(scenario: Scenario) -> Serving | Pools:

@@ -21,7 +21,7 @@ from costmodel.api import Workload
 from costmodel.equations import equation
 from costmodel.errors import InputError
 from costmodel.planning.deployments import Deployment, Pool, binds, load_of_pools, slowed, whole_nodes
-from costmodel.planning.playing import Played, PoolsPlayer, fewest, spread_of
+from costmodel.planning.playing import Played, PoolsPlayer, fewest, may_mend, spread_of
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.sizing import Engine, limits
 from costmodel.planning.structures import DRAFTS, HEAD, SCENARIO, loaded
@@ -208,7 +208,7 @@ def settled(one: Deployment, most: float, on_step: Callable[[], None]) -> Deploy
     The pool that binds gets more engines until they hold: a first token is late for want of those for prompts.
     """
     slowdown = slowed(one.player.request, one.spread)
-    grown = _grown(one, most, slowdown, on_step)
+    grown = _grown(one, most, slowdown, on_step, leaps=True)
     if grown is None:
         return None
     one, fewer = _shrunk(grown, slowdown, on_step)
@@ -228,20 +228,27 @@ def settled(one: Deployment, most: float, on_step: Callable[[], None]) -> Deploy
     return replace(one, played=run, fewer=fewer, point=point, realisations=1 + len(others))
 
 
-def _grown(one: Deployment, most: float, slowdown: float, on_step: Callable[[], None]) -> Deployment | None:
+def _grown(
+    one: Deployment, most: float, slowdown: float, on_step: Callable[[], None], *, leaps: bool = False
+) -> Deployment | None:  # fmt: skip
     """Return two pools with as many engines more as it takes to hold in the realisation that their player plays.
 
-    The pool grows that the time belongs to which is farthest beyond its limit. Null where they cost over `most`.
+    The pool grows that the time belongs to which is farthest beyond its limit. Null where they cost over `most`, or
+    where more engines for prompts do not mend first tokens. leaps: each time it doubles; what is spare goes later.
     """
-    limited = list(limits(one.player.request))
+    limited, request = list(limits(one.player.request)), one.player.request
+    before: tuple[int, Played] | None = None  # of the pool for prompts, which grew last
     while not (run := one.player.play(one.replicas, slowdown)).holds:
         on_step()
         assert one.prefill is not None
+        if before is not None and not may_mend(request, before[1], run, before[0], one.prefill.replicas):
+            return None
         beyond = {name: run.times.get((name, each.statistic), 0.0) / each.seconds for name, each in limited}
         slowest = max(beyond, key=beyond.__getitem__)
         prompts = slowest == "ttft" if beyond[slowest] > 1.0 else binds(one) == "prefill"
         number = one.prefill.replicas if prompts else one.replicas
-        one = with_engines(one, int(not prompts), max(number // _STEPS, 1))
+        before = (number, run) if prompts else None
+        one = with_engines(one, int(not prompts), number if leaps else max(number // _STEPS, 1))
         if one.cost > most:
             return None
     return one

@@ -27,7 +27,7 @@ from costmodel.planning.sizing import (
     sizes_of,
     weights_of,
 )
-from costmodel.planning.structures import Structure, check_load, drafted, load_settings, structures, unplayed
+from costmodel.planning.structures import Structure, check_load, drafted, structures, unplayed
 from costmodel.records import Record, field, replace
 from costmodel.schema.files import load_node
 from costmodel.schema.references import Library
@@ -53,7 +53,6 @@ def plan_servers(request: PlanRequest, on_progress: OnProgress) -> Plans:
     none that is left can cost less than the best. Raises InputError where the request cannot be met by any cluster.
     """
     check_load(request)
-    load_settings(request)
     plans, share, cut = Plans(request), 1.0 / (1.0 + len(request.clusters)), unplayed(request)
     if cut is not None:
         plans.left_out.append(cut)
@@ -208,7 +207,7 @@ class _Race(Record):
                 continue
             if playable(Player(engine, self.request)) is None:
                 kinds.add(kind)
-                (one,) = self._play(engine, engine.within(nodes), [])
+                one = next(iter(self._play(engine, engine.within(nodes), [])), best)
                 if one.holds and (engine.is_other < best.engine.is_other or _beyond(one) < _beyond(best)):
                     return [one, *kept]
         return kept
@@ -247,6 +246,10 @@ class _Race(Record):
         if obstacle is not None:
             return self._unplayed(player, obstacle, cap, kept)
         self.tried.append(engine)
+        too_late = player.too_late
+        if too_late is not None:
+            self.plans.lost.append((engine, too_late))
+            return kept
         spread = _spread(engine, self.request, engine.likely)
         slowdown = slowed(self.request, spread)
 

@@ -18,10 +18,12 @@ from costmodel.records import Record, replace
 from costmodel.schema.files import load_cluster, load_document, read_model
 from costmodel.schema.references import Library, as_reference
 from costmodel.serving.compiled import has_numba
+from costmodel.serving.lengths import longest_of, trace_rate
 from costmodel.study.exchanges import exchange_axis
 from costmodel.study.search_servers import engine_counts
 from costmodel.study.sweep import plan_sweep
 from costmodel.units import render
+from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import BITS_PER_BYTE, GGUF_FORMATS, element_bytes
 from costmodel.workload.plans import Serving
 from costmodel.workload.scenario import Scenario
@@ -33,6 +35,7 @@ MOST_OF_TRACE = {True: 20_000, False: 2_000}  # requests of a trace that are pla
 
 
 DRAFTS = f"{HEAD}speculative"
+LONGEST = 2**20  # tokens of a context at most
 
 
 class Structure(Record):
@@ -82,8 +85,9 @@ class Structure(Record):
 
 
 def shown_format(name: str) -> str:
-    """Return a number format for people: `fp8-tensor` is FP8, and so is `fp8-inference`, whose scales are of blocks."""
-    return name.removesuffix("-tensor").removesuffix("-inference").removesuffix("_block").upper()
+    """Return a number format for people: `fp8-tensor` is FP8, `fp8-inference` FP8 block, for its scales of blocks."""
+    stem = name.removesuffix("-tensor").removesuffix("_block").upper()
+    return stem.replace("-INFERENCE", " block")
 
 
 def structures(request: PlanRequest, cluster: str, left_out: list[str]) -> Iterator[Structure]:
@@ -220,16 +224,15 @@ def _trace(request: PlanRequest) -> str:
     keys = {"trace": json.dumps(trace)}
     if request.users is not None:
         return f"{{trace: {keys['trace']}, arrivals: closed_loop, count: {most}}}"
-    from costmodel.serving.lengths import trace_rate
-
     rate, count = trace_rate(trace, most)
     if count >= most:
         keys["count"] = str(most)
+    if rate is None:
+        raise InputError.single(
+            "has requests of a single moment, which are no load", field=request.trace,
+            hint="plan for users of them with --users 20, or for their lengths with --rate 5/s --isl 2000 --osl 500",
+        )  # fmt: skip
     if request.rate is not None:
-        if rate is None:
-            raise InputError.single(
-                "has no arrivals that a rate could speed up", field=request.trace, hint="remove --rate"
-            )
         keys["speed"] = f"{request.rate / rate:.12g}"
     return "{" + ", ".join(f"{key}: {value}" for key, value in keys.items()) + "}"
 
@@ -238,8 +241,6 @@ def unplayed(request: PlanRequest) -> str | None:
     """Return that a trace has more requests than are played, null where it has not."""
     if request.trace is None:
         return None
-    from costmodel.serving.lengths import trace_rate
-
     most = MOST_OF_TRACE[has_numba()]
     if trace_rate(os.path.abspath(request.trace), most + 1)[1] <= most:
         return None
@@ -249,19 +250,34 @@ def unplayed(request: PlanRequest) -> str | None:
 
 def check_load(request: PlanRequest) -> None:
     """Raise InputError with all that a request lacks, that contradicts itself, or that nobody has a file of."""
-    check_model(request)
+    most = positions_of(check_model(request))
     problems = [*(Problem(None, *each) for each in _lacking(request)), *unknown_clusters(request)]
     if problems:
         raise InputError(problems)
+    load_settings(request)
+    field, hint = ("--isl", "lower --isl or --osl") if request.trace is None else (request.trace, "leave such out")
+    is_known = request.trace is None or most == LONGEST  # else all of a trace are read
+    longest = (request.isl or 0.0) + (request.osl or 0.0) if is_known else longest_of(str(request.trace))
+    if longest > most:
+        message = f"a request of {longest:,.0f} tokens is too long: {request.model} has {most:,} positions"
+        raise InputError.single(message, field=field, hint=hint)
 
 
-def check_model(request: PlanRequest) -> None:
-    """Raise InputError where the model is unknown, or makes images or videos."""
+def positions_of(architecture: Architecture) -> int:
+    """Return the longest context of a model: the rows of a learned table of positions, at most `LONGEST`."""
+    rows = architecture.positions
+    return LONGEST if rows is None or not np.all(rows) else min(LONGEST, int(np.max(rows)))
+
+
+def check_model(request: PlanRequest) -> Architecture:
+    """Return the model's architecture. Raises InputError where it is unknown, or makes images or videos."""
     name = str(request.model)
-    if read_model(name, request.search_path).architecture.denoiser is not None:
+    architecture = read_model(name, request.search_path).architecture
+    if architecture.denoiser is not None:
         on = next(iter(request.clusters), "nodes/dgx-h100")
         hint = f"`costmodel simulate {name} --cluster {on}` times one, `costmodel search` finds layouts of a workload"
         raise InputError.single("makes images or videos, of which nothing is planned", hint=hint, field=name)
+    return architecture
 
 
 def unknown_clusters(request: PlanRequest) -> Iterator[Problem]:

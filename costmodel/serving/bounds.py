@@ -11,7 +11,8 @@ from costmodel import units
 from costmodel.errors import InputError
 from costmodel.serving.deployment import engine_count, replica_count
 from costmodel.serving.draw import comes_in_parts
-from costmodel.serving.state import Policy, Requests, engine_bytes
+from costmodel.serving.state import PROMPT, Policy, Requests, engine_bytes
+from costmodel.serving.step_times import StepTimes
 from costmodel.workload.plans import Serving
 from costmodel.workload.requests import RequestStream
 from costmodel.workload.scenario import Scenario
@@ -66,6 +67,31 @@ def check_run(scenario: Scenario, plan: Serving, requests: Requests, policy: Pol
         if lasts / between > MOST_MOMENTS:
             hint = f"write at least {float(random.device_mtbf) * lasts / between / MOST_MOMENTS:.3g} s"
             raise _wrong(scenario, "replicas.breakdowns.device_mtbf", f"fails {lasts / between:.3g} times", hint)
+
+
+def slowest_alone(requests: Requests, policy: Policy, times: StepTimes, share: float) -> float:
+    """Return a time that the first tokens of a share of the requests take at least, on any number of engines [s].
+
+    Of those with the most tokens to compute the shortest: each alone, after an engine that has computed all prompts
+    before it, of which it has every run of blocks that they share. Zero where an end calls others: these come in no
+    order that is known beforehand.
+    """
+    if len(requests.calls.called):
+        return 0.0
+    prompt, (first, runs, blocks, sizes) = requests.length[:, PROMPT], requests.paths
+    computed = prompt
+    if policy.caching and len(runs):
+        again = np.ones(len(runs), dtype=bool)
+        again[np.unique(runs, return_index=True)[1]] = False
+        known = np.concatenate([[0], np.cumsum(np.where(again, sizes[runs], 0), dtype=np.int64)])
+        computed = np.maximum(prompt - np.minimum(known[first[1:]] - known[first[:-1]], blocks) * policy.block, 1)
+    seconds = []
+    for request in np.argsort(computed)[-1 - int(share * len(prompt)) :].tolist():
+        end, done = int(prompt[request]), int(prompt[request] - computed[request])
+        ends = [*range(done + policy.budget, end, policy.budget), end]
+        rows = np.diff([done, *ends]).tolist()
+        seconds.append(sum(times(0.0, 0.0, 1.0, own, keys) for own, keys in zip(rows, ends, strict=True)))
+    return float(min(seconds))
 
 
 def _wrong(scenario: Scenario, key: str, message: str, hint: str) -> InputError:

@@ -100,16 +100,15 @@ def run_together(service: Service, until: float) -> int:
     number = len(requests)
     while True:
         arrival, change = next_arrival(requests, router), fleet.state[0].change
-        first, moment, second = next_moments(service.engines)
+        # Ends of the first engines call requests, or move them, which arrive at others.
+        callers = fleet.prefill if router.state[0].known == number else len(service.engines.state)
+        first, moment, second = next_moments(service.engines, callers)
         if min(arrival, moment) == np.inf or min(arrival, moment, change) >= until:
             return -1
         if change <= moment and change <= arrival:
             apply_change(service, change)
         elif moment < arrival:
-            # The end of another engine's request may call one that arrives here.
-            apart = router.state[0].known == number and fleet.prefill == 0
-            bound = min(arrival if apart else min(arrival, second), min(change, until))
-            if step(service, first, bound):
+            if step(service, first, min(min(arrival, second), min(change, until))):
                 return first
         elif not take_arrival(service):
             return 0
@@ -209,14 +208,16 @@ def next_arrival(requests: Rows[Request], router: Router) -> float:
 
 
 @inner
-def next_moments(engines: Engines) -> tuple[int, float, float]:
-    """Return the engine that decides next, when, and when the one after it does [s]."""
+def next_moments(engines: Engines, callers: int) -> tuple[int, float, float]:
+    """Return the engine that decides next, when, and when the next other one of the first `callers` does [s]."""
     first, moment, second = 0, np.inf, np.inf
     for replica in range(len(engines.state)):
         at = engines.state[replica].moment
         if at < moment:
-            first, moment, second = replica, at, moment
-        elif at < second:
+            if first < callers:
+                second = min(second, moment)
+            first, moment = replica, at
+        elif at < second and replica < callers:
             second = at
     return first, moment, second
 

@@ -58,21 +58,22 @@ def read_trace(stream: RequestStream, block: int, lanes: int = 0) -> Requests:
     return in_lanes(requests, lanes) if lanes else requests
 
 
+@lru_cache(maxsize=4)
+def _read(path: Path, changed: int, kind: str | None, count: int | None, block: int) -> tuple[Columns, Paths]:
+    """Return the rows of a file and the runs of blocks of its prompts, read once for engines with blocks of a size."""
+    columns, texts = _columns(path, changed, kind, count)
+    return columns, _paths(columns, texts, block, display_path(path))
+
+
 @lru_cache(maxsize=2)
-def _read(
+def _columns(
     path: Path,
     changed: int,  # noqa: ARG001  renews what is kept
     kind: str | None,
     count: int | None,
-    block: int,
-) -> tuple[Columns, Paths]:
-    """Return the rows of a file and the runs of blocks of its prompts, read once for runs that follow each other."""
+) -> tuple[Columns, Texts]:
+    """Return the rows of a file and the messages of its prompts, read once for runs that follow each other."""
     texts = Texts()
-    columns = _columns(path, kind, count, texts)
-    return columns, _paths(columns, texts, block, display_path(path))
-
-
-def _columns(path: Path, kind: str | None, count: int | None, texts: Texts) -> Columns:
     times, (length, blocks, number, size, priority) = array("d"), (array("q") for _ in range(5))
     names, waits = dict[str, int](), list[tuple[int, int, str, float]]()
     for index, row in enumerate(read_rows(path, kind, count, texts)):
@@ -89,11 +90,12 @@ def _columns(path: Path, kind: str | None, count: int | None, texts: Texts) -> C
     arrival, earliest = np.asarray(times).reshape(-1, 2).T
     calls = _calls(len(arrival), names, waits, None if count is not None else display_path(path))
     arrival = np.where(np.isinf(arrival) & (calls.callers == 0), earliest, arrival)  # what it waits for was cut off
-    return Columns(
+    columns = Columns(
         arrival, earliest, np.asarray(length, np.int64).reshape(-1, 2), np.asarray(blocks, np.int64),
         np.asarray(number, np.int64), np.asarray(size, np.int64),
         np.asarray(priority if len(priority) == len(arrival) else [], np.int32), calls,
     )  # fmt: skip
+    return columns, texts
 
 
 def _calls(count: int, names: dict[str, int], waits: list[tuple[int, int, str, float]], shown: str | None) -> Calls:

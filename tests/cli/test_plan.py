@@ -132,6 +132,17 @@ def test_all_that_a_plan_lacks_is_said_at_once_before_any_work(run):
     assert "nodes/rtx-4090-x1" in bare.err
 
 
+def test_a_load_that_the_model_or_a_plan_cannot_have_is_refused_with_the_fix(run, tmp_path):
+    (tmp_path / "one.csv").write_text("arrival_s,input_tokens,output_tokens\n0,2000,100\n", "utf-8")
+    trace = ("--trace", tmp_path / "one.csv")
+    single = run("plan", "llama-3-8b", "--cluster", "nodes/rtx-4090-x1", *trace, "--rate", "5/s")
+    assert "has requests of a single moment, which are no load; plan for users of them with --users 20" in single.err
+    for load in ((*trace, "--users", "3"), ("--rate", "5/s", "--isl", "2000", "--osl", "100")):
+        long = run("plan", "gpt2", "--cluster", "nodes/rtx-4090-x1", *load)
+        assert (single.code, long.code) == (2, 2)
+        assert "a request of 2,100 tokens is too long: gpt2 has 1,024 positions" in long.err
+
+
 def test_an_engine_that_is_set_and_another_that_is_emitted_contradict_each_other(run, monkeypatch):
     monkeypatch.setattr(structures, "ENGINES", {"vllm": "vLLM", "sglang": "SGLang"})
     size = ("--isl", "500", "--osl", "20", "--users", "1", "--cluster", "nodes/rtx-4090-x1")

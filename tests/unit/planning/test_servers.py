@@ -209,6 +209,24 @@ def test_first_tokens_that_more_replicas_cannot_mend_are_not_played_on() -> None
         assert (own.may_help(2, 3, 1.0), own.may_help(4, 8, 1.0)) == (True, False)  # a third of a queue, and none
 
 
+def test_no_number_of_replicas_is_faster_than_the_slowest_prompts_by_themselves(tmp_path: Path) -> None:
+    """What prompts share with those before them costs nothing. One beyond the limit by itself is not played on."""
+    rows = ["timestamp,input_length,output_length,hash_ids"]
+    rows += [f"{60_000 * i},{1024 * (1 + i % 4)},2,{' '.join(map(str, range(2 + 2 * (i % 4))))}" for i in range(40)]
+    (tmp_path / "shared.csv").write_text("\n".join(rows), "utf-8")
+    shared = replace(REQUEST, rate=None, isl=None, osl=None, trace=str(tmp_path / "shared.csv"))
+    engine = planned(REQUEST).best[0].engine
+    for request in (REQUEST, shared):
+        player = Player(engine, request)
+        first = player.play(64).times["ttft", "p99"]
+        simulation = player.simulations[0]
+        least = bounds.slowest_alone(simulation.requests, simulation.policy, simulation.times, 0.01)
+        assert 0.9 * first < least <= first
+        assert player.too_late is None
+        late = replace(player, request=replace(request, ttft=Limit(0.99 * least)), known={})
+        assert str(late.too_late).startswith("a prompt of the slowest 1% takes")
+
+
 def test_of_what_is_not_played_no_least_number_is_claimed() -> None:
     best = planned(REQUEST).best[0]
     pipeline = replace(best.engine, at={**best.engine.at, "parallel.pp": 2.0})

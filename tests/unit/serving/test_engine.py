@@ -391,6 +391,11 @@ def test_jumps_change_nothing_with_failures_pools_and_an_autoscaler():
     ):
         results = [together(many(), make(), POLICY._replace(jump=jump)) for jump in (True, False)]
         np.testing.assert_array_equal(*(times(each.requests) for each in results))
+    burst = stream([0.0] * 6, [(64 * (1 + 4 * i), 400) for i in range(6)])  # prompts still move to one that decodes
+    results = [
+        together(burst, fleet(2, prefill=1), POLICY._replace(jump=jump, blocks=10_000)) for jump in (True, False)
+    ]
+    np.testing.assert_array_equal(*(times(each.requests) for each in results))
 
 
 def test_an_autoscaler_starts_engines_under_load_and_gives_them_back():

@@ -9,7 +9,7 @@ import pytest
 
 from costmodel.errors import InputError
 from costmodel.records import replace
-from costmodel.serving import traces
+from costmodel.serving import trace_requests, traces
 from costmodel.serving.state import Calls, Paths, Requests
 from costmodel.serving.trace_blocks import paths_of_trace, trace_block
 from costmodel.serving.trace_requests import dealt, read_trace
@@ -47,6 +47,14 @@ def test_every_format_gives_the_same_requests(tmp_path, name):
     rows = list(read_rows(written(tmp_path, FILES[name], name)))
     assert [(row.prompt, row.output) for row in rows] == [(100, 20), (50, 10)]
     assert rows[1].arrival - rows[0].arrival == pytest.approx(1.0)
+
+
+def test_a_file_is_read_once_for_engines_with_blocks_of_different_sizes(tmp_path, monkeypatch):
+    line = '{"timestamp": 0, "input_length": 1024, "output_length": 20, "hash_ids": [3, 4]}\n'
+    stream = RequestStream(trace=str(written(tmp_path, line, "m.jsonl")))
+    blocks = [read_trace(stream, 16).paths.blocks.tolist()]
+    monkeypatch.setattr(trace_requests, "read_rows", lambda *_: pytest.fail("read again"))
+    assert [*blocks, read_trace(stream, 32).paths.blocks.tolist()] == [[64], [32]]
 
 
 BAD = {
