@@ -33,9 +33,13 @@ def progress(what: str, total: float = 1.0, *, lines: bool = False) -> Iterator[
 
 
 def _say(what: str, total: float, done: list[float], finished: threading.Event) -> None:
-    """Print a line now and then, until the work is finished."""
+    """Print a line now and then until the work is finished, and one that it is."""
+    is_long = False
     while not finished.wait(EVERY):
+        is_long = True
         sys.stderr.write(f"{what}: {done[0] / total:.0%}\n")
+    if is_long and done[0] >= total:
+        sys.stderr.write(f"{what}: 100%\n")
 
 
 def _show(what: str, total: float, done: list[float], finished: threading.Event) -> None:

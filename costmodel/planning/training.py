@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from costmodel.schema.files import load_cluster
 from costmodel.schema.model_names import is_model
 from costmodel.schema.overrides import ON
 from costmodel.schema.published_tables import PublishedRun, published_runs
-from costmodel.study.goals import Candidate, OnProgress, open_ended
+from costmodel.study.goals import Candidate, OnProgress
 from costmodel.study.layouts import OWN, VARIED
 from costmodel.study.search import Space, searched, settings
 from costmodel.study.sweep import Wanted
@@ -40,6 +40,7 @@ SIDE = 8  # steps of the ladder between two numbers of devices of a run without 
 _PART = 8  # of the batch: at most so much smaller is one that more numbers of devices divide
 _NEIGHBOURS = 4  # numbers of devices on each side of those asked for that are tried where these do not do
 _FULL = 0.9  # of memory, from which on a run that leaves a tenth is shown beside: allocators take more than is counted
+_FEW = 3  # numbers of devices that are looked at, after which half counts as done
 _EVEN = 0.5  # the least probability to end in time of a run that is recommended, where no confidence is asked for
 _USUAL = {("micro_batch", "1"), ("recompute", "none"), ("optimizer.zero", "1"), ("schedule", "1f1b")}
 _THIRD = 1.0 / 3.0  # of a published run's MFU, below which a plan says why
@@ -139,7 +140,7 @@ def plan_training(request: PlanRequest, on_progress: OnProgress = lambda _: None
     left_out: list[str] = []
     share = 1.0 / max(len(request.clusters), 1)
     for number, cluster in enumerate(request.clusters):
-        ladder = Ladder.of(request, cluster, open_ended(on_progress, number * share, share))
+        ladder = Ladder.of(request, cluster, lambda done, number=number: on_progress((number + done) * share))  # type: ignore[misc]
         runs = ladder.fewest() if request.days is not None else ladder.front()
         holding += map(ladder.finished, runs)
         if not runs:
@@ -150,6 +151,7 @@ def plan_training(request: PlanRequest, on_progress: OnProgress = lambda _: None
         left_out += ladder.unlisted({run.devices for run in runs})
         left_out += ladder.nearest() if request.devices and not any(ladder.tried.values()) else []
     best = sorted(holding or nearest, key=_order)
+    on_progress(1.0)
     return TrainingPlans(request, tuple(best), tuple(dict.fromkeys(left_out)), bool(holding))
 
 
@@ -199,10 +201,10 @@ class Ladder(Record):
     numbers: tuple[int, ...]
     rent: float | None
     tried: dict[int, TrainingRun | None]
-    on_step: Callable[[], None]
+    on_progress: OnProgress
 
     @classmethod
-    def of(cls, request: PlanRequest, cluster: str, on_step: Callable[[], None]) -> Ladder:
+    def of(cls, request: PlanRequest, cluster: str, on_progress: OnProgress) -> Ladder:
         """Return the ladder of a cluster."""
         workload, name = _loaded(request, cluster)
         hardware = load_cluster(cluster, request.search_path, devices=MOST)
@@ -211,13 +213,12 @@ class Ladder(Record):
         numbers, rent = request.devices or tuple(_numbers(node, most)), request.rental(hardware.node.device)
         if request.budget is not None and rent is not None:
             numbers = tuple(number for number in numbers if number * rent <= request.budget)
-        return cls(request, cluster, workload, name, numbers, rent, {}, on_step)
+        return cls(request, cluster, workload, name, numbers, rent, {}, on_progress)
 
     def run(self, devices: int) -> TrainingRun | None:
         """Return the fastest run on some devices, null where no layout fits."""
         if devices not in self.tried:
             self.tried[devices] = self._searched(devices)
-            self.on_step()
         return self.tried[devices]
 
     def holds(self, devices: int) -> bool:
@@ -277,7 +278,7 @@ class Ladder(Record):
 
         Where none of them ends in time those that fit. No more than `_NEIGHBOURS` are looked at on a side.
         """
-        asked, own = self.request.devices, Ladder.of(replace(self.request, devices=()), self.cluster, self.on_step)
+        asked, own = self.request.devices, Ladder.of(replace(self.request, devices=()), self.cluster, lambda _: None)
         below = [n for n in reversed(own.numbers) if n < max(asked) and n not in asked]
         above = [n for n in own.numbers if n > min(asked) and n not in asked]
         for does, said in ((own.holds, "would do"), (own.run, "would fit, too slow")):
@@ -311,8 +312,15 @@ class Ladder(Record):
         batches = self._batches(devices) if batch not in self.request.settings else []
         lists |= {batch: ",".join(map(str, batches))} if len(batches) > 1 else {}
         goal = "maximise tokens_per_second" if lists else "minimise step_time"
-        space = Space((devices,), [f"{path}={values}" for path, values in lists.items()], fixed)
-        result = searched(self.workload, self.name, goal, Wanted({}, ()), space)
+        space, before = (
+            Space((devices,), [f"{path}={values}" for path, values in lists.items()], fixed),
+            len(self.tried),
+        )
+
+        def on_part(done: float) -> None:
+            self.on_progress((before + done) / (before + done + _FEW))
+
+        result = searched(self.workload, self.name, goal, Wanted({}, ()), space, on_part)
         return None if not result.best else self._as_run(result.best[0], settings(self.workload, result))
 
     def _batches(self, devices: int) -> list[int]:
@@ -364,7 +372,7 @@ class Ladder(Record):
         smaller = replace(self.request, changes=(*self.request.changes, *paths), devices=(run.devices,))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ImplausibleInput)  # a tenth less than a device has
-            return Ladder.of(smaller, self.cluster, self.on_step).run(run.devices)
+            return Ladder.of(smaller, self.cluster, lambda _: None).run(run.devices)
 
 
 def _with_fewer(

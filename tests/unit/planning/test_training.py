@@ -66,6 +66,14 @@ def test_days_dollars_and_energy_are_those_of_the_tokens_at_the_goodput(front: T
     assert written["cost_per_million"]["all"] == pytest.approx(run.dollars / 2e3)
 
 
+def test_progress_grows_within_each_search_and_reaches_its_end() -> None:
+    shares: list[float] = []
+    plan_training(PlanRequest("mpt-125m", (EIGHT,), train=True, tokens=2e9, devices=(1, 8)), shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert len({share for share in shares if share < 0.25}) > 1
+
+
 def test_no_run_of_a_front_is_faster_and_cheaper_than_another(front: TrainingPlans) -> None:
     runs = sorted(front.runs, key=lambda run: run.seconds)
     costs = [run.dollars for run in runs]
