@@ -24,7 +24,7 @@ from costmodel.result import Point
 from costmodel.study.layouts import DEGREES, REPLICAS, Space, divisors, server_space
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.dtypes import element_bytes
-from costmodel.workload.plans import Serving
+from costmodel.workload.plans import Serving, drafted_tokens
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout
 
@@ -191,9 +191,12 @@ def lacking(structure: Structure, request: PlanRequest, largest: int, *, fits: b
 
 
 def _budgets(structure: Structure) -> tuple[float, ...]:
-    """Return the budgets of tokens that are tried, the engine's own first."""
-    own = structure.plan.scheduler.token_budget
-    return tuple(dict.fromkeys((*(() if own is None else (float(np.max(own)),)), *BUDGETS)))
+    """Return the budgets of tokens that are tried, the engine's own first, with room for all that it runs at a time."""
+    plan = structure.plan
+    own, most = plan.scheduler.token_budget, plan.scheduler.max_num_seqs if plan.scheduler.mixes else None
+    least = 0.0 if most is None else float(np.max(most)) * (1.0 + drafted_tokens(plan.speculative))
+    some = (*(() if own is None else (float(np.max(own)),)), *(each for each in BUDGETS if each >= least))
+    return tuple(dict.fromkeys(some))
 
 
 def sizes_of(structure: Structure) -> list[list[int]]:

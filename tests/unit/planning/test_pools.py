@@ -73,3 +73,14 @@ def test_drafts_make_tokens_of_few_users_faster_and_a_model_without_mtp_has_none
     times = [engines(one, few, [1])[0].nearest["tpot"][0] for one in (plain, with_drafts)]
     assert times[0] / 1.9 < times[1] < times[0]  # at most 1.875 tokens a step
     assert drafted(next(structures.structures(REQUEST, NODES[0], []))) is None
+
+
+def test_a_step_has_room_for_the_drafts_of_all_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT-LLM runs 2,048 requests at a time, of two tokens each with a draft."""
+    monkeypatch.setattr(structures, "ENGINES", {"trt-llm": "TensorRT-LLM"})
+    monkeypatch.setattr(sizing, "BUDGETS", (2048.0, 16384.0))
+    request = PlanRequest(model="qwen3.5-9b", clusters=("nodes/h100-x1",), users=2, isl=500.0, osl=100.0)
+    plain = next(structures.structures(request, request.clusters[0], []))
+    with_drafts = drafted(plain)
+    assert with_drafts is not None
+    assert set(sizing._budgets(plain)) - set(sizing._budgets(with_drafts)) == {2048.0}
