@@ -47,11 +47,11 @@ def breakdown_plot(name: str, scenario: ScenarioResult) -> Plot | None:
 
 
 def finding(name: str, scenario: ScenarioResult) -> str:
-    """Return the operators that take most of a scenario's time, and how much of it lies hidden behind others."""
+    """Return the operators that take most of a scenario's time, and how much is hidden behind others."""
     first = sorted(scenario.breakdown, key=lambda line: -line.share)[:2]
     verb, names = "takes" if len(first) == 1 else "take", " and ".join(shown_line(line.name) for line in first)
     _, hidden, _ = _sums(scenario.breakdown)
-    behind = f"; {quantity(hidden, 'time', 3)} of other work lie hidden" if hidden else ""
+    behind = f"; {quantity(hidden, 'time', 3)} of other work is hidden" if hidden else ""
     return f"{name}: {names} {verb} {share(sum(line.share for line in first))} of the time{behind}"
 
 
