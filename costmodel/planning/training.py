@@ -449,6 +449,8 @@ def _notes(scenario: Scenario, point: Point, best: Candidate) -> Iterator[str]:
     if isinstance(scenario.plan, Training):
         batch, sequence = float(np.max(scenario.plan.global_batch)), float(np.max(scenario.plan.sequence))
         yield f"{batch:,.0f} sequences of {sequence:,.0f} tokens a step: --set scenarios.{scenario.name}.global_batch=N"
+        if scenario.precision.linear == "bf16" and "fp8" in scenario.cluster.device.math:
+            yield f"products in BF16; in FP8: --set scenarios.{scenario.name}.precision=fp8"
         if mfu is not None and mfu < _THIRD * run.mfu and scenario.plan.adapters is None:
             shares = {entry.name: entry.time for entry in point.breakdown}
             largest = max(shares, key=lambda name: shares[name]) if shares else "nothing"
