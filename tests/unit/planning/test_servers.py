@@ -23,7 +23,7 @@ from costmodel.planning.deployments import (
     plan_document,
     why_not_less,
 )
-from costmodel.planning.playing import Played, Player, playable
+from costmodel.planning.playing import Played, Player, may_mend, playable
 from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.servers import plan_servers
@@ -209,15 +209,27 @@ def test_first_tokens_that_more_replicas_cannot_mend_are_not_played_on() -> None
         assert (own.may_help(2, 3, 1.0), own.may_help(4, 8, 1.0)) == (True, False)  # a third of a queue, and none
 
 
+def test_a_queue_that_falls_with_engines_is_extrapolated_to_any_number() -> None:
+    """10 s with two engines and 8 s with four: 6 s without the queue, 8 - (10 - 8) * 2 / (4 - 2)."""
+    two, four = (
+        Played(number, 0, 100, {("ttft", "p99"): seconds}, 2.0, "ttft", True, {})
+        for number, seconds in ((2, 10.0), (4, 8.0))
+    )
+    helps = [may_mend(replace(REQUEST, ttft=Limit(limit)), two, four, 2, 4) for limit in (6.1, 5.9)]
+    assert helps == [True, False]
+
+
 def test_no_number_of_replicas_is_faster_than_the_slowest_prompts_by_themselves(tmp_path: Path) -> None:
     """What prompts share with those before them costs nothing. One beyond the limit by itself is not played on."""
     rows = ["timestamp,input_length,output_length,hash_ids"]
     rows += [f"{60_000 * i},{1024 * (1 + i % 4)},2,{' '.join(map(str, range(2 + 2 * (i % 4))))}" for i in range(40)]
     (tmp_path / "shared.csv").write_text("\n".join(rows), "utf-8")
     shared = replace(REQUEST, rate=None, isl=None, osl=None, trace=str(tmp_path / "shared.csv"))
-    engine = planned(REQUEST).best[0].engine
-    for request in (REQUEST, shared):
-        player = Player(engine, request)
+    plain = [row.rpartition(",")[0] for row in rows]
+    (tmp_path / "unlike.csv").write_text("\n".join(plain), "utf-8")
+    unlike = replace(shared, trace=str(tmp_path / "unlike.csv"))
+    for request in (REQUEST, shared, unlike):
+        player = Player(planned(request).best[0].engine, request)
         first = player.play(64).times["ttft", "p99"]
         simulation = player.simulations[0]
         least = bounds.slowest_alone(simulation.requests, simulation.policy, simulation.times, 0.01)
