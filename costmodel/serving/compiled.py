@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
+from struct import pack
 from typing import Any, TypeVar, cast
 
 from costmodel.network.numba_cache import compiled as compile_and_keep
@@ -54,12 +56,16 @@ def compiled(function: Function) -> Function:
 
 
 def is_kept(function: Callable[..., Any]) -> bool:
-    """Tell whether a function of this room was compiled before, by this process or one whose code numba has kept."""
+    """Tell whether a function of this room was compiled before, by this process or one whose code numba has kept.
+
+    Its index states which file it is of: by the digest of its content, in older releases of numba by its time.
+    """
     if function in _compiled:
         return True
     folder, source = kept_in(), Path(function.__code__.co_filename)
     indices = Path(folder).glob(f"{source.stem}.{function.__name__}-*.nbi") if folder else ()
-    return any(index.stat().st_mtime >= source.stat().st_mtime for index in indices)
+    stamps = sha256(source.read_bytes()).digest(), pack(">d", source.stat().st_mtime)
+    return any(stamp in content for content in map(Path.read_bytes, indices) for stamp in stamps)
 
 
 def kept_in() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from costmodel.errors import Notice
 from costmodel.network import routing_numba
 from costmodel.network.numba_cache import compiled, is_ours
-from costmodel.serving.compiled import kept_in
+from costmodel.serving import compiled as room
+from costmodel.serving.compiled import is_kept, kept_in
 
 caching = pytest.importorskip("numba.core.caching")
 
@@ -43,3 +45,24 @@ def test_a_folder_that_others_can_write_keeps_no_code(tmp_path: Path, monkeypatc
     assert anew.stats.cache_path is None
     folder.chmod(0o755)
     assert compiled(twice).stats.cache_path == str(folder)
+
+
+def test_kept_code_is_of_a_files_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As numba takes it: a file that was only touched has its code, one that was changed has none."""
+    file = tmp_path / "own.py"
+    file.write_text("def half(value):\n    return 0.5 * value\n", "utf-8")
+    spec = importlib.util.spec_from_file_location("own", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(pytest.importorskip("numba").config, "CACHE_DIR", str(tmp_path / "kept"))
+    kept = compiled(module.half)
+    monkeypatch.setattr(room, "kept_in", lambda: kept.stats.cache_path)
+    assert not is_kept(module.half)
+    assert kept(42.0) == 21.0
+    os.utime(file, (2e9, 2e9))
+    assert is_kept(module.half)
+    file.write_text("def half(value):\n    return value / 2.0\n", "utf-8")
+    os.utime(file, (1e9, 1e9))  # as a checkout of an older file
+    assert not is_kept(module.half)
