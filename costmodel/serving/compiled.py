@@ -58,7 +58,7 @@ def compiled(function: Function) -> Function:
 def is_kept(function: Callable[..., Any]) -> bool:
     """Tell whether a function of this room was compiled before, by this process or one whose code numba has kept.
 
-    Its index states which file it is of: by the digest of its content, in older releases of numba by its time.
+    Its index has the digest of the file that it is of, in older releases of numba its time.
     """
     if function in _compiled:
         return True

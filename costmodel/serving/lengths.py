@@ -32,16 +32,10 @@ def with_lengths(scenario: Scenario) -> Scenario:
     comes = stream.trace is not None and plan.rate is None and plan.concurrency is None
     if not any(unknown) and not comes:
         return scenario
-    prompt, output, rate = _means(stream)
-    return replace(
-        scenario,
-        plan=replace(
-            plan,
-            input_tokens=prompt if unknown[0] else lengths[0],
-            output_tokens=max(output, FEWEST) if unknown[1] else lengths[1],
-            rate=rate * stream.speed if comes and rate is not None else plan.rate,
-        ),
-    )
+    means = _means(stream)
+    prompt, output = means[0] if unknown[0] else lengths[0], max(means[1], FEWEST) if unknown[1] else lengths[1]
+    rate = means[2] * stream.speed if comes and means[2] is not None else plan.rate
+    return replace(scenario, plan=replace(plan, input_tokens=prompt, output_tokens=output, rate=rate))
 
 
 def _means(stream: RequestStream) -> tuple[float, float, float | None]:
