@@ -9,7 +9,7 @@ import numpy as np
 from costmodel.cost import kernels, transfers
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.machine import Machine
-from costmodel.cost.physical_bound import floored, least_time
+from costmodel.cost.physical_bound import floored, least_time, least_work
 from costmodel.cost.terms import Terms
 from costmodel.cost.time import Time, kernel, message
 from costmodel.equations import equation
@@ -61,7 +61,7 @@ def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None,
     present, sized = has_work(operator), clamp_sizes(operator)
     time = _time(sized, machine, cluster, fit)
     if fit.form is not None:
-        time = floored(time, least_time(sized, machine))
+        time = floored(time, least_time(sized, machine), least_work(sized, machine))
     if isinstance(operator, ExpertAllToAll) and not (is_single(operator.codec) and operator.codec == 0):
         time = _coded(time, operator.codec)
     if isinstance(operator, ExpertAllToAll) and not (is_single(operator.fences) and operator.fences == 0):

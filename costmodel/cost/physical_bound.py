@@ -18,6 +18,7 @@ from costmodel.hardware import Cluster
 from costmodel.network.expert_all_to_all import expert_all_to_all_time
 from costmodel.network.group_links import group_links
 from costmodel.quantities import Bytes, Seconds, maximum, sum_of, where
+from costmodel.records import replace
 from costmodel.workload.operators import (
     AttentionKernel,
     Collective,
@@ -28,21 +29,38 @@ from costmodel.workload.operators import (
     Operator,
 )
 
+SPECIAL = 16.0  # cosines, exponentials a cycle, compute capabilities 7.0 to 12.0 [CUDA C++ guide, arithmetic throughput]
+
 
 def least_time(operator: Operator, machine: Machine) -> Seconds:
     """Return the least time of a kernel or message [s]. Zero of what is neither, or where nothing joins the ranks."""
-    if isinstance(operator, MixedAttention):
-        work: Seconds = sum_of(_work(part, machine) for part in operator.parts)
-        traffic = sum(part.traffic for part in operator.parts)
-        return maximum(work, (traffic - _held(traffic, machine)) / machine.hbm_bandwidth)
+    if isinstance(operator, MixedAttention | Elementwise):
+        traffic = operator.traffic
+        return maximum(least_work(operator, machine), (traffic - _held(traffic, machine)) / machine.hbm_bandwidth)
     if isinstance(operator, Gemm | AttentionKernel):
-        return maximum(_work(operator, machine), _read(operator, machine) / machine.hbm_bandwidth)
-    if isinstance(operator, Elementwise):
-        work = _work(operator, machine) if VECTOR_DTYPE in machine.device.math else 0.0
-        return maximum(work, (operator.traffic - _held(operator.traffic, machine)) / machine.hbm_bandwidth)
+        return maximum(least_work(operator, machine), _read(operator, machine) / machine.hbm_bandwidth)
     if isinstance(operator, Collective | ExpertAllToAll) and machine.cluster is not None:
         return _message(operator, machine.cluster)
     return 0.0
+
+
+def least_work(operator: Operator, machine: Machine) -> Seconds:
+    """Return what the arithmetic of a kernel takes at the highest clock [s], zero of a message.
+
+    A processor starts `SPECIAL` special functions in a cycle.
+    """
+    if isinstance(operator, MixedAttention):
+        return sum_of(least_work(part, machine) for part in operator.parts)
+    if not isinstance(operator, Gemm | AttentionKernel | Elementwise):
+        return 0.0
+    unit = machine.device.math.get(VECTOR_DTYPE if isinstance(operator, Elementwise) else operator.dtype)
+    if unit is None:
+        return 0.0
+    cycles = maximum(unit.clock, machine.device.clock_max) * machine.processors
+    if isinstance(operator, Elementwise):
+        return maximum(operator.flop / unit.flop_per_cycle, operator.special / SPECIAL) / cycles
+    speed = maximum(operator.relative_speed, 1.0) if isinstance(operator, AttentionKernel) else 1.0
+    return operator.flop / (unit.flop_per_cycle * cycles * speed)
 
 
 def _message(operator: Collective | ExpertAllToAll, cluster: Cluster) -> Seconds:
@@ -66,14 +84,6 @@ def _message(operator: Collective | ExpertAllToAll, cluster: Cluster) -> Seconds
     return where(n > 1, operator.calls * wire, 0.0)
 
 
-def _work(operator: Gemm | AttentionKernel | Elementwise, machine: Machine) -> Seconds:
-    """Return what the arithmetic takes at the highest clock [s]."""
-    unit = machine.device.math[VECTOR_DTYPE if isinstance(operator, Elementwise) else operator.dtype]
-    clock = maximum(unit.clock, machine.device.clock_max)
-    speed = maximum(operator.relative_speed, 1.0) if isinstance(operator, AttentionKernel) else 1.0
-    return operator.flop / (unit.flop_per_cycle * clock * machine.processors * speed)
-
-
 def _read(operator: Gemm | AttentionKernel, machine: Machine) -> Bytes:
     """Return the bytes that have to come from memory."""
     beyond = operator.traffic - _held(operator.traffic, machine)
@@ -90,9 +100,14 @@ def _held(traffic: Bytes, machine: Machine) -> Bytes:
 
 
 @equation
-def floored(fitted: Time, least: Seconds) -> Time:
-    """Return a time that is not below the least one.
+def floored(fitted: Time, least: Seconds, work: Seconds = 0.0) -> Time:
+    """Return a time that is not below the least one. Arithmetic bounds a kernel that its `work` makes longer.
 
     seconds = max(fitted.seconds, least)      least: by work and bytes (`least_time`)
     """
-    return fitted.scaled(maximum(least / maximum(fitted.seconds, SHORTEST), 1.0))
+    raised = fitted.scaled(maximum(least / maximum(fitted.seconds, SHORTEST), 1.0))
+    if raised is fitted:
+        return fitted
+    by_work = (work >= least) & (least > fitted.seconds)
+    compute, memory = where(by_work, raised.seconds, raised.compute), where(by_work, fitted.memory, raised.memory)
+    return replace(raised, compute=compute, memory=memory)

@@ -10,8 +10,6 @@ from costmodel.workload.linear import Linear, add_linear, batched_gemm
 from costmodel.workload.operators import Elementwise
 from costmodel.workload.work import Parameters, WorkBuilder
 
-_COSINE = 8.0  # FLOP: a processor starts 16 special functions a cycle, or 64 multiply-adds at least [CUDA guide, 5.4.1]
-
 
 def key_context(context: Context, mixer: Attention) -> Context:
     """Return the context of the kernels, whose keys may be fewer than the tokens, or those of another sequence.
@@ -97,7 +95,7 @@ def add_score_terms(builder: WorkBuilder, context: Context, mixer: Attention, he
     """Add what is added to materialised scores, for `heads` query heads of this rank.
 
     relative    a product of S x T x q a head, a shifted copy (2*e a pair) and the sum of both (3*e)
-    phase       q/2 cosines a pair, of the time of 8 FLOP each, in a pass that reads and writes scores (2*e)
+    phase       q/2 cosines a pair, counted as one FLOP each, in a pass that reads and writes scores (2*e)
     """
     if mixer.score == "dot":
         return
@@ -105,9 +103,10 @@ def add_score_terms(builder: WorkBuilder, context: Context, mixer: Attention, he
     batch = context.sequences * heads
     pairs = batch * q_len * kv_len
     if mixer.score == "phase":
-        work = pairs * mixer.head_dim / 2 * _COSINE
-        cosines = Elementwise("score phases", 2 * pairs * element, work=work)
-        builder.step("attention_core", [cosines], [replace(cosines, name="score phases gradient", work=2 * work)])
+        count = pairs * mixer.head_dim / 2
+        cosines = Elementwise("score phases", 2 * pairs * element, work=count, special=count)
+        gradient = replace(cosines, name="score phases gradient", work=2 * count, special=2 * count)
+        builder.step("attention_core", [cosines], [gradient])
         return
     dtype = context.precision.attention
     product = batched_gemm("position scores", (q_len, kv_len, mixer.head_dim), batch, dtype, element)

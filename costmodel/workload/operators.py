@@ -195,6 +195,7 @@ class Elementwise(Record):
     kind: what it computes, where kernels are fitted by that.
     rows: rows of the tensor, one thread block each (0: not stated).
     work: FLOP counted as model work, such as those of a depth-wise convolution.
+    special: special functions, such as cosines, of which a processor starts few in a cycle.
     product: `family/variant` of the GEMMs that it belongs to, whose kernels it was measured with (empty: none).
     in_place: the same of kernels that leave rows where they are (null: no other).
     """
@@ -206,6 +207,7 @@ class Elementwise(Record):
     kind: str = ""
     rows: Count = 0.0
     work: Flop = 0.0
+    special: Count = 0.0
     product: str = ""
     in_place: Elementwise | None = None
 
@@ -216,7 +218,7 @@ class Elementwise(Record):
 
     @property
     def flop(self) -> Flop:
-        """Return the FLOP that count as model work. The arithmetic never bounds the kernel."""
+        """Return the FLOP that count as model work."""
         return self.work
 
 

@@ -21,7 +21,6 @@ from costmodel.measurements.row_group import OperatorRows
 from costmodel.measurements.tables import Table
 from costmodel.quantities import Array
 from costmodel.records import Record
-from costmodel.schema.files import list_names
 from costmodel.schema.fit_plan import ImplementationFile
 from reports.fits.effects import OWN_KIND
 from reports.fits.measured import KIND, Measured, options, publish
@@ -60,11 +59,6 @@ class Found(Record):
 
 class Backcasts(Measured):
     """Measured rows beside what `predict` says of them while the fits of some devices are hidden."""
-
-    def of_architecture(self, name: str) -> frozenset[str]:
-        """Return the devices of an architecture."""
-        known = self.catalogue
-        return frozenset(each for each in list_names("devices") if known.device(each).architecture == name)
 
     def backcast(self, device: str, hidden: frozenset[str]) -> Iterator[Found]:
         """Yield the errors of every `family/variant` of a device while the fits of some are hidden."""
@@ -123,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = asked.parse_args(arguments)
     known = Backcasts.read(chosen.measurements, chosen.every)
     apart = Backcasts(known.table, known.plan, chosen.path)
-    new = known.of_architecture(NEW)
+    new = known.of_architectures(NEW)
     one_by_one = [each for name in DIE for each in known.backcast(name, frozenset({name}))]
     balance = [each for name in BALANCE for each in known.backcast(name, frozenset({name}))]
     without = [each for name in known.planned if name in new for each in apart.backcast(name, new)]

@@ -198,12 +198,10 @@ def _form(file: ImplementationFile, key: str, plan: FitPlanFile) -> tuple[str, b
     return None if recipe is None else (recipe.form, "widening" in recipe.terms)
 
 
-def leave_out(measured: Measured, architecture: str) -> None:
-    """Take the implementations of an architecture's devices from the plan of measured rows; none where it is blank."""
-    kept = [
-        file for file in measured.plan.implementations
-        if not architecture or measured.catalogue.device(device_of(file)).architecture != architecture
-    ]  # fmt: skip
+def leave_out(measured: Measured, architectures: str) -> None:
+    """Take the implementations of the devices of architectures, with commas, from the plan of measured rows."""
+    out = measured.of_architectures(architectures)
+    kept = [file for file in measured.plan.implementations if device_of(file) not in out]
     measured.plan = measured.plan.model_copy(update={"implementations": kept})
 
 

@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = options("fits.kernel_anchors", main, "calibration file", without="blackwell", every=16)
     chosen = asked.parse_args(arguments)
     here = Backcasts.read(chosen.measurements, chosen.every)
-    new = here.of_architecture(chosen.without)
+    new = here.of_architectures(chosen.without)
     known = [each for name in here.planned if name not in new for each in families(here, name, frozenset({name}))]
     shared = likeliest(known)
     publish(chosen.output, render(shared, known, here.rests_on, f"{COMMAND} --every {chosen.every}"))

@@ -21,6 +21,7 @@ from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.screening import context
 from costmodel.measurements.tables import Table, join, read_tables
 from costmodel.records import ValueRecord
+from costmodel.schema.files import list_names
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
@@ -75,6 +76,11 @@ class Measured:
     def planned(self) -> list[str]:
         """Return the devices of the plan."""
         return list(dict.fromkeys(map(device_of, self.plan.implementations)))
+
+    def of_architectures(self, names: str) -> frozenset[str]:
+        """Return the devices of architectures, whose names have commas between them."""
+        wanted, known = names.split(","), self.catalogue
+        return frozenset(each for each in list_names("devices") if known.device(each).architecture in wanted)
 
     def is_of(self, device: str) -> RowMask:
         """Return a mask of the rows of a device."""
@@ -141,7 +147,7 @@ _MEANINGS = {
     "plan": "fit plan, by name",
     "shapes": "what unmeasured groups and sizes add, too",
     "table": "page to write",
-    "without": "architecture whose devices are left out",
+    "without": "architectures whose devices are left out, by comma",
 }
 
 

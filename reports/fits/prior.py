@@ -102,6 +102,7 @@ def backcasts(found: Mapping[str, Sequence[GroupEffect]]) -> Iterator[Backcast]:
         for device in sorted({each.rows.device for each in effects}):
             own = [each for each in effects if each.rows.device == device]
             far = [each for each in effects if each.rows.architecture != own[0].rows.architecture]
+            far = far or [each for each in effects if each.rows.device != device]  # of one architecture alone
             if far:
                 errors = np.concatenate([each.rows.errors(pooled_effect(far)) for each in own])
                 predicted = np.concatenate([each.rows.seconds for each in own]) / np.exp(errors)

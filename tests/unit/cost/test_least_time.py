@@ -48,6 +48,7 @@ def test_element_wise_work_takes_the_vector_units() -> None:
     cosines = Elementwise("cosines", 250e6, work=1e10)
     assert least_time(cosines, machine) == pytest.approx(1e10 / (128 * 1e9 * 100))
     assert least_time(replace(cosines, work=1e9), machine) == pytest.approx(200e6 / 2e12)
+    assert least_time(replace(cosines, special=4e9), machine) == pytest.approx(4e9 / (16 * 1e9 * 100))
 
 
 def test_messages_take_their_bytes_over_the_links() -> None:
@@ -84,3 +85,9 @@ def test_no_interval_of_a_message_starts_at_zero() -> None:
 def test_a_time_below_the_least_is_raised_to_it() -> None:
     assert floored(Time(1.0, network=1.0), 3.0).seconds == 3.0
     assert floored(Time(3.0), 1.0).seconds == 3.0
+
+
+def test_a_kernel_is_bound_by_what_makes_it_longer_than_its_fit() -> None:
+    fitted = Time(1.0, memory=1.0)
+    assert [floored(fitted, 3.0, work).bound for work in (0.0, 2.0, 3.0)] == ["memory", "memory", "compute"]
+    assert floored(fitted, 0.5, 0.5) is fitted
