@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def operator_time(operator: Operator, machine: Machine, cluster: Cluster | None,
     present, sized = has_work(operator), clamp_sizes(operator)
     time = _time(sized, machine, cluster, fit)
     if fit.form is not None:
-        time = floored(time, least_time(sized, machine), least_work(sized, machine))
+        time = floored(time, least_time(sized, machine), partial(least_work, sized, machine))
     if isinstance(operator, ExpertAllToAll) and not (is_single(operator.codec) and operator.codec == 0):
         time = _coded(time, operator.codec)
     if isinstance(operator, ExpertAllToAll) and not (is_single(operator.fences) and operator.fences == 0):

@@ -10,6 +10,8 @@ copy, so that each byte of a collective leaves or reaches a rank once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.terms import SHORTEST
 from costmodel.cost.time import Time
@@ -29,15 +31,15 @@ from costmodel.workload.operators import (
     Operator,
 )
 
-SPECIAL = 16.0  # cosines, exponentials a cycle, compute capabilities 7.0 to 12.0 [CUDA C++ guide, arithmetic throughput]
+Kernel = Gemm | AttentionKernel | MixedAttention | Elementwise
+SPECIAL = (
+    16.0  # cosines, exponentials a cycle and processor, capabilities 7.0 to 12.0 [CUDA guide, arithmetic throughput]
+)
 
 
 def least_time(operator: Operator, machine: Machine) -> Seconds:
     """Return the least time of a kernel or message [s]. Zero of what is neither, or where nothing joins the ranks."""
-    if isinstance(operator, MixedAttention | Elementwise):
-        traffic = operator.traffic
-        return maximum(least_work(operator, machine), (traffic - _held(traffic, machine)) / machine.hbm_bandwidth)
-    if isinstance(operator, Gemm | AttentionKernel):
+    if isinstance(operator, Kernel):
         return maximum(least_work(operator, machine), _read(operator, machine) / machine.hbm_bandwidth)
     if isinstance(operator, Collective | ExpertAllToAll) and machine.cluster is not None:
         return _message(operator, machine.cluster)
@@ -45,22 +47,19 @@ def least_time(operator: Operator, machine: Machine) -> Seconds:
 
 
 def least_work(operator: Operator, machine: Machine) -> Seconds:
-    """Return what the arithmetic of a kernel takes at the highest clock [s], zero of a message.
-
-    A processor starts `SPECIAL` special functions in a cycle.
-    """
-    if isinstance(operator, MixedAttention):
-        return sum_of(least_work(part, machine) for part in operator.parts)
-    if not isinstance(operator, Gemm | AttentionKernel | Elementwise):
-        return 0.0
-    unit = machine.device.math.get(VECTOR_DTYPE if isinstance(operator, Elementwise) else operator.dtype)
-    if unit is None:
-        return 0.0
-    cycles = maximum(unit.clock, machine.device.clock_max) * machine.processors
+    """Return what the arithmetic of a kernel takes at the highest clock [s], zero of a message."""
+    device = machine.device
     if isinstance(operator, Elementwise):
-        return maximum(operator.flop / unit.flop_per_cycle, operator.special / SPECIAL) / cycles
-    speed = maximum(operator.relative_speed, 1.0) if isinstance(operator, AttentionKernel) else 1.0
-    return operator.flop / (unit.flop_per_cycle * cycles * speed)
+        unit = device.math.get(VECTOR_DTYPE)
+        starts = 0.0 if unit is None else maximum(operator.flop / unit.flop_per_cycle, operator.special / SPECIAL)
+        return starts / (device.clock_max * machine.processors)
+    if isinstance(operator, Gemm | AttentionKernel):
+        unit = device.math[operator.dtype]
+        speed = maximum(operator.relative_speed, 1.0) if isinstance(operator, AttentionKernel) else 1.0
+        return operator.flop / (
+            unit.flop_per_cycle * maximum(unit.clock, device.clock_max) * machine.processors * speed
+        )
+    return sum_of(least_work(part, machine) for part in operator.parts) if isinstance(operator, MixedAttention) else 0.0
 
 
 def _message(operator: Collective | ExpertAllToAll, cluster: Cluster) -> Seconds:
@@ -84,23 +83,17 @@ def _message(operator: Collective | ExpertAllToAll, cluster: Cluster) -> Seconds
     return where(n > 1, operator.calls * wire, 0.0)
 
 
-def _read(operator: Gemm | AttentionKernel, machine: Machine) -> Bytes:
-    """Return the bytes that have to come from memory."""
-    beyond = operator.traffic - _held(operator.traffic, machine)
-    if machine.warm_l2:
-        return beyond
-    if isinstance(operator, Gemm):
+def _read(operator: Kernel, machine: Machine) -> Bytes:
+    """Return the bytes that have to come from memory: L2 may hold its capacity from before."""
+    beyond = maximum(operator.traffic - machine.l2_capacity, 0.0)
+    if isinstance(operator, Gemm) and not machine.warm_l2:
         return maximum(beyond, operator.calls * operator.groups * operator.k * operator.n * operator.b_bytes)
-    return operator.traffic if operator.family.endswith("decode") else beyond
-
-
-def _held(traffic: Bytes, machine: Machine) -> Bytes:
-    """Return the bytes that L2 may hold from before."""
-    return traffic - maximum(traffic - machine.l2_capacity, 0.0)
+    is_decode = isinstance(operator, AttentionKernel) and operator.family.endswith("decode") and not machine.warm_l2
+    return operator.traffic if is_decode else beyond
 
 
 @equation
-def floored(fitted: Time, least: Seconds, work: Seconds = 0.0) -> Time:
+def floored(fitted: Time, least: Seconds, work: Callable[[], Seconds] = float) -> Time:
     """Return a time that is not below the least one. Arithmetic bounds a kernel that its `work` makes longer.
 
     seconds = max(fitted.seconds, least)      least: by work and bytes (`least_time`)
@@ -108,6 +101,6 @@ def floored(fitted: Time, least: Seconds, work: Seconds = 0.0) -> Time:
     raised = fitted.scaled(maximum(least / maximum(fitted.seconds, SHORTEST), 1.0))
     if raised is fitted:
         return fitted
-    by_work = (work >= least) & (least > fitted.seconds)
+    by_work = (work() >= least) & (least > fitted.seconds)
     compute, memory = where(by_work, raised.seconds, raised.compute), where(by_work, fitted.memory, raised.memory)
     return replace(raised, compute=compute, memory=memory)

@@ -10,7 +10,7 @@ from costmodel.result import shown_line
 from costmodel.study.comparing import Compared, Pair
 from costmodel.study.timelines import TracesCompared
 
-FEW, FEW_OPERATORS = 5, 3  # metrics and operators in the short form
+FEW, FEW_OPERATORS = 4, 3  # metrics and operators in the short form
 _YES_NO = {None: "", True: "yes", False: "no"}
 
 
@@ -26,7 +26,8 @@ def show_comparison(comparison: Compared) -> None:
     if pairs:
         _show("metric", pairs, lambda pair, value: metric(pair.name, value))
     if operators:
-        show()
+        if is_verbose():
+            show()
         _show("operator", operators, lambda _, value: quantity(value, "duration"))
     for one in comparison.prices if is_verbose() else ():
         show(f"{one.of} price: {one}")

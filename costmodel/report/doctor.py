@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from costmodel.report.page import show, table
+from costmodel.report.page import is_verbose, show, show_hint, table
 
 _SHOWN, _MISSING_SHOWN = 5, 2  # hidden files, and missing packages, that are listed
 _GIB = 2**30
@@ -14,40 +14,51 @@ _COLUMNS = ("devices", "nodes", "clusters", "frameworks", "models", "workloads")
 
 
 def show_doctor(document: Mapping[str, Any]) -> None:
-    """Print versions, extras, data folders, accelerator and the folder of compiled code. document: that of `--json`."""
-    _show_versions(document["versions"])
-    _show_extras(document["extras"])
+    """Print whether all is there, then versions, extras, data folders, accelerator and what is kept between runs.
+
+    document: that of `--json`.
+    """
+    versions, extras = document["versions"], document["extras"]
+    met = [package["met"] for package in versions["dependencies"].values()]
+    there = [extra["installed"] for extra in extras.values()]
+    show(
+        f"costmodel {versions['costmodel']} on Python {versions['python']}: {sum(met)} of {len(met)} packages are met, "
+        f"{sum(there)} of {len(there)} extras installed", "bold" if all(met) else "red",
+    )  # fmt: skip
+    show(f"costmodel in {versions['package']}; Python is {versions['executable']} on {versions['platform']}")
+    _show_packages(versions["dependencies"])
+    _show_extras(extras)
     _show_roots(document["data_roots"])
-    _show_accelerator(document["accelerator"])
-    _show_compiled(document["numba"])
-    _show_catalogue(document["catalogue"])
+    for line in _machine(document):
+        show(line)
+    show_hint()
 
 
-def _show_versions(versions: Mapping[str, Any]) -> None:
-    show("versions", "bold")
-    show(f"costmodel {versions['costmodel']} in {versions['package']}")
-    show(f"Python {versions['python']} ({versions['executable']}) on {versions['platform']}")
-    if versions["dependencies"]:
-        rows = table("package", "version", "required", "met")
-        for name, package in versions["dependencies"].items():
+def _show_packages(packages: Mapping[str, Any]) -> None:
+    """Print the packages that are required: in short those that are not met."""
+    rows = table("package", "version", "required", "met")
+    for name, package in packages.items():
+        if is_verbose() or not package["met"]:
             met = _INSTALLED if package["met"] else ("no", "red")
             rows.add(name, package["version"] or "not installed", package["requires"], met)
+    if rows.rows:
         show(rows)
 
 
 def _show_extras(extras: Mapping[str, Any]) -> None:
-    show("\nextras", "bold")
+    """Print the extras: in short those that are not installed."""
     if not extras:
-        show("none: the package's metadata list no extras")
+        show("extras: none: the package's metadata list no extras")
         return
     rows = table("extra", "installed", "gives", "?missing")
     for name, extra in extras.items():
         missing = _first(extra["missing"], _MISSING_SHOWN)
         rows.add(name, _INSTALLED if extra["installed"] else _MISSING, extra["gives"], missing)
-    show(rows)
-    for extra in extras.values():
+    if is_verbose():
+        show(rows)
+    for name, extra in extras.items():
         if not extra["installed"]:
-            show(f"to add it: {extra['install']}", "dim")
+            show(f"no extra {name} ({extra['gives']}); to add it: {extra['install']}", "dim")
 
 
 def _first(names: Sequence[str], shown: int) -> str:
@@ -57,49 +68,34 @@ def _first(names: Sequence[str], shown: int) -> str:
 
 
 def _show_roots(roots: Sequence[Mapping[str, Any]]) -> None:
-    show("\ndata folders, in the order in which a file is looked for", "bold")
-    if not roots:
-        return
-    rows = table("named by", *(f">{kind}" for kind in _COLUMNS), "folder")
+    """Print the folders in the order in which a file is looked for."""
     for root in roots:
-        counts = (f"{root['counts'][kind]:,}" for kind in _COLUMNS)
-        rows.add(root["named_by"], *counts, root["path"] if root["exists"] else f"{root['path']} (absent)")
-    show(rows)
-    for root in roots:
+        counts = ", ".join(f"{root['counts'][kind]:,} {kind}" for kind in _COLUMNS)
+        path = root["path"] if root["exists"] else f"{root['path']} (absent)"
+        show(f"data folder of {root['named_by']}: {path}, {counts}")
         if root["shadows"]:
             hidden = _first(root["shadows"], _SHOWN)
             show(f"{root['path']} hides files of the same name in later folders: {hidden}")
 
 
-def _show_accelerator(facts: Mapping[str, Any] | None) -> None:
-    show("\naccelerator", "bold")
+def _machine(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield lines on the accelerator and on what is kept between runs."""
+    facts, numba, catalogue = document["accelerator"], document["numba"], document["catalogue"]
     if facts is None:
-        show("none: torch is needed to find one; pip install 'costmodel[profile]'")
-        return
-    build = f"CUDA {facts['cuda']}" if facts["cuda"] else "no CUDA"
-    show(f"{facts['name']}, {facts['memory'] / _GIB:.1f} GiB; torch {facts['torch']} built for {build}")
-    if facts["kind"] == "cpu":
-        show("torch finds no GPU: `costmodel profile` times this CPU")
-        return
-    show(f"driver {facts['driver'] or 'unknown (nvidia-smi does not run)'}")
-    file = facts["device_file"]
-    show(f"described by devices/{file}" if file else "no device file describes it: `costmodel profile` writes one")
-
-
-def _show_compiled(numba: Mapping[str, Any] | None) -> None:
-    show("\ncompiled code", "bold")
+        yield "accelerator: none: torch is needed to find one; pip install 'costmodel[profile]'"
+    else:
+        file, build = facts["device_file"], f"torch {facts['torch']} built for {facts['cuda'] or 'no'} CUDA"
+        yield f"accelerator: {facts['name']}, {facts['memory'] / _GIB:.1f} GiB; {build}"
+        own = f"described by devices/{file}" if file else "no device file describes it: `costmodel profile` writes one"
+        gpu = f"driver {facts['driver'] or 'unknown (nvidia-smi does not run)'}; {own}"
+        yield "torch finds no GPU: `costmodel profile` times this CPU" if facts["kind"] == "cpu" else gpu
     if numba is None:
-        show("none: serving and flows run as Python, many times slower; pip install 'costmodel[fast]'")
-    elif numba["writable"]:
+        yield "compiled code: none: serving and flows run as Python, many times slower; pip install 'costmodel[fast]'"
+    else:
         some = f"{numba['compiled']:,} functions compiled" if numba["compiled"] else "none yet: the first run compiles"
-        show(f"numba {numba['version']} keeps that of serving in {numba['folder']} ({some})")
-    else:
-        show(f"numba {numba['version']} keeps none")
-
-
-def _show_catalogue(catalogue: Mapping[str, Any] | None) -> None:
-    show("\ncompiled catalogue", "bold")
+        kept = f"keeps that of serving in {numba['folder']} ({some})" if numba["writable"] else "keeps none"
+        yield f"compiled code: numba {numba['version']} {kept}"
     if catalogue is None or catalogue["folder"] is None:
-        show("none: every run reads its files anew")
+        yield "compiled catalogue: none: every run reads its files anew"
     else:
-        show(f"{catalogue['entries']:,} entries in {catalogue['folder']}")
+        yield f"compiled catalogue: {catalogue['entries']:,} entries in {catalogue['folder']}"

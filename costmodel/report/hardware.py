@@ -28,7 +28,13 @@ ENERGIES = {"power.tensor": "FLOP", "power.memory": "B", "power.link": "B"}  # f
 
 def show_hardware(documents: Documents, bases: Mapping[str, str]) -> None:
     """Print devices, nodes, clusters and frameworks. documents: by kind; bases: device -> basis of its kernel times."""
-    show("devices (memory in GiB and TB/s, dense TFLOP/s, power limit in W; * forecast)", "bold")
+    devices, *others = (f"{len(listed)} {kind}" for kind, listed in documents.items())
+    fitted, forecasts = (
+        list(bases.values()).count("fitted"),
+        sum(bool(each["forecast"]) for each in documents["devices"]),
+    )
+    show(f"{devices} ({fitted} fitted, {forecasts} forecasts), {', '.join(others)}", "bold")
+    show("\ndevices (memory in GiB and TB/s, dense TFLOP/s, power limit in W; * forecast)", "bold")
     _show_devices(documents["devices"], bases)
     show("\nnodes (NIC in GB/s per device and direction; host memory and its bandwidth)", "bold")
     _show_nodes(documents["nodes"])
@@ -58,6 +64,7 @@ def _show_devices(devices: Sequence[Mapping[str, Any]], bases: Mapping[str, str]
 
 def show_precisions(documents: Sequence[Mapping[str, Any]]) -> None:
     """Print the number formats of products, weights and the KV cache of each set."""
+    show(f"{len(documents)} sets of number formats", "bold")
     rows = table("precision", "linear", "attention", "weights", "KV cache", "activations", "?optimizer moments")
     for document in documents:
         keys = ("linear", "attention", "weights", "kv_cache", "activations", "moments")

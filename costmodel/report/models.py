@@ -21,7 +21,8 @@ MANY = 999.95  # of a unit; from here on its tenths are not shown
 
 
 def show_models(models: Mapping[str, ModelDocument]) -> None:
-    """Print one row per model, then the models with other names."""
+    """Print how many models there are, one row per model, then the models with other names."""
+    show(f"{len(models)} models, {sum(model.architecture.has_experts for model in models.values())} of experts", "bold")
     rows = table("model", ">total", ">active", ">layers", "attention", ">KV kB")
     for name, model in models.items():
         architecture = model.architecture
@@ -91,11 +92,9 @@ _NAMES: dict[type[mixers.Mixer], str] = {
     mixers.SelectiveScan: "scan", mixers.PlainProjection: "projection", mixers.NoMixer: "none",
 }  # fmt: skip
 _HEADS: dict[type[mixers.Mixer], str] = {
-    mixers.Recurrence: "rec.",
-    mixers.NeuralMemory: "memory",
-    mixers.Mla: "MLA",
-    mixers.CompressedAttention: "compressed",
-}
+    mixers.Recurrence: "rec.", mixers.NeuralMemory: "memory",
+    mixers.Mla: "MLA", mixers.CompressedAttention: "compressed",
+}  # fmt: skip
 
 
 def _kind(mixer: mixers.Mixer) -> str:

@@ -15,18 +15,26 @@ if TYPE_CHECKING:
     from costmodel.hardware import Cluster
     from costmodel.report.equations import Block
 
+MOST = 10  # topologies in the short form
+
 
 def show_topologies(topologies: Sequence[FabricFacts]) -> None:
-    """Print which topology is the cheapest for an endpoint, then one row for each."""
-    priced = [each for each in topologies if each.document()["cost_per_endpoint"] is not None]
-    if len(topologies) > 1 and priced:
-        best = min(priced, key=lambda each: each.document()["cost_per_endpoint"]).document()
+    """Print which topology is the cheapest for an endpoint, then one row for each, in short for the cheapest ones."""
+    rows = [each.document() for each in topologies]
+    priced = sorted((row for row in rows if row["cost_per_endpoint"]), key=lambda row: row["cost_per_endpoint"])
+    if len(rows) > 1 and priced:
+        best = priced[0]
         show(
             f"{best['name']}: {dollars(best['cost_per_endpoint'])} per endpoint, the least of {len(priced)}; "
             f"{whole(best['endpoints'])} endpoints, {quantity(best['bisection_bandwidth'], 'bandwidth')} bisection",
             "bold",
         )
-    show(topologies_table([topology.document() for topology in topologies]))
+    if len(rows) > MOST and not is_verbose():
+        rows = priced + [row for row in rows if row not in priced]
+        show(topologies_table(rows[:MOST]))
+        show_hint(f"{', '.join(row['name'] for row in rows[MOST:])} left out")
+    else:
+        show(topologies_table(rows))
     show("links and diameter count inter-switch links; all switch ports are assumed to be used", "dim")
 
 

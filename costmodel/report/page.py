@@ -147,10 +147,9 @@ def show(content: str | Table = "", style: str = "") -> None:
             _show_styled_table(shown)
         else:
             click.echo(_plain(shown))
-        if constant:
-            show(f"same in every row: {', '.join(constant)}", "dim")
-        if dropped:
-            show(f"columns left out, for want of room: {', '.join(dropped)}", "dim")
+        told = (("same in every row", constant), ("columns left out, for want of room", dropped))
+        if line := "; ".join(f"{what}: {', '.join(names)}" for what, names in told if names):
+            show(line, "dim")
     elif _is_styled():
         _show_styled(_folded(content), style)
     else:

@@ -11,7 +11,7 @@ from costmodel.report.page import Table, is_verbose, show, table
 from costmodel.report.text import NONE, count, percent, quantity
 
 _HOUR = 3600.0
-_MOST_LINES = 4  # of what lost, and of what was left out
+_MOST_LINES = 2  # of what lost, and of what was left out
 _MEANS = ("TTFT", "TPOT")
 _SAVING = 0.01  # of a token's cost, that is said
 SURE = 0.9  # a probability that the hint to ask for more names
@@ -21,7 +21,7 @@ def show_plans(plans: deployments.Plans) -> None:
     """Print the best deployment in one line, a table of the best of each cluster, and why no other one is better."""
     if not plans.best:
         show(plans.nothing, "yellow")
-        _show_some("left out", plans.left_out[::-1])  # what would do instead first
+        _show_some("left out", plans.left_out[::-1], 2 * _MOST_LINES)  # what would do instead first
         return
     best, *others = plans.best
     holds = best.holds is not False
@@ -128,26 +128,30 @@ def reachable_lines(plans: deployments.Plans) -> Iterator[str]:
         if each["best"] is None:
             yield f"not reachable: {limit}: no layout keeps up with this load, or with one near it"
             continue
-        layout = " ".join(f"{degree.upper()} {value}" for degree, value in each["parallel"].items() if value > 1)
-        rent = "" if each["cost_rate"] is None else f", {count(each['cost_rate'])} $/h"
         least = f"{deployments.shown(each['best'])} at best (asked: {deployments.shown(each['asked'])})"
         within = "within the budget " if plans.request.budget else ""
         if each["best"] <= each["asked"]:
             yield f"reachable: {limit} {least}, by itself"
             continue
         yield (
-            f"reachable: {limit} {least}, by {each['replicas']} x {each['engine']} {layout or 'TP 1'} on "
-            f"{each['cluster']}{rent}: no number of devices {within}keeps this limit"
+            f"reachable: {limit} {least}, by {each['replicas']} x {each['engine']} {_layout(each)} on "
+            f"{each['cluster']}{_rent(each)}: no number of devices {within}keeps this limit"
         )
     if known["rate"]:
         rate = count(known["rate"], 3)
         buys = known["highest"]
-        layout = " ".join(f"{degree.upper()} {value}" for degree, value in buys["parallel"].items() if value > 1)
-        rent = "" if buys["cost_rate"] is None else f", {count(buys['cost_rate'])} $/h"
         yield (
             f"reachable: {rate} requests/s within the limits, by {buys['replicas']} x {buys['engine']} "
-            f"{layout or 'TP 1'} = {buys['devices']:,} devices of {buys['cluster']}{rent}"
+            f"{_layout(buys)} = {buys['devices']:,} devices of {buys['cluster']}{_rent(buys)}"
         )
+
+
+def _layout(plan: Mapping[str, Any]) -> str:
+    return " ".join(f"{degree.upper()} {value}" for degree, value in plan["parallel"].items() if value > 1) or "TP 1"
+
+
+def _rent(plan: Mapping[str, Any]) -> str:
+    return "" if plan["cost_rate"] is None else f", {count(plan['cost_rate'])} $/h"
 
 
 def _times(one: deployments.Deployment) -> str:
@@ -202,14 +206,13 @@ def plans_table(plans: deployments.Plans) -> Table:
     return rows
 
 
-def _show_some(what: str, some: Sequence[str]) -> None:
+def _show_some(what: str, some: Sequence[str], most: int = _MOST_LINES) -> None:
     """Print the first of some lines, and how many more there are."""
     lines = list(dict.fromkeys(some))
-    most = len(lines) if is_verbose() else _MOST_LINES
-    for line in lines[:most]:
-        show(f"{what}: {line}")
-    if len(lines) > most:
-        show(f"{what}: {len(lines) - most} more, listed by --verbose")
+    most = len(lines) if is_verbose() else most
+    more = f"; {len(lines) - most} more, listed by --verbose" if len(lines) > most else ""
+    for at, line in enumerate(lines[:most], 1):
+        show(f"{what}: {line}{more if at == most else ''}")
 
 
 # ---- Money of a plan as text: when the choice turns, own servers, an API ---------------------------------------------

@@ -45,10 +45,10 @@ def _answer(scenario: str, own: Sequence[Worth]) -> str:
     """Return the change that saves most of a scenario, and how much."""
     if not own:
         return f"{scenario}: no change of the list saves anything of it as it is"
-    best, headline = own[0], own[0].metric
+    best, headline, of = own[0], own[0].metric, f" of {len(own)}" if len(own) > MOST else ""
     span = "" if best.ratio is None else f" ({_interval(best)})"
     return (
-        f"{scenario}: {metric(headline, best.before)} {readable(headline)}; {best.name or best.term} saves most, "
+        f"{scenario}: {metric(headline, best.before)} {readable(headline)}; {best.name or best.term} saves most{of}, "
         f"{_share(best.saved)}{span}"
     )
 
@@ -62,8 +62,6 @@ def _show_best(rows: Sequence[Worth], own: Sequence[Worth], others: Iterable[Seq
         view.add(*words, _share(row.saved, 1), _interval(row, 1), _share(row.ceiling, 0))
     if view.rows:
         show(view)
-    if len(own) > MOST:
-        show(f"{len(own) - MOST} more save less", "dim")
     for levers, heading in zip(others, _APART, strict=True):
         if levers:
             listed = ", ".join(f"{row.name or row.term} {_share(row.saved)}" for row in levers[:FEW])

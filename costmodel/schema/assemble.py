@@ -123,8 +123,8 @@ class Assembly:
     def model(self, reference: Tree, field: str) -> tuple[Tree, str]:
         """Return the model that a reference names or holds, and the field of that document.
 
-        Besides a name and a mapping it may be a config.json or its folder: a path to it, or `{hf: PATH}`, whose other
-        keys replace imported ones. `as` names the family to read it by.
+        Besides a name, and a mapping that may extend one, it may be a config.json or its folder: a path to it, or `{hf:
+        PATH}`, whose other keys replace imported ones. `as` names the family to read it by.
         """
         path = reference.child("hf") if reference.is_mapping else None
         if path is not None:
@@ -133,9 +133,12 @@ class Assembly:
         text = reference.value
         if isinstance(text, str) and text.startswith("./") and is_config(relative_path(text, reference.location)):
             return self._imported(reference), ""
+        base = (reference.child("extends") if reference.is_mapping else None) or reference
+        text = base.value
         named = network_of(text, self.library) if isinstance(text, str) and not text.startswith("./") else None
         if named is not None:
-            return self._by_name(reference, *named), ""
+            tree = self._by_name(base, *named)
+            return (tree, "") if base is reference else (merge(tree, reference.without("extends")), field)
         return self.inline_or_named(reference, "model", field)
 
     def _by_name(self, reference: Tree, model: str, stored: str | None) -> Tree:
@@ -144,7 +147,8 @@ class Assembly:
 
         tree = self.library.document(Tree(model, reference.location), "models", "model", "")
         said, own = f"{reference.value.removeprefix('models/')} is read as {model}", tree.child("quantization")
-        formats = None if stored is None else table("quantization")["names"][stored]
+        names, owner = table("quantization")["names"], reference.value.removeprefix("models/").partition("/")[0].lower()
+        formats = None if stored is None else names.get(f"{owner}/{stored}", names[stored])
         if formats is None or (own is not None and own.text("weights") == formats["weights"]):
             self.notes.append(f"{said}, by its name")
             return tree

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -140,7 +141,8 @@ def test_hardware_shows_nodes_clusters_and_frameworks(run, name):
 def test_models_are_listed_in_a_table_that_fits_a_terminal_and_as_names_for_programs(run):
     lines = run("model", "list").out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[0].split() == ["model", "total", "active", "layers", "attention", "KV", "kB"]
+    assert re.match(r"\d+ models, \d+ of experts$", lines[0])
+    assert lines[1].split() == ["model", "total", "active", "layers", "attention", "KV", "kB"]
     row = next(line.split() for line in lines if line.startswith("deepseek-v3"))
     assert row == ["deepseek-v3", "671.0B", "37.6B", "61", "MLA", "128", "70.3"]
     assert any(line.startswith("gemma-2-9b") and "GQA 16/8~" in line for line in lines)

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from costmodel.api import load
 from costmodel.errors import InputError
 from costmodel.schema.files import list_names, load_document, load_model, read_model
 
@@ -156,6 +157,7 @@ def test_models_and_devices_that_benchmarks_of_servers_name_are_known():
         ("nvidia/GLM-5-NVFP4", "glm-5", ("nvfp4", "nvfp4")),
         ("nvidia/DeepSeek-R1-0528-FP4-V2", "deepseek-v3", ("nvfp4", "nvfp4")),
         ("models/RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w4a16", "llama-3-8b", ("bf16", "int4")),
+        ("nvidia/Llama-3.1-70B-Instruct-FP8", "llama-3-70b", ("fp8", "fp8")),  # one scale a tensor
         ("unsloth/gpt-oss-120b-BF16", "gpt-oss-120b", ("bf16", "bf16")),
         ("MiniMaxAI/MiniMax-M2.5-FP8", "minimax-m2", ("fp8", "fp8")),  # as its own config.json says
     ],
@@ -164,9 +166,21 @@ def test_a_name_of_the_hub_is_read_as_the_catalogue_s_model_in_the_format_that_i
     read, own = read_model(name), read_model(model)
     assert read.document | {"quantization": None} == own.document | {"quantization": None}
     assert (read.document["quantization"]["linear"], read.document["quantization"]["weights"]) == formats
-    kept = own.document["quantization"]["scale_block"] if "-FP8" in name else None  # nothing else of the model's own
+    kept = (
+        own.document["quantization"]["scale_block"] if "M2.5-FP8" in name else None
+    )  # nothing else of the model's own
     assert read.document["quantization"]["scale_block"] == kept
     assert [f"is read as {model}" in note for note in read.notes] == [True]
+
+
+def test_a_model_of_a_workload_extends_a_name_of_the_hub(tmp_path):
+    (tmp_path / "own.yaml").write_text(
+        "schema: costmodel/workload@1\nmodel: {extends: nvidia/GLM-5-NVFP4, vocabulary: 1000}\n"
+        "scenarios: {decode: {phase: decode, cluster: nodes/hgx-b200, batch_per_device: 1, input_tokens: 64}}\n"
+    )
+    decode = load(tmp_path / "own.yaml").scenario("decode")
+    assert (decode.architecture.vocabulary, decode.architecture.depth) == (1000, load_model("glm-5").depth)
+    assert decode.precision.weights == "nvfp4"
 
 
 @pytest.mark.parametrize(
