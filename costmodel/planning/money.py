@@ -13,6 +13,7 @@ from costmodel.equations import equation
 from costmodel.errors import ImplausibleInput, InputError, kind_of, suggest
 from costmodel.hardware import Cluster, Device
 from costmodel.records import ValueRecord, field
+from costmodel.schema.files import load_node
 from costmodel.schema.loader import read_tree
 from costmodel.schema.plausible import unlike
 from costmodel.schema.references import Library
@@ -24,7 +25,9 @@ KILOWATT_HOUR = 3.6e6  # joules
 _KEYS = {"rent": "money_rate", "purchase": "money", "host": "money", "api": "money"}
 _SHOWN = {"rent": "$/h", "purchase": "$", "host": "$", "api": "$"}
 _OF = {"rent": "devices", "purchase": "devices", "host": "nodes"}
-_BANDS = {"rent": "price.rental", "purchase": "price.purchase"}
+_BANDS = {
+    "rent": "price.rental", "purchase": "price.purchase", "host": "host.price a device", "api": "prices.api",
+}  # fmt: skip
 _API = ("input", "cached", "output")
 _UNITS = {"electricity": ("$/kWh", 1.0 / KILOWATT_HOUR), "amortisation": ("years", YEAR)}
 
@@ -68,7 +71,18 @@ def read_prices(path: str, search_path: tuple[str, ...] = ()) -> Prices:
             kind = _OF.get(key)
             names = _API if kind is None else list(Library(search_path).names(kind))
             values[key] = {name: _price(key, name, names, each) for name, each in stated.value.items()}
+            for name, each in values[key].items():
+                share = load_node(name, search_path).count if key == "host" else 1.0
+                _warn(_BANDS[key], each / share, stated.value[name], f"{key}.{name}")
     return Prices(**values)
+
+
+def _warn(band: str, value: float, stated: Tree, field: str) -> None:
+    """Warn of a price unlike those that are known."""
+    odd = unlike(band, value, "node" if band.startswith("host.") else "device")
+    if odd is not None:
+        error = stated.error(odd[0], odd[1].rstrip("; "), field)
+        warnings.warn(str(error.problems[0]), ImplausibleInput, stacklevel=3)
 
 
 def _price(key: str, name: str, names: Sequence[str], stated: Tree) -> float:
@@ -86,9 +100,6 @@ def _price(key: str, name: str, names: Sequence[str], stated: Tree) -> float:
         )
     if value < 0.0:
         raise stated.error("is below zero", "write what it costs", field)
-    odd = unlike(_BANDS[key], value) if key in _BANDS else None
-    if odd is not None:
-        warnings.warn(str(stated.error(*odd, field).problems[0]), ImplausibleInput, stacklevel=2)
     return value
 
 
@@ -98,6 +109,7 @@ def _single(key: str, stated: Tree) -> float:
     number, _, written = str(stated.value).partition(" ")
     if written.strip() not in (unit, unit.rstrip("s")) or not _is_positive(number):
         raise stated.error(f"{str(stated.value)[:40]!r} is no price", f"write it in {unit}", key)
+    _warn(f"prices.{key}", float(number), stated, key)
     return float(number) * factor
 
 

@@ -82,7 +82,7 @@ def install(
     if inner is None:
         raise Stop
     part.require()
-    assembly.warnings.extend(unlike_others(ClusterFile, part.tree))
+    assembly.warnings.extend(unlike_others(ClusterFile, part.tree, part.original))
     cluster = build.cluster(part.file, inner.node)
     used = build.share_of_node(ranks, cluster.node.count, cluster.count)
     cluster = replace(cluster, node=replace(cluster.node, count=used))
@@ -151,7 +151,7 @@ def install_node(assembly: Assembly, document: Tree, scenario: str | None = None
             raise link.error(
                 f"{device.name} has no link {link.value!r}", suggest(link.value, list(device.links)), field
             )
-    assembly.warnings.extend(unlike_others(NodeFile, part.tree))
+    assembly.warnings.extend(unlike_others(NodeFile, part.tree, part.original))
     return NodeInstallation(device_part, part, build.node(part.file, device))
 
 

@@ -1,6 +1,7 @@
 """Whether hardware is such as is built: bands of each field, the order of memory, arithmetic a cycle and a byte.
 
-Bands are learnt from the shipped files by `python -m reports.fits.plausible` and kept as data. Hardware grows, so that
+Bands are learnt from the shipped files by `python -m reports.fits.plausible`, or cited where too few state a value, and
+kept as data. Hardware grows, so that
 the upper end of a band follows a trend over the years in which devices were presented, up to one generation ahead of
 the file's own year (null: of the newest shipped device):
 
@@ -29,7 +30,7 @@ from costmodel.schema.device import DeviceFile
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.loader import MAX_BYTES, read_text
 from costmodel.schema.references import package_root
-from costmodel.schema.strict import Strict, number_at
+from costmodel.schema.strict import Strict, number_at, validate_tree
 from costmodel.schema.tree import Tree
 from costmodel.units import parse, render
 
@@ -41,6 +42,7 @@ BALANCE = "flop_per_byte"  # the band of 16-bit peaks over the bandwidth of devi
 _STEPS = (1e3, 1e-3, 8.0, 1 / 8, 1e6, 1e-6, 1e9, 1e-9)  # what a wrong prefix, or bits for bytes, is off by
 _CENTS = (0.01, 100.0, 1e-3, 1e3)  # cents for dollars
 _STEPS_OF = {"time": (*_STEPS, 60.0, 1 / 60), "money": _CENTS, "money_rate": _CENTS}
+_LENGTHS = {"input_tokens": "input_tokens", "sequence": "input_tokens", "output_tokens": "output_tokens"}
 _WHOLE = (1.0, 3.0)  # FLOP a cycle of a processor are a power of two times one of these
 
 
@@ -50,15 +52,19 @@ class Band(ValueRecord):
     files: that state the field.
     year: in which the device with the largest value was presented.
     growth: of the largest values in a year, a factor.
+    of: whose the values are, as a message begins; empty: of shipped files.
+    steps: what values in other units are off by, besides prefixes.
     """
 
     dimension: str
     low: float
     high: float
     reach: float
-    files: int
-    year: int
-    growth: float
+    files: int = 0
+    year: int = 0
+    growth: float = 1.0
+    of: str = ""
+    steps: Sequence[float] = ()
 
     def trend(self, year: float) -> float:
         """Return the largest value that is expected in a year."""
@@ -121,10 +127,13 @@ def values_of(file: Strict) -> Iterator[tuple[str, str, float]]:
             value = getattr(file.host, name)
             yield from _numbers(f"host.{name}", f"host.{name}{A_DEVICE}", None if value is None else value / file.count)
         yield from _numbers("host.interconnect", "host.interconnect", file.host.interconnect)
+        for form, peak in (file.host.peak or {}).items():
+            yield from _numbers(f"host.peak.{form}", "host.peak", peak)
     elif isinstance(file, FrameworkFile):
         yield from _quantities(file, "", FRAMEWORK, ())
     elif isinstance(file, ClusterFile) and file.network is not None:
         yield from _numbers("network.bandwidth", "nic.bandwidth", file.network.bandwidth)
+        yield from _numbers("network.planes", "network.planes", file.network.planes)
         for name in ("same_leaf", "cross_leaf"):
             yield from _numbers(f"network.latency.{name}", "latency", getattr(file.network.latency, name))
 
@@ -190,6 +199,7 @@ def implausible(kind: str, file: Strict, tree: Tree, *, original: Tree | None = 
     """
     meant, known = _meant(tree), bands()
     problems = dict(_outside(kind, file, known))
+    problems |= dict(_bits_for_bytes(file, tree, original))
     if isinstance(file, DeviceFile) and not problems:  # else what follows from a wrong value would be told as well
         problems |= dict(_disordered(file)) or dict(_unbalanced(file, known))
         if original is None or original is tree:
@@ -225,13 +235,33 @@ def unlike(name: str, value: float, kind: str = "device", year: float | None = N
     band, year = known.fields.get(name), known.newest + known.generation if year is None else year
     if band is None or value <= 0.0 or band.holds(value, year):
         return None
-    near = [step for step in _STEPS_OF.get(band.dimension, _STEPS) if band.holds(value * step, year)]
+    steps = (*band.steps, *_STEPS_OF.get(band.dimension, _STEPS))
+    near = [step for step in steps if band.holds(value * step, year)]
     meant = min(near, key=lambda step: band.excess(value * step, year), default=None)
     hint = "check the unit; " if meant is None else f"did you mean {_meant_value(value, meant, band.dimension)}? "
     grown = band.trend(year)
     trend = f", and {_shown(grown, band.dimension)} by their trend" if value > band.high < grown else ""
     shown = _shown(value, band.dimension) + (A_DEVICE if name.endswith(A_DEVICE) else "")
-    return f"{shown} is implausible: shipped {kind}s have {band}{trend}", hint
+    return f"{shown} is implausible: {band.of or f'shipped {kind}s have'} {band}{trend}", hint
+
+
+def _bits_for_bytes(file: Strict, tree: Tree, original: Tree | None) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield changed bandwidths that are in bits what the file states in bytes: an eighth, with its digits."""
+    before = None if original is None or original is tree else validate_tree(type(file), original, [])
+    stated = {} if before is None else {path: value for path, _, value in values_of(before)}
+    for path, _, value in values_of(file):
+        written = tree.at(path.split("."))
+        if written is not None and "bit" in str(written.value) and math.isclose(8.0 * value, stated.get(path, 0.0)):
+            was = _shown(stated[path], "bandwidth")
+            yield path, (f"is implausible: an eighth of the {was} that the file states", f"did you mean {was}? ")
+
+
+def unlike_published(plan: Strict, tree: Tree, field: str) -> Iterator[Problem]:
+    """Yield the lengths of a scenario that no published model has. field: of its document."""
+    for key, name in _LENGTHS.items():
+        value, stated = getattr(plan, key, None), tree.child(key)
+        if stated is not None and isinstance(value, float | int) and (odd := unlike(name, value)) is not None:
+            yield Problem(stated.location, f"{field}.{key}", odd[0], odd[1].rstrip("; "))
 
 
 def _meant_value(value: float, step: float, dimension: str) -> str:
@@ -262,6 +292,11 @@ def _disordered(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
             rates = [_shown(float(rate), "bandwidth") for rate in (one, two)]
             message = f"is implausible: {rates[1]}, but {near.name} has {rates[0]}, and no nearer level is slower"
             yield f"memory.{far.name}.bandwidth", (message, "")
+    own, host = (file.links.get(name) for name in ("nvlink", "pcie"))
+    if own is not None and host is not None and is_single(own.bandwidth) and own.bandwidth < host.bandwidth:
+        rates = [_shown(float(link.bandwidth), "bandwidth") for link in (own, host)]
+        message = f"is implausible: {rates[0]}, but pcie has {rates[1]}, and no NVLink is slower"
+        yield "links.nvlink.bandwidth", (message, "check the unit; ")
     last = file.memory[-1]
     for level in file.memory[:-1]:
         total = level.capacity * (file.processors if level.per == "processor" else 1.0)

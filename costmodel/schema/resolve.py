@@ -34,6 +34,7 @@ from costmodel.schema.number_formats import (
     wide_weights,
 )
 from costmodel.schema.overrides import Override, absolute, apply_overrides, is_of, read_overrides, runs
+from costmodel.schema.plausible import unlike_published
 from costmodel.schema.pools import pools_of
 from costmodel.schema.references import Library, as_reference
 from costmodel.schema.reinforcement import Resolved as _Resolved
@@ -253,6 +254,7 @@ def _of_plan(assembly: Assembly, name: str, tree: Tree, plan: PlanFile, of: _Mod
     """Return a scenario of one plan, from its own document with all overrides and its checked form."""
     architecture, model = of
     field = f"scenarios.{name}"
+    assembly.warnings.extend(unlike_published(plan, tree, field))
     hardware = install(assembly, tree.value["cluster"], name, build.ranks(plan), plan.devices)
     reference = tree.child("framework") or Tree(plan.framework)
     overrides = assembly.overrides_of("framework", name)

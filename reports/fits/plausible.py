@@ -5,7 +5,7 @@ python -m reports.fits.plausible --output hardware
 A field's reach is how far outside the others the least or the largest of them lies, so that a band which is learnt
 without any one of its values still holds it; no less than the median of all fields' reaches rounded up, since the next
 device differs by as much. Fields of hardware that fewer than five files
-state, or with fewer than three values, have no band.
+state, or with fewer than three values, have no band but a cited one of `plausible.yaml` beside this program.
 Devices that are a forecast, nodes of them, and fields that a file calls plausible are judged and not learnt from.
 
 A framework's field reaches as far as the one that spreads most over the shipped frameworks: many state the value of
@@ -28,6 +28,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from costmodel.declared import Measure
 from costmodel.errors import InputError
@@ -55,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     document = learn()
     for path, band in document["fields"].items():
         low, high = band["low"], band["high"]
-        trend = f"* {band['growth']:.3g} a year from {band['year']}"
-        sys.stdout.write(f"{path:28} {low:10.4g} {high:10.4g} x {band['reach']:.3g}, {band['files']} files, {trend}\n")
+        growth = f"{band['files']} files, * {band['growth']:.3g} a year from {band['year']}" if "year" in band else ""
+        sys.stdout.write(f"{path:28} {low:10.4g} {high:10.4g} x {band['reach']:.3g}, {growth or 'cited'}\n")
     if chosen.output is not None:
         write_whole(chosen.output / BANDS, [(json.dumps(document, indent=1) + "\n").encode()])
 
@@ -103,7 +105,7 @@ def learn() -> dict[str, Any]:
             "growth": growth[dimensions[name]],
         }
         for name, each in kept.items()
-    }  # fmt: skip
+    } | yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))  # fmt: skip
     return {
         "schema": FORM, "fields": fields, "flop_per_cycle": whole,
         "newest": max(year for year in years.values() if year is not None), "generation": sum(gaps) / len(gaps),

@@ -111,13 +111,26 @@ def test_a_price_file_is_read_with_its_units_and_its_errors_say_where(tmp_path: 
             read_prices(str(path))
 
 
-def test_a_price_that_nothing_costs_is_asked_about(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("rent: {h100-sxm: 250 $/h}", r"1:18: rent\.h100-sxm: 250 \$/h is .*did you mean 2\.5 \$/h\?$"),
+        ("host: {dgx-h100: 32000 k$}", r"host\.dgx-h100: 4e\+06 \$ a device is .*shipped nodes"),
+        ("electricity: 9 $/kWh", r"electricity: 9 \$ is .*a kWh costs .*did you mean 0\.09 \$\?$"),
+        ("amortisation: 48 years", r"amortisation: 48 is .*years .*did you mean 4\?$"),
+        ("amortisation: 1461 years", r"did you mean 4\?$"),
+        ("api: {input: 0.003 $}", r"api\.input: 0\.003 \$ is .*a million tokens.*did you mean 0\.3 \$\?$"),
+    ],
+)
+def test_a_price_that_nothing_costs_is_asked_about(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "prices.yaml"
-    path.write_text("rent: {h100-sxm: 250 $/h}", "utf-8")
-    with pytest.warns(
-        ImplausibleInput, match=r"prices\.yaml:1:18: rent\.h100-sxm: 250 \$/h is .*did you mean 2\.5 \$/h"
-    ):
-        assert read_prices(str(path)).rent == {"h100-sxm": pytest.approx(250 / HOUR)}
+    path.write_text(text, "utf-8")
+    with pytest.warns(ImplausibleInput, match=told):
+        read_prices(str(path))
+
+
+def test_a_price_that_is_known_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "prices.yaml"
     path.write_text("rent: {h100-sxm: 2.5 $/h}\npurchase: {h100-sxm: 25 k$}\nhost:", "utf-8")
     assert read_prices(str(path)).purchase == {"h100-sxm": 25e3}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from costmodel.schema.references import Library, package_root
 H800 = "schema: costmodel/device@1\nextends: devices/h800-sxm\nname: mine\n"
 VLLM = "schema: costmodel/framework@1\nextends: frameworks/vllm\nname: mine\n"
 HGX = "schema: costmodel/node@1\nextends: nodes/hgx-h800\nname: mine\n"
+MPFT = "schema: costmodel/cluster@1\nextends: clusters/h800-2048-mpft\nname: mine\n"
 
 
 def problems(tmp_path: Path, text: str) -> list[str]:
@@ -40,6 +42,8 @@ def problems(tmp_path: Path, text: str) -> list[str]:
         (VLLM + "host: {recurrence: 590 ns}", "host.recurrence", "590 us"),
         (HGX + "nic: {bandwidth: 400 GB/s}", "nic.bandwidth", "400 Gbit/s (50 GB/s)"),
         (HGX + "nic: {latency: 2.8 ms}", "nic.latency", "2.8 us"),
+        (HGX + "host: {peak: {bf16: 128 MFLOP/s}}", "host.peak.bf16", "128 GFLOP/s"),
+        (MPFT + "network: {planes: 8000000000}", "network.planes", "8"),
     ],
 )
 def test_a_wrong_unit_is_told_with_the_value_that_was_probably_meant(
@@ -115,6 +119,29 @@ def test_levels_are_ordered_and_peaks_are_whole(tmp_path: Path) -> None:
     assert "no nearer level is slower" in slow
     (clock,) = problems(tmp_path, H800 + "math: {fp8: {peak: 1800 TFLOP/s}}")
     assert "FLOP a cycle of a processor, not 8192" in clock
+
+
+def test_no_nvlink_is_slower_than_the_link_to_the_host(tmp_path: Path) -> None:
+    (slow,) = problems(tmp_path, H800 + "links: {nvlink: {bandwidth: 450 Gbit/s}}")
+    assert "links.nvlink.bandwidth: is implausible: 56.25 GB/s, but pcie has 64 GB/s" in slow
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("hardware.links.nvlink.bandwidth", "450 Gbit/s", "an eighth of the 450 GB/s that the file states"),
+        ("hardware.node.nic.bandwidth", "50 Gbit/s", "an eighth of the 50 GB/s that the file states"),
+        ("hardware.node.nic.bandwidth", "200 Gbit/s", ""),
+        ("hardware.node.nic.bandwidth", "6.25 GB/s", ""),
+        ("scenarios.serving.output_tokens", "1000000", r"1e\+06 is implausible: answers are .*did you mean 1000\?"),
+        ("scenarios.serving.input_tokens", "20000000", r"did you mean 2e\+04\?"),
+        ("scenarios.serving.input_tokens", "1000000", ""),
+    ],
+)
+def test_a_change_in_bits_and_tokens_in_thousands_are_asked_about(path: str, value: str, told: str) -> None:
+    changes = {path: value, "scenarios.serving.parallel.tp": 8}
+    with pytest.warns(ImplausibleInput, match=told) if told else nullcontext():
+        costmodel.load("llama-3-70b", changes, cluster="clusters/h100-superpod", phases=("serving",))
 
 
 def test_what_is_meant_has_to_be_a_field(tmp_path: Path) -> None:
