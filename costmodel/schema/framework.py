@@ -131,7 +131,7 @@ class PartFormatsFile(Declared, of=PartFormats):
     weight_zero: DType | None = Field(default=None, description="format of weight zero points; null: symmetric")
 
 
-Part: TypeAlias = Literal["attention", "ffn", "experts", "shared_experts"]
+Part: TypeAlias = Literal["attention", "attention_output", "ffn", "experts", "shared_experts"]
 
 
 class QuantizationFile(Strict):

@@ -234,7 +234,7 @@ def add_output_projection(
     Its input is the attention output, which the precision may save in a format of its own.
     """
     saved = context.precision.attention_output
-    add_linear(builder, context, Linear(
+    add_linear(builder, context.part("attention_output"), Linear(
         "output projection", operator="output_projection", producer="attention_output", rows=context.tokens,
         inputs=active_share * inputs / context.parallel.tp, outputs=context.architecture.hidden,
         total=inputs * context.architecture.hidden, stored_ratio=1.0 / active_share,

@@ -124,7 +124,7 @@ def _add_grouped_output(builder: WorkBuilder, context: Context, mixer: Compresse
     builder.step("output_projection", gemms[:1], gemms[1:2], gemms[2:])
     builder.save("group projection input", "fused_core", context.tokens * groups * inputs * element)
     builder.add_parameters(Parameters("group projection", total, total / context.parallel.tp, total, linear=True))
-    add_linear(builder, context, Linear(
+    add_linear(builder, context.part("attention_output"), Linear(
         "output projection", operator="output_projection", producer="attention_output", rows=context.tokens,
         inputs=mixer.output_groups * mixer.output_rank, outputs=context.architecture.hidden, split="rows",
     ))  # fmt: skip

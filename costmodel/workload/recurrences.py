@@ -115,7 +115,7 @@ def _add_output_norm(builder: WorkBuilder, context: Context, mixer: Recurrence) 
 
 
 def _add_output_projection(builder: WorkBuilder, context: Context, inputs: Count) -> None:
-    add_linear(builder, context, Linear(
+    add_linear(builder, context.part("attention_output"), Linear(
         "output projection", operator="output_projection", producer="attention_output", rows=context.tokens,
         inputs=inputs, outputs=context.architecture.hidden, split="rows",
     ))  # fmt: skip

@@ -115,13 +115,16 @@ class PartFormats(Record, kw_only=True):
     weight_scaling: GroupScaling = field(default_factory=GroupScaling)
 
 
+_WITHIN = {"attention": {"attention_output"}}  # part of a model -> parts of it that may differ again
+
+
 class Precision(Record, kw_only=True):
     """The number format of each operator family and of each kind of stored tensor.
 
     weight_scaling: scales of stored weights (without a group: one per `scale_block` squared, or none).
     kv_scaling: scales of cached elements of one token and head.
-    parts: formats of the linear layers of `attention`, the dense `ffn`, `experts` and `shared_experts`, where they
-        differ; of_part: these are those of one part, whose weights are stored in formats of their own.
+    parts: formats of the linear layers of `attention`, of its output projection (`attention_output`), the dense `ffn`,
+        `experts` and `shared_experts`, where they differ; of_part: these are those of one part, whose weights are stored in formats of their own.
     """
 
     linear: Annotated[LinearType, "GEMMs of projections and FFNs"]
@@ -154,7 +157,8 @@ class Precision(Record, kw_only=True):
             return self
         return replace(
             self, linear=own.linear, weights=own.weights, scale_block=own.scale_block,
-            weight_scaling=own.weight_scaling, weight_bits=None, parts={}, of_part=True,
+            weight_scaling=own.weight_scaling, weight_bits=None, of_part=True,
+            parts={inner: self.parts[inner] for inner in self.parts.keys() & _WITHIN.get(name, set())},
         )  # fmt: skip
 
     @property

@@ -157,6 +157,9 @@ def _parts(
         own = _WIDE if winner == "ignored" else _algorithms().get(winner, formats)
         if own != formats:
             parts[part] = dict(own)
+    output = parts.pop("attention_output", formats)
+    if output != parts.get("attention", formats):
+        parts["attention_output"] = dict(output)
     if str(stated.get("quant_method")) == "mxfp4":
         parts |= {part: dict(_WIDE) for part in ("attention", "ffn", "shared_experts") if part not in parts}
     return parts

@@ -67,6 +67,12 @@ def test_a_part_stays_wide_where_most_of_its_layers_do(ignored: list[str], wide:
     assert {part for part, own in found.get("parts", {}).items() if own == WIDE} == wide
 
 
+def test_the_output_projection_of_attention_may_be_narrow_alone() -> None:
+    ignored = [f"model.layers.{layer}.self_attn.{name}" for layer in range(4) for name in ("q_proj", "q_b_proj")]
+    parts = formats({"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ignored})["parts"]
+    assert parts == {"attention": WIDE, "attention_output": {"linear": "nvfp4", "weights": "nvfp4"}}
+
+
 def test_an_ignored_module_whose_expression_is_none_is_named() -> None:
     stated = {"quant_method": "fp8", "ignore": ["re:layers.[0"]}
     found = quantization_of({"quantization_config": stated}, None, 2, {})
@@ -86,7 +92,8 @@ def test_a_configuration_of_another_form_is_named_as_such(stated: dict[str, Any]
 
 
 def test_layers_may_name_algorithms_of_their_own() -> None:
-    layers = {"backbone.layers.1.mixer.in_proj": {"quant_algo": "FP8"}} | {
+    mixer = {f"backbone.layers.1.mixer.{name}": {"quant_algo": "FP8"} for name in ("in_proj", "out_proj")}
+    layers = mixer | {
         f"backbone.layers.2.mixer.experts.{expert}.up_proj": {"quant_algo": "W4A16_NVFP4"} for expert in range(2)
     }
     stated = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
