@@ -124,7 +124,8 @@ class Precision(Record, kw_only=True):
     weight_scaling: scales of stored weights (without a group: one per `scale_block` squared, or none).
     kv_scaling: scales of cached elements of one token and head.
     parts: formats of the linear layers of `attention`, of its output projection (`attention_output`), the dense `ffn`,
-        `experts` and `shared_experts`, where they differ; of_part: these are those of one part, whose weights are stored in formats of their own.
+        `experts` and `shared_experts`, where they differ; of_part: these are those of one part, whose weights are
+        stored in formats of their own.
     """
 
     linear: Annotated[LinearType, "GEMMs of projections and FFNs"]
