@@ -40,13 +40,8 @@ EVERY = 10  # rows of the tables
 MESSAGES = 1000
 MODEL = "deepseek-v3"  # whose experts are exchanged
 FABRICS = (
-    "h800-2048-mpft",
-    "a100-superpod",
-    "nodes/dgx-h100",
-    "nodes/hgx-h20",
-    "nodes/rtx-4090-x8",
-    "nodes/gb200-nvl72",
-)
+    "h800-2048-mpft", "a100-superpod", "nodes/dgx-h100", "nodes/hgx-h20", "nodes/rtx-4090-x8", "nodes/gb200-nvl72",
+)  # fmt: skip
 RANKS = (2, 4, 8, 16, 32, 64)
 LARGEST = 10  # moves of a part that are printed
 

@@ -36,11 +36,12 @@ def _output(name: str, makes: Callable[..., object], default: Path) -> Path:
 
 
 def rendered(template: str, **values: object) -> str:
-    """Return a page: a template of this folder, `NAME.md.j2`, with values.
+    """Return a page: a template of this folder, `NAME.md.j2`, with values; a calibration file of `NAME.yaml.j2`.
 
     Templates have `line` and the filters `percent` and `to`: `{{ 0.5 | to(".1f") }}`.
     """
-    return _templates().get_template(f"{template}.md.j2").render(values)
+    file = template if template.endswith(".yaml") else f"{template}.md"
+    return _templates().get_template(f"{file}.j2").render(values)
 
 
 @cache

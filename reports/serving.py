@@ -349,7 +349,8 @@ def stage_trace(row: Row, path: Path) -> None:
     row: with `rate_per_s`, `n_requests` or `duration_s`, `input_mean`, `output_mean`, and where known
     `system_prompt_tokens`.
     """
-    rate, count = float(row["rate_per_s"]), _count(row)
+    rate = float(row["rate_per_s"])
+    count = round(number(row, "n_requests") or rate * (number(row, "duration_s") or 0.0))
     draw = np.random.default_rng(0)
     is_even = row.get("arrival") == EVEN
     gaps = np.ones(count) if is_even else draw.exponential(1.0, count)
@@ -360,25 +361,17 @@ def stage_trace(row: Row, path: Path) -> None:
         lines = [f"{at!r},{first},{later}" for at, first, later in zip(arrival.tolist(), *drawn, strict=True)]
         path.write_text("\n".join(["arrival_s,input_tokens,output_tokens", *lines]) + "\n", encoding="utf-8")
         return
-    shared = row.get("system_prompt_tokens", "null")
-    system = 0 if shared in ("", "null") else int(float(shared)) // BLOCK
+    system = int(number(row, "system_prompt_tokens") or 0) // BLOCK
     blocks = prompt // BLOCK
     chosen = draw.integers(0, GROUPS * PROMPTS, count)
     lines = ["arrival_s,input_tokens,output_tokens,block_ids"]
-    for at, number in zip(arrival.tolist(), chosen.tolist(), strict=True):
-        group = number // PROMPTS
+    for at, asked in zip(arrival.tolist(), chosen.tolist(), strict=True):
+        group = asked // PROMPTS
         ids = [*range(group * system, (group + 1) * system)]
-        first = GROUPS * system + number * (blocks - system)
+        first = GROUPS * system + asked * (blocks - system)
         ids += range(first, first + blocks - system)
         lines.append(f"{at!r},{prompt},{output},{' '.join(map(str, ids))}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _count(row: Row) -> int:
-    stated = row.get("n_requests", "null")
-    return (
-        int(float(stated)) if stated not in ("", "null") else round(float(row["rate_per_s"]) * float(row["duration_s"]))
-    )
 
 
 def over_time(row: Row, scenario: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -392,28 +385,20 @@ def over_time(row: Row, scenario: dict[str, Any], folder: Path) -> dict[str, Any
         ranks = {"replicas": {"routing": "least_loaded"}} if "dp" in scenario["parallel"] else {}
         return {**scenario, **ranks, "requests": {"arrivals": "closed_loop", "count": count, **lengths}}
     if "rate" not in scenario:
-        lengths = _lengths(row, scenario)
-        return {**scenario, "requests": {"arrivals": "closed_loop", "count": _closed(row, scenario), **lengths}}
+        drawn = {
+            name: {"distribution": "exponential", "mean": scenario[f"{name}_tokens"]} for name in ("input", "output")
+        }
+        count = int(number(row, "n_requests") or PER_USER * int(scenario["concurrency"]))
+        lengths = drawn if _is_sharegpt(row) else {}
+        return {**scenario, "requests": {"arrivals": "closed_loop", "count": count, **lengths}}
     stage_trace(row, folder / "requests.csv")
     kept = {key: value for key, value in scenario.items() if key not in ("rate", "prefix_hit_rate")}
     return {**kept, "requests": {"trace": "requests.csv"}}
 
 
-def _lengths(row: Row, scenario: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how long requests are where they differ: those of ShareGPT."""
-    if not _is_sharegpt(row):
-        return {}
-    return {name: {"distribution": "exponential", "mean": scenario[f"{name}_tokens"]} for name in ("input", "output")}
-
-
 def _is_sharegpt(row: Row) -> bool:
     """Tell whether a row's requests are ShareGPT's; those of a workload that is not named have its means."""
     return row.get("workload", "").startswith(("ShareGPT", "null"))
-
-
-def _closed(row: Row, scenario: Mapping[str, Any]) -> int:
-    stated = row.get("n_requests", "null")
-    return PER_USER * int(scenario["concurrency"]) if stated in ("", "null") else int(float(stated))
 
 
 if __name__ == "__main__":

@@ -1,60 +1,91 @@
-"""How far the rows of a device are predicted without its own fits: medians, and what their intervals hold.
+"""How far rows and runs of a generation are predicted by what was measured before it, and what a few of its own add.
 
-python -m reports.fits.backcasts MEASUREMENTS --table PAGE
+python -m reports.fits.backcasts MEASUREMENTS --path WITHOUT --table PAGE
 
-A device is hidden by itself (others of its die stay), or with all devices of its architecture. Everything else is what
-`predict` does for a device without rows. `--path` names a folder whose prior and step errors were made without the
-hidden architecture: `reports.fits.prior` and `reports.fits.effects` take `--without`.
+Generations are hidden in the order in which they were announced, each with all that came later. Everything else is what
+`predict` and `simulate` do for a device without rows. `--path` names a folder that holds one for each generation, by
+its first architecture, whose prior, step errors and kernel anchors were made without the hidden architectures:
+`reports.fits.prior`, `.effects` and `.kernel_anchors` take `--without`. A device is also hidden by itself, others of
+its die stay.
+
+Of n rows of a family the others follow as `calibrate` has it (`costmodel.cost.anchored_fit`), over the same rows for
+each n; of n runs of a site its others as `reports.fits.runs` has it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 
-from costmodel.calibration.fit_files import default_framework
+from costmodel.analytic.evaluation import evaluate
+from costmodel.analytic.intervals import NORMAL_90, TIMES, deviations
+from costmodel.calibration.fit_files import ROOFLINE, FitStore, default_framework
+from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.fit_selection import Chooser, Kernel
+from costmodel.calibration.kernel_anchors import shared_errors, standardised
 from costmodel.calibration.row_times import Choice, times_of, variant_of
+from costmodel.cost.anchored_fit import SharedErrors
+from costmodel.cost.calibration import Calibration
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.measurements.tables import Table
 from costmodel.quantities import Array
-from costmodel.records import Record
+from costmodel.records import Record, replace
 from costmodel.schema.fit_plan import ImplementationFile
+from costmodel.schema.references import Library
+from costmodel.study.published.reproduce import load_cases
+from reports.fits import runs
 from reports.fits.effects import OWN_KIND
 from reports.fits.measured import KIND, Measured, options, publish
 from reports.fits.prior import FAMILIES
+from reports.page import rendered
 
-DIE = ("h100-sxm", "h200-sxm", "h800-sxm", "a800-sxm-80gb")
-BALANCE = ("h20",)
-NEW = "blackwell"
+ALONE = {
+    "others of its die known": ("h100-sxm", "h200-sxm", "h800-sxm", "a800-sxm-80gb"),
+    "of another balance of peak and bandwidth": ("h20",),
+}  # devices that are hidden by themselves
+GENERATIONS = ("volta", "ampere", "hopper,ada", "blackwell", "rubin")  # architectures, as they were announced
+ROWS, SITE_RUNS = (0, 1, 5, 50), (0, 1, 5)  # known ones of a family, and of a site
+LEAST = ROWS[-1] + 8  # rows of a family of which so many are known
+RUNS = 6  # figures of a publication and class
+SEED = 0
 COMMAND = "python -m reports.fits.backcasts MEASUREMENTS --path WITHOUT --table PAGE"
 
 
 class Found(Record):
-    """Of one `family/variant` of a device: logs of measured over predicted time, of low and of high over predicted."""
+    """Of one `family/variant` of a device: logs of measured over predicted time, of low and of high over predicted.
+
+    shares: of launch, compute and memory in the time, (rows, 3). half: of the interval of the kernels' fit.
+    """
 
     key: str
     device: str
     logs: Array
     low: Array
     high: Array
+    shares: Array
+    half: Array
 
     @property
-    def median(self) -> float:
-        """Return the median of |log|."""
-        return float(np.median(np.abs(self.logs)))
+    def cells(self) -> tuple[str, ...]:
+        """Return rows, median of |log|, share inside the intervals, median factor that half of an interval is wide."""
+        inside = np.mean((self.logs >= self.low) & (self.logs <= self.high))
+        shares = (f"{100 * each:.0f} %" for each in (np.median(np.abs(self.logs)), inside))
+        return str(len(self.logs)), *shares, f"{np.exp(np.median(self.high - self.low) / 2.0):.2f}"
 
-    @property
-    def inside(self) -> float:
-        """Return the share of rows inside their intervals."""
-        return float(np.mean((self.logs >= self.low) & (self.logs <= self.high)))
-
-    @property
-    def factor(self) -> float:
-        """Return the median factor that half of an interval is wide."""
-        return float(np.exp(np.median(self.high - self.low) / 2.0))
+    def knowing(self, number: int, shared: SharedErrors) -> Found:
+        """Return the same of the rows after the first fifty in a fixed order, of which so many are known."""
+        order = np.random.default_rng(SEED).permutation(len(self.logs))
+        known, others = order[:number], order[ROWS[-1] :]
+        between = shared.covariance(self.shares[others], self.shares[known])
+        scores = self.logs[known] / self.half[known]
+        gain = between @ shared.inverse(self.shares[known], scores)
+        told = (gain * between).sum(axis=1) / shared.variance(self.shares[others])
+        left, moved = np.sqrt(np.maximum(1.0 - told, 0.0)), self.half[others] * (gain @ scores)
+        return replace(self, logs=self.logs[others] - moved, low=self.low[others] * left, high=self.high[others] * left)
 
 
 class Backcasts(Measured):
@@ -62,21 +93,16 @@ class Backcasts(Measured):
 
     def backcast(self, device: str, hidden: frozenset[str]) -> Iterator[Found]:
         """Yield the errors of every `family/variant` of a device while the fits of some are hidden."""
-        chooser = Chooser(device, self.path, hidden)
-        found: dict[str, list[tuple[Array, Array, Array]]] = {}
+        chooser, framework = Chooser(device, self.path, hidden), default_framework(self.path)
+        found: dict[str, list[tuple[Array, ...]]] = {}
         for file in self.plan.implementations:
-            if file.device == KIND + device:
-                for key, logs in self._of(file, chooser):
-                    found.setdefault(key, []).append(logs)
+            for key, part, rows, choice in self.chosen(file, chooser) if file.device == KIND + device else ():
+                middle, low, high = times_of(part, choice, framework)
+                shares, errors, half = standardised(part, rows, choice, framework)
+                sides = (errors * half, np.log(low / middle), np.log(high / middle), shares, half)
+                found.setdefault(key, []).append(sides)
         for key, parts in sorted(found.items()):
             yield Found(key, device, *(np.concatenate(side) for side in zip(*parts, strict=True)))
-
-    def _of(self, file: ImplementationFile, chooser: Chooser) -> Iterator[tuple[str, tuple[Array, Array, Array]]]:
-        framework = default_framework(self.path)
-        for key, part, rows, choice in self.chosen(file, chooser):
-            middle, low, high = times_of(part, choice, framework)
-            measured = rows.seconds[part.rows]
-            yield key, (np.log(measured / middle), np.log(low / middle), np.log(high / middle))
 
     def chosen(self, file: ImplementationFile, chooser: Chooser) -> Iterator[tuple[str, OperatorRows, Table, Choice]]:
         """Yield (family/variant, operators, their table, fits that answer) of the rows of an implementation."""
@@ -89,47 +115,105 @@ class Backcasts(Measured):
                 yield key, part, rows, chooser.choose(part.family, variant_of(part), Kernel(*said))
 
 
-def together_of(key: str, cases: Sequence[Found]) -> Found:
-    """Return the errors of several devices as one."""
-    sides = zip(*((one.logs, one.low, one.high) for one in cases), strict=True)
-    return Found(key, "all", *(np.concatenate(side) for side in sides))
+def together_of(key: str, cases: Sequence[Found], device: str = "all") -> Found:
+    """Return the errors of several devices or families as one."""
+    sides = zip(*((one.logs, one.low, one.high, one.shares, one.half) for one in cases), strict=True)
+    return Found(key, device, *(np.concatenate(side) for side in sides))
 
 
-def lines_of(title: str, cases: Sequence[Found]) -> list[str]:
-    """Return a table of the page: rows by `family/variant`, all devices together, then by device."""
-    lines = [
-        "", f"## {title}", "", "| kernels | device | rows | median of abs(log) | inside 80 % | half as wide as |",
-        "|---|---|---|---|---|---|",
-    ]  # fmt: skip
+def table_of(cases: Sequence[Found]) -> list[tuple[str, ...]]:
+    """Return the rows of a table: all kernels of all devices, of each device, then each `family/variant`."""
+    devices, keys = ({getattr(one, name): None for one in cases} for name in ("device", "key"))
     rows = [together_of("all kernels", cases)]
-    for key in dict.fromkeys(one.key for one in sorted(cases, key=lambda one: one.key)):
-        own = [one for one in cases if one.key == key]
-        rows += [*own, *([together_of(key, own)] if len(own) > 1 else [])]
-    for one in rows:
-        shown = f"{100 * one.median:.0f} % | {100 * one.inside:.0f} % | {one.factor:.2f}"
-        lines.append(f"| {one.key} | {one.device} | {len(one.logs)} | {shown} |")
-    return lines
+    rows += [together_of("all kernels", [one for one in cases if one.device == name], name) for name in devices]
+    rows += [together_of(key, [one for one in cases if one.key == key]) for key in sorted(keys)]
+    return [(one.key, one.device, *one.cells) for one in rows]
+
+
+def few_rows(name: str, cases: Sequence[Found], shared: SharedErrors) -> Iterator[tuple[object, ...]]:
+    """Yield what each number of known rows of a family brings, over families that have enough."""
+    enough = [one for one in cases if len(one.logs) >= LEAST]
+    for number in ROWS if enough else ():
+        yield name, len(enough), number, *together_of("", [each.knowing(number, shared) for each in enough]).cells
+
+
+# ---- Whole runs ------------------------------------------------------------------------------------------------------
+
+
+def unaided(row: runs.RunError, store: FitStore) -> runs.RunError:
+    """Return a run as predicted with the fits of a store instead of those that are shipped."""
+    scenario, logs, half = row.scenario, [], 0.0
+    for each in (FitStore(Library()), store):
+        device = each.same_device(scenario.cluster.device.name)
+        fits = FitLookup(each, device, scenario.framework.implementations)
+        evaluation = evaluate(scenario, Calibration(ROOFLINE, fits, fits.notes, fits.notes_of))
+        metrics = evaluation.metrics(None)
+        centre, down, up = deviations(metrics, evaluation.families(), evaluation.metrics)[row.metric]
+        logs.append(math.log(float(np.asarray(metrics[row.metric]))) + centre)
+        half = (down + up) / 2.0 / NORMAL_90
+    moved = (logs[1] - logs[0]) * (1.0 if row.metric in TIMES else -1.0)
+    return replace(row, late=row.late - moved, kernels=half, shares={**row.shares, runs.UNTRIED: 1.0})
+
+
+def run_rows(
+    name: str, known: Mapping[str, Sequence[runs.RunError]], earlier: Sequence[str], store: FitStore
+) -> Iterator[tuple[object, ...]]:
+    """Yield a row of the page for each class of whole runs of a generation. earlier: architectures before it."""
+    for case_class, of in known.items():
+        own = [row for row in of if row.architecture in name.split(",") and not row.scenario.parts]
+        before = [row for row in of if row.architecture in earlier]
+        if not own or not before:
+            continue
+        late, effects = [unaided(row, store) for row in own], runs.fitted(before, case_class)
+        sites = [[row for row in late if row.site == site] for site in dict.fromkeys(row.site for row in late)]
+        tried = [[one for n in SITE_RUNS if (one := runs.anchored(site, effects, n))] for site in sites]
+        whole = [each for each in tried if len(each) == len(SITE_RUNS)]
+        means = [float(np.mean([abs(math.expm1(-row.late)) for row in rows])) for rows in (own, late)]
+        means.append(runs.inside(late, effects))
+        anchors = [
+            _percent(float(np.mean([each[at].error for each in whole]))) for at in range(len(SITE_RUNS)) if whole
+        ]
+        cells = (*map(_percent, means), len(whole), *(anchors or "-" * len(SITE_RUNS)))
+        yield name, case_class, len(own), len({row.publication for row in own}), *cells
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Predict the rows of devices whose fits are hidden; write the page."""
+    """Predict the rows and runs of devices whose fits are hidden; write the page."""
     asked = options("fits.backcasts", main, table=Path("backcasts.md"), every=16, path=[])
     chosen = asked.parse_args(arguments)
-    known = Backcasts.read(chosen.measurements, chosen.every)
-    apart = Backcasts(known.table, known.plan, chosen.path)
-    new = known.of_architectures(NEW)
-    one_by_one = [each for name in DIE for each in known.backcast(name, frozenset({name}))]
-    balance = [each for name in BALANCE for each in known.backcast(name, frozenset({name}))]
-    without = [each for name in known.planned if name in new for each in apart.backcast(name, new)]
-    lines = [
-        "# Predicting devices without their fits", "", f"Made by `{COMMAND} --every {chosen.every}`.", "",
-        "Rows of a device predicted as `predict` does for one without any, while its fits are hidden.",
-        "`half as wide as`: the median factor from a prediction to an end of its 80 % interval.",
-        *lines_of("Without the device, others of its die known", one_by_one),
-        *lines_of("Without the device, of another balance of peak and bandwidth", balance),
-        *lines_of("Without all devices of Blackwell", without),
-    ]  # fmt: skip
-    publish(chosen.table, "\n".join(lines) + "\n")
+    here = Backcasts.read(chosen.measurements, chosen.every)
+    known: dict[str, list[runs.RunError]] = {name: [] for name in runs.CONDITIONS}
+    for case_class, row in runs.rows_of(load_cases([])[0], Library(), RUNS):
+        known[case_class].append(row)
+    generations, few, of_runs = (list[tuple[object, ...]]() for _ in range(3))
+    tables = {}
+    for at, name in enumerate(GENERATIONS):
+        hidden, ours = (here.of_architectures(names) for names in (",".join(GENERATIONS[at:]), name))
+        before, own = (
+            [each for each in here.planned if each not in hidden],
+            [each for each in here.planned if each in ours],
+        )
+        library = Library([path / name.partition(",")[0] for path in chosen.path])
+        cells: tuple[str, ...] = ("-" if own else "0", "-", "-", "-")
+        if before and own:
+            apart = Backcasts(here.table, here.plan, library.roots[:-1])
+            cases = [each for device in own for each in apart.backcast(device, hidden)]
+            cells, tables[f"Without all devices of {name} and later"] = together_of("", cases).cells, table_of(cases)
+            few += few_rows(name, cases, shared_errors(library))
+            of_runs += run_rows(name, known, ",".join(GENERATIONS[:at]).split(","), FitStore(library, hidden))
+        generations.append((name, f"{len(before)} devices", ", ".join(own) or "nothing", *cells))
+    for title, of in ALONE.items():
+        alone = [each for name in of for each in here.backcast(name, frozenset({name}))]
+        tables[f"Without the device, {title}"] = table_of(alone)
+    text = rendered(
+        "kernels/backcasts", day=date.today(), command=f"{COMMAND} --every {chosen.every}", least=LEAST, most=RUNS,
+        generations=generations, few=few, of_runs=of_runs, tables=tables,
+    )  # fmt: skip
+    publish(chosen.table, text)
 
 
 if __name__ == "__main__":

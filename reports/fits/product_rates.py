@@ -32,6 +32,7 @@ from costmodel.records import Record, replace
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Gemm
 from reports.fits.measured import publish
+from reports.page import rendered
 
 UNBOUNDED, NOTHING = 1e5, 1e-3  # a limit that no row meets; a loss that none shows
 SOFT = 0.05  # log error from which on a row counts less
@@ -101,7 +102,7 @@ def times(form: GemmForm, products: Sequence[Gemm], machine: Machine) -> Array:
 def domain(rates: Rates) -> str:
     """Return the sizes of the products as a calibration file has them."""
     sizes = {axis: [getattr(each, axis) for each in rates.products] for axis in ("m", "n", "k", "groups")}
-    return ", ".join(f"{axis}: [{min(each):g}, {max(each):g}]" for axis, each in sizes.items())
+    return f"{{{', '.join(f'{axis}: [{min(each):g}, {max(each):g}]' for axis, each in sizes.items())}}}"
 
 
 def parameters(form: GemmForm, *, droop: bool = False) -> str:
@@ -110,7 +111,7 @@ def parameters(form: GemmForm, *, droop: bool = False) -> str:
              "small_tile_loss", "overlap_p", *(("clock_droop",) if droop else ()))  # fmt: skip
     stated = ", ".join(f"{name}: {float(f'{getattr(form, name):.4g}'):g}" for name in names)
     tiles = str([list(tile) for tile in form.tiles])
-    return f"kind: gemm, launch: {1e6 * form.launch:.4g} us, {stated}, tiles: {tiles}, has_split_k: false"
+    return f"{{kind: gemm, launch: {1e6 * form.launch:.4g} us, {stated}, tiles: {tiles}, has_split_k: false}}"
 
 
 def machine_of(device: str) -> Machine:
@@ -174,28 +175,11 @@ def sustained() -> TwoParameters:
 def render_sustained(rates: Rates, model: TwoParameters) -> str:
     """Return the text of the calibration file; the same rows give the same bytes."""
     error = 100 * model.held_out(rates, lambda each: (each.m, each.n, each.k))
-    return f"""\
-schema: costmodel/calibration@1
-name: {SUSTAINED}/cublas-lt
-device: devices/{SUSTAINED}
-library: cublas
-basis: fitted
-frameworks: []                                   # no table of kernels has rows of it
-families:
-  gemm/fp8:
-    form: {{{parameters(sustained_form(*model.fit(rates)), droop=True)}}}
-    domain: {{{domain(rates)}}}
-    radius: 1.0
-    spread: [{model.points(rates)}]
-    rows: {len(rates.seconds)}
-    note: "Rows held out one after the other: {error:.3g} % mean error."
-sources:
-  - fields: [families]
-    cite: "Azure/AI-benchmarking-guide: cuBLASLt on ND H100 v5, random operands, after 10,000 iterations; nine products"
-    kind: measurement
-    rests_on: [Azure/AI-benchmarking-guide]
-    note: The board's sustained clock is in them. Made by `python -m reports.fits.product_rates`.
-"""
+    form = parameters(sustained_form(*model.fit(rates)), droop=True)
+    return rendered(
+        "fits/sustained.yaml", device=SUSTAINED, form=form, domain=domain(rates), points=model.points(rates),
+        rows=len(rates.seconds), error=f"{error:.3g} %",
+    )  # fmt: skip
 
 
 # ---- Weight gradients of block-scaled FP8 on H800 -------------------------------------------------------------------
@@ -245,37 +229,11 @@ def slowed(form: GemmForm, slower: float) -> GemmForm:
 def render_wgrad(library: str, rates: Rates, model: TwoParameters) -> str:
     """Return the text of the calibration of a library's kernels."""
     slower, error = SLOWER[library], f"{100 * model.held_out(rates, lambda each: (each.m, each.n)):.3g} %"
-    kernels = "Published rates."
-    if slower != 1:
-        kernels = (
-            f"DeepSeek's own CUTLASS kernels, {slower:g} times as long as those of DeepGEMM that replaced them.\n"
-            "      The spread is of the latter."
-        )
-    return f"""\
-schema: costmodel/calibration@1
-name: h800-sxm/{library}-wgrad
-device: devices/h800-sxm
-library: {library}
-basis: fitted
-frameworks: []                                   # no table has rows of it
-families:                                        # weight gradients
-  gemm/fp8_block_wgrad: &rates
-    form: {{{parameters(slowed(wgrad_form(*model.fit(rates)), slower))}}}
-    domain: {{{domain(rates)}}}
-    radius: 0.5
-    spread: [{model.points(rates, slower)}]
-    rows: {len(rates.seconds)}
-    note: >-
-      {kernels}
-      Both operands have vectors of scales, sums are FP32. Weights held out one after the other: {error} mean error.
-  grouped_gemm/fp8_block_wgrad: *rates
-sources:
-  - fields: [families]
-    cite: "deepseek-ai/DeepGEMM pull request 95 (2025-05), and issue 107 for the grouped rows of its table"
-    kind: measurement
-    rests_on: ["deepseek-ai/DeepGEMM pull request 95"]
-    note: Made by `python -m reports.fits.product_rates`; launch, hbm_efficiency, overlap_p are of h800-sxm/deepgemm.
-"""
+    form = parameters(slowed(wgrad_form(*model.fit(rates)), slower))
+    return rendered(
+        "fits/wgrad.yaml", library=library, slower=slower, form=form, domain=domain(rates),
+        points=model.points(rates, slower), rows=len(rates.seconds), error=error,
+    )  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

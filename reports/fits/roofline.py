@@ -66,13 +66,11 @@ def by_family(ratios: Iterable[Ratios]) -> dict[str, list[Ratios]]:
 def render(ratios: Sequence[Ratios], left_out: Sequence[ExcludedRows]) -> str:
     """Return the text of the calibration file; the same rows give the same bytes."""
     lines = [
-        "schema: costmodel/calibration@1",
-        "name: roofline",
-        "device: null                                     # no device in particular",
-        "basis: roofline",
+        "schema: costmodel/calibration@1", "name: roofline",
+        "device: null                                     # no device in particular", "basis: roofline",
         f"frameworks: [{DEFAULT_FRAMEWORK}]",
         "families:                                        # efficiencies are one: the bare cost functions",
-    ]
+    ]  # fmt: skip
     for family, parts in by_family(ratios).items():
         values = np.concatenate([part.values for part in parts])
         seconds = np.concatenate([part.predicted for part in parts])
@@ -90,13 +88,9 @@ def render(ratios: Sequence[Ratios], left_out: Sequence[ExcludedRows]) -> str:
             *_wrapped(f"All rows together: low {low:g}, median {median:g}, high {high:g}. Devices: {devices}."),
         ]
     lines += [
-        "sources:",
-        "  - fields: [families]",
-        f'    cite: "{CITE}"',
-        "    kind: measurement",
-        "    note: >-",
+        "sources:", "  - fields: [families]", f'    cite: "{CITE}"', "    kind: measurement", "    note: >-",
         *_wrapped(f"{_METHOD} Made by `{_COMMAND}`. {_left_out_sentence(left_out)}"),
-    ]
+    ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

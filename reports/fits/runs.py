@@ -87,6 +87,7 @@ class RunError(Record):
     kernels: standard deviation of the log by its kernels.
     shares: by condition, the share of the run that meets it.
     architecture: of its device.
+    metric: of the result, to which the figure is proportional.
     prompts: it is of passes with prompts alone.
     """
 
@@ -97,6 +98,7 @@ class RunError(Record):
     shares: Mapping[str, float]
     architecture: str
     scenario: Scenario
+    metric: str = ""
     prompts: bool = False
 
 
@@ -204,9 +206,9 @@ def fit(rows: Sequence[RunError], case_class: str) -> Effects:
     return Effects.of(found.x, conditions).widened(len(parts), meeting)
 
 
-def rows_of(cases: Sequence[Case], library: Library) -> Iterator[tuple[str, RunError]]:
+def rows_of(cases: Sequence[Case], library: Library, most: int = MOST) -> Iterator[tuple[str, RunError]]:
     """Yield (class, row) of each value of a whole run that no fit of whole runs rests on; nothing for what fails."""
-    used = chosen(cases)
+    used = chosen(cases, most=most)
     without = left_out(used, [str(root) for root in library.roots[:-1]])
     for case in used:
         changed = replace(case, overrides={**case.overrides, **without.changes.get(case.id, {})})
@@ -257,7 +259,7 @@ def _rows(case: Case, library: Library, refitted: frozenset[str]) -> Iterator[Ru
         deviation = (down + up) / 2.0 / NORMAL_90
         yield RunError(
             case.publication, site, late, deviation, shares | first, device.architecture, scenario,
-            of_prompts(scenario, metric),
+            metric, of_prompts(scenario, metric),
         )  # fmt: skip
 
 

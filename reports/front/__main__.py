@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
+import yaml
 
 from costmodel.calibration.fit_files import basis_of
 from costmodel.errors import InputError
@@ -40,27 +41,7 @@ BLIND = Path(__file__).with_name("blind.txt")  # what the scorer of blind figure
 CATALOGUE = Path("docs/catalogue.md")
 COMMAND = "costmodel simulate workloads/deepseek_v3.yaml"  # whose answer the README shows
 ANSWERS = 3  # lines of it
-ERRANDS = (  # questions, each with the command that answers it
-    (
-        "What do I need to serve this?",
-        "costmodel plan qwen3-32b --cluster nodes/dgx-h100 --cluster nodes/hgx-h200 "
-        "--rate 20/s --isl 2000 --osl 500 --ttft 1s@p99 --tpot 30ms@p99",
-    ),
-    ("What runs on my GPU?", "costmodel plan --cluster nodes/rtx-4090-x1"),
-    (
-        "What if NVLink were twice as fast?",
-        "costmodel simulate deepseek_v3 --scenario training --set hardware.links.nvlink.bandwidth=2x",
-    ),
-    (
-        "Which part of the hardware matters?",
-        "costmodel sensitivity deepseek_v3 --scenario training --metric step_time",
-    ),
-    (
-        "How many GPUs for 15 trillion tokens in 90 days?",
-        "costmodel plan llama-3-70b --train --tokens 15T --days 90 --cluster nodes/dgx-h100",
-    ),
-    ("Why is this operator slow?", 'costmodel explain deepseek_v3 --scenario decode --op "attention core"'),
-)
+ERRANDS = Path(__file__).with_name("errands.yaml")
 _CLASS_WIDTH = 34  # characters of a class there
 Figures = Sequence[Comparison]
 
@@ -74,25 +55,12 @@ def read_validation(folder: Path) -> list[Comparison]:
                 float(row[name]) if row[name] else None
                 for name in ("published", *(f"{name}_left_out" for name in ("predicted", "low", "high", "error")))
             )
-            found.append(
-                Comparison(
-                    id=row["id"],
-                    publication=row["publication"],
-                    case_class=page,
-                    metric=row["metric"],
-                    unit=row["unit"],
-                    published=published,
-                    predicted=predicted,
-                    low=low,
-                    high=high,
-                    error=error,
-                    verdict=row["verdict"],
-                    source="",
-                    state=row["state"] or None,
-                    group=f"{page} {row['group']}",
-                    interval_unseen=row["interval"] == UNSEEN,
-                )
-            )
+            found.append(Comparison(
+                id=row["id"], publication=row["publication"], case_class=page, metric=row["metric"], unit=row["unit"],
+                published=published, predicted=predicted, low=low, high=high, error=error, verdict=row["verdict"],
+                source="", state=row["state"] or None, group=f"{page} {row['group']}",
+                interval_unseen=row["interval"] == UNSEEN,
+            ))  # fmt: skip
     return found
 
 
@@ -120,7 +88,8 @@ def catalogue() -> dict[str, str]:
 
 def answers() -> dict[str, str]:
     """Return what the README's first command prints, and each of its errands with the first line of its answer."""
-    errands = (f"**{question}**\n\n```sh\n{command}\n```\n\n{_printed(command, 1)}" for question, command in ERRANDS)
+    pairs = [(each["question"], each["command"]) for each in yaml.safe_load(ERRANDS.read_text(encoding="utf-8"))]
+    errands = (f"**{question}**\n\n```sh\n{command}\n```\n\n{_printed(command, 1)}" for question, command in pairs)
     return {"answer": _printed(COMMAND, ANSWERS), "errands": "\n\n".join(errands)}
 
 
