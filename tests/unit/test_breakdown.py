@@ -96,3 +96,11 @@ def test_a_line_that_takes_longer_does_so_in_each_of_its_parts() -> None:
     longer = entry.scaled(3.0)
     assert (longer.time, longer.hidden) == (3.0, 3.0)
     assert (longer.by_bound, longer.by_basis) == ({"compute": 6.0}, {"roofline": 6.0})
+
+
+@pytest.mark.parametrize("exposed", [0.0, 0.25, 1.0])
+def test_what_is_exposed_and_what_is_hidden_are_the_whole_operator(exposed: float) -> None:
+    entry = Entry("messages")
+    entry.add(8.0, exposed, "network", "fitted")
+    assert (entry.time, entry.hidden) == (8.0 * exposed, 8.0 - 8.0 * exposed)
+    assert entry.by_bound == {"network": 8.0}

@@ -240,3 +240,13 @@ def test_times_are_kept_for_the_same_machine_and_fits_alone() -> None:
     device = replace(chosen.cluster.device, memory=(*chosen.cluster.device.memory[:-1], slow))
     slower = replace(chosen, cluster=replace(chosen.cluster, node=replace(chosen.cluster.node, device=device)))
     assert operator_timer(slower, calibration).time_operator(STREAM).time.seconds > first.seconds
+
+
+def test_sustained_work_slows_kernels_and_no_message() -> None:
+    framework = replace(FRAMEWORK, sustained_slowdown=1.5)
+    short, long = (
+        OperatorTimer(CLUSTER, framework, Calibration(), 100.0, is_sustained=sustained) for sustained in (False, True)
+    )
+    for each, factor in ((PRODUCT, 1.5), (STREAM, 1.5), (REDUCTION, 1.0), (DISPATCH, 1.0)):
+        ratio = long.time_operator(each).time.seconds / short.time_operator(each).time.seconds
+        assert ratio == pytest.approx(factor)

@@ -378,3 +378,12 @@ def test_the_shipped_exchanges_end_their_exponent_where_rows_do():
     fits = [fit for file in files for fit in file.families.values() if fit.form and fit.form.kind == "normal"]
     assert len(fits) >= 12
     assert all(8.0 * float(fit.form.fabric_max_nodes) == float(fit.domain["ranks"][1]) for fit in fits)
+
+
+def test_an_exchange_inside_a_node_has_no_latency_of_its_nics():
+    few, many = machine(), machine(latency=3.0)
+    inside = [NORMAL.terms(operator("normal", 7168.0, 8.0), on)["links_latency"] for on in (few, many)]
+    across = [NORMAL.terms(operator("normal", 7168.0, 16.0), on)["links_latency"] for on in (few, many)]
+    assert inside[1] == pytest.approx(3.0 * inside[0])
+    assert inside[0] <= LINK.latency
+    assert across[0] >= 2.0 * NIC.latency  # both hops of NORMAL

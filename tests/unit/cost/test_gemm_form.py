@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.gemm import GemmForm
+from costmodel.cost.gemm import GemmForm, scaled_droop
 from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.parameter import build
@@ -275,3 +275,10 @@ def test_products_one_after_the_other_take_as_many_times_as_long() -> None:
         assert times[1].seconds == pytest.approx(7 * times[0].seconds)
         assert times[1].fixed == pytest.approx(7 * times[0].fixed)
     assert several.flop == 7 * one.flop
+
+
+def test_a_die_with_less_power_for_its_peak_droops_more_and_none_gains() -> None:
+    assert scaled_droop(0.1, 1.0) == pytest.approx(0.1)
+    assert scaled_droop(0.1, 8.0) == pytest.approx(1.2)  # 1.1 * 2 - 1
+    assert scaled_droop(0.1, 0.001) == 0.0
+    assert scaled_droop(0.0, 8.0) == 0.0

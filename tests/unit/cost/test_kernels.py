@@ -8,14 +8,21 @@ from builders import DEVICE, FRAMEWORK, MACHINE, with_level, with_math
 
 from costmodel.cost.calibration import ROOFLINE, FamilyFit
 from costmodel.cost.expected_roofline import bare_times
-from costmodel.cost.kernels import attention_time, elementwise_terms, gemm_time, tile_terms
+from costmodel.cost.kernels import (
+    attention_terms,
+    attention_time,
+    elementwise_terms,
+    gemm_time,
+    mixed_terms,
+    tile_terms,
+)
 from costmodel.cost.machine import Machine
 from costmodel.cost.promotion import expected_loop, shortest_loop
 from costmodel.cost.time import Time, kernel
 from costmodel.hardware import MathUnit
 from costmodel.quantities import Quantity
 from costmodel.records import replace
-from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, MixedAttention
 from costmodel.workload.scenario import Tile
 
 LAUNCH, PEAK, MEMORY = 1e-6, 1e15, 2e12  # of the test device in BF16
@@ -245,3 +252,19 @@ def test_an_efficiency_divides_its_own_resource_only() -> None:
     assert slowed - 3 * LAUNCH == pytest.approx(4 * (plain - LAUNCH), rel=0.01)
     streamed = elementwise_time(Elementwise("norm", 4e6), MACHINE, fit).seconds
     assert streamed == pytest.approx(3 * LAUNCH + 8e-6)
+
+
+def test_terms_of_a_kernel_without_a_form_are_its_time_and_scale_as_their_fit_says() -> None:
+    """A launch by its factor, tensor work and bytes by their efficiencies; of several populations the sum of theirs."""
+    part = AttentionKernel(
+        "core", sequences=4.0, heads=8.0, q_len=64.0, qk_pairs=4096.0, macs_per_pair=256.0, dtype="bf16", traffic=1e7,
+        family="attention_prefill", kv_heads=8.0, kv_len=96.0, kv_token_bytes=512.0,
+    )  # fmt: skip
+    fit = replace(ROOFLINE, launch_factor=3.0, compute_efficiency=0.5, hbm_efficiency=0.25)
+    both = mixed_terms(MixedAttention("both", (part, part)), MACHINE, fit)
+    one, best = attention_terms(part, MACHINE, fit), attention_terms(part, MACHINE, ROOFLINE)
+    assert both["launch"] == one["launch"] == pytest.approx(3.0 * FRAMEWORK.launch)
+    assert both["compute_time"] == pytest.approx(2.0 * one["compute_time"])
+    assert both["hbm_time"] == pytest.approx(2.0 * one["hbm_time"])
+    assert one["compute_time"] >= best["compute_time"]
+    assert one["hbm_time"] == pytest.approx(4.0 * part.traffic / MACHINE.hbm_bandwidth)

@@ -25,3 +25,8 @@ def test_without_a_bound_it_is_the_p_norm() -> None:
         pytest.approx(91.0 ** (1 / 3)),
         0.0,
     ]
+
+
+def test_far_above_a_bound_it_is_the_largest_time_whichever_that_is() -> None:
+    times = [np.array([7.0, 1.0, 2.0]), np.array([3.0, 9.0, 1.0]), np.array([1.0, 2.0, 8.0])]
+    assert p_norm_below(3.0, np.zeros(3), *times).tolist() == [7.0, 9.0, 8.0]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from small_world import edit
 
-from costmodel.fitting.scoring import score
+from costmodel.calibration.row_prediction import Predictions
+from costmodel.fitting.scoring import score, scores_of
 from costmodel.measurements.exclusions import screen
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_all, map_rows
@@ -115,3 +116,14 @@ def test_scores_and_omissions_cover_the_table(table, world):
     (product,) = [one for one in found.scores if one.op == "gemm"]
     assert (product.rows, product.left_out) == (2, 1)
     assert product.mean is not None
+
+
+def test_a_score_has_the_mean_of_its_misses_and_the_median_of_its_signed_ones(table):
+    """10 % slow, 20 % slow and 5 % fast; half of each interval is a tenth of the predicted time."""
+    rows = table(GEMM, GEMM | {"m": 64}, GEMM | {"m": 32})
+    seconds, blank = rows.seconds * np.array([1.1, 1.2, 0.95]), np.array(["", "", ""])
+    (found,) = scores_of(rows, Predictions(seconds, 0.9 * seconds, 1.1 * seconds, blank, blank, blank))
+    assert (found.rows, found.left_out) == (3, 0)
+    assert (found.mean, found.median) == (pytest.approx(0.35 / 3), pytest.approx(0.1))
+    assert (found.bias, found.half_width) == (pytest.approx(0.1), pytest.approx(0.1))
+    assert found.inside == pytest.approx(2 / 3)  # not the one that is 20 % slow

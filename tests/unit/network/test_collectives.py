@@ -151,6 +151,8 @@ def test_the_latency_of_the_fabric_stands_for_the_nic_s_and_grows_beyond_a_leaf(
     assert group_links(Group(8.0), CLUSTER).latency == 1e-6
     assert group_links(Group(256.0), CLUSTER).latency == 2e-6  # 32 nodes: half the ports of a 64-port leaf
     assert group_links(Group(264.0), CLUSTER).latency == 3e-6
+    assert group_links(Group(4.0, 64.0), CLUSTER).latency == 2e-6  # four ranks, the last in the 32nd node
+    assert group_links(Group(4.0, 72.0), CLUSTER).latency == 3e-6
 
 
 def test_several_nics_add_up_and_a_slow_port_bounds_each() -> None:

@@ -10,6 +10,7 @@ from costmodel.errors import InputError
 from costmodel.hardware import Cluster, Network, Nic
 from costmodel.network.collectives import algorithm_time
 from costmodel.network.graphs import fabric_graph
+from costmodel.network.grids import diameter, farthest_hops, neighbour_hops
 from costmodel.network.group_links import group_links
 from costmodel.network.layout import layout
 from costmodel.network.simulation import FlowRun, run_collective
@@ -279,3 +280,22 @@ def test_a_grid_that_is_too_large_to_lay_out_is_refused() -> None:
 def test_failed_links_are_gone_round() -> None:
     cluster = dies("mesh", (3.0, 3.0), "static", failed=("router0.0-router0.1",))
     assert flows("all_gather", cluster, 9, "ring") > 8 / 9 * SIZE / LINK
+
+
+@pytest.mark.parametrize("ports", [1.0, 2.0])
+@pytest.mark.parametrize("topology", ["mesh", "torus"])
+def test_hops_are_those_of_the_routers_positions(topology: str, ports: float) -> None:
+    """Endpoints are numbered along the first side first; ranks along a side are as many routers apart as they say."""
+    shape = (5.0, 4.0, 3.0)
+    network = dies(topology, shape, ports=ports).network
+    assert network is not None
+    below = 1
+    for side in shape:
+        for number in range(1, int(side)):
+            assert neighbour_hops(network, ports * below * number) == number
+        below *= int(side)
+    places = np.stack(np.unravel_index(np.arange(60), (5, 4, 3), order="F"))
+    apart = np.abs(places[:, :, None] - places[:, None, :])
+    sides = np.array([5, 4, 3])[:, None, None]
+    ways = np.minimum(apart, sides - apart) if topology == "torus" else apart
+    assert diameter(network) == farthest_hops(network, 60 * ports) == ways.sum(axis=0).max()

@@ -10,7 +10,7 @@ from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster, Host, Network
 from costmodel.network.cluster_links import KINDS, ClusterLinks, build_cluster_links, ports
 from costmodel.network.layout import layout, pairs
-from costmodel.network.routing import POLICIES, FlowRoutes, Flows, route
+from costmodel.network.routing import POLICIES, FlowRoutes, Flows, inside_latency, route
 from costmodel.network.shortest_paths import NextHops, shortest_paths
 from costmodel.network.splitmix import hashed
 from costmodel.network.uniform_all_to_all import hashed_all_to_all
@@ -298,3 +298,10 @@ def test_an_exchange_that_is_counted_loads_what_its_routes_load(
     routes = route(links, Flows(source, target, np.ones(len(source))), "ecmp", 5)
     assert counted[0] == pytest.approx(routes.incidence.load(np.ones(len(source))), abs=1e-9)
     assert counted[1] == pytest.approx(routes.latency.max(), rel=1e-12)
+
+
+def test_a_message_inside_a_node_hops_once_or_twice_over_its_link() -> None:
+    link = replace(FOUR.intra, latency=2e-6)
+    nodes = [replace(FOUR, intra=link, peer_to_peer=peers) for peers in (True, False)]
+    nodes.append(replace(FOUR, intra=replace(link, latency=None)))
+    assert [inside_latency(Cluster("one", node, 1.0)) for node in nodes] == [2e-6, 4e-6, 0.0]

@@ -21,6 +21,7 @@ from costmodel.planning.launch.answers import answer
 from costmodel.planning.launch.deployment import Deployment, Pool
 from costmodel.planning.launch.layouts import devices_of
 from costmodel.planning.launch.manifests import kubernetes
+from costmodel.planning.launch.options import Option
 from costmodel.planning.launch.reading import Launched, read_launch
 from costmodel.planning.launch.scripts import HEADLINE, script
 from costmodel.planning.request import PlanRequest
@@ -384,3 +385,10 @@ def test_kubernetes_names_are_short() -> None:
     )
     first = next(yaml.safe_load_all(kubernetes("vllm", deployed)))
     assert NAME.fullmatch(first["metadata"]["name"])
+
+
+def test_a_switch_says_what_it_stands_for_and_its_opposite_only_where_there_is_one() -> None:
+    plain = Option("chunked", flags=("--chunked",), takes=False, stated=True)
+    assert (plain.theirs(True), plain.theirs(False), plain.theirs(3)) == (True, None, None)
+    both = Option("chunked", flags=("--chunked",), takes=False, stated=True, negated="--no-chunked")
+    assert (both.theirs(True), both.theirs(False), both.theirs(3)) == (True, False, None)

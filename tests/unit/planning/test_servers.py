@@ -348,3 +348,18 @@ def test_users_are_shared_by_replicas_and_by_their_ranks() -> None:
         plan = sizing.with_replicas(one, replace(REQUEST, rate=None, users=9), count).plan
         assert isinstance(plan, Serving)
         assert (plan.concurrency, plan.replicas.count) == (users, count)
+
+
+def test_the_numbers_of_a_plan_follow_from_one_another() -> None:
+    """Rent over tokens is the price of a million; Little's law; energy of a million; engines times their devices."""
+    one = planned(REQUEST).best[0]
+    entry = plan_document(one, in_full=False)
+    known, rate = entry["metrics"], one.player.request.rate
+    assert entry["devices"] == entry["replicas"] * math.prod(entry["parallel"].values())
+    assert entry["cost_rate"] == pytest.approx(8 * entry["nodes"] * one.engine.rental * 3600)
+    for kind, tokens in (("output", 60.0), ("all", 860.0)):
+        price = entry["cost_rate"] / 3600 / (rate * tokens) * 1e6
+        assert entry["cost_per_million"][kind] == pytest.approx(price, rel=0.1)
+    assert known["concurrency"] == pytest.approx(rate * known["latency"], rel=0.1)
+    assert entry["energy_per_million"] == pytest.approx(1e6 * one.point.metrics["energy_per_token"])
+    assert known["tpot"] * 59 + known["ttft"] == pytest.approx(known["latency"], rel=0.05)

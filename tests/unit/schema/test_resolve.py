@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from small_world import FILES, edit, problems_of, write
 
+import costmodel
 from costmodel.errors import InputError
 from costmodel.schema import SI, ResolvedWorkload
 from costmodel.schema.build import Ranks, share_of_node
@@ -428,3 +429,16 @@ def test_a_schedule_that_needs_other_stages_says_so_at_the_value(world: Path) ->
 def test_an_unknown_schedule_is_an_error_that_names_the_nearest(world: Path) -> None:
     (problem,) = problems_of(lambda: small(world, scenarios__train__schedule="zbv"))
     assert "unknown value 'zbv'; did you mean `zb-v`?" in str(problem)
+
+
+@pytest.mark.parametrize(("stated", "taken"), [({}, "ring"), ({"parallel.context": "gather"}, "gather")])
+def test_a_framework_s_exchange_of_keys_is_that_of_its_training_where_none_is_stated(
+    stated: dict[str, str], taken: str
+) -> None:
+    own = {"framework": "nemo", "parallel.cp": 2, "sequence": 4096, "global_batch": 16, **stated}
+    training = {f"scenarios.training.{key}": value for key, value in own.items()}
+    loaded = costmodel.load("llama-3-8b", training, cluster="nodes/dgx-h100", phases=("training",))
+    assert loaded.scenario("training").parallel.context == taken
+    prompts = {"scenarios.prefill.framework": "nemo", "scenarios.prefill.parallel.cp": 2}
+    loaded = costmodel.load("llama-3-8b", prompts, cluster="nodes/dgx-h100", phases=("prefill",))
+    assert loaded.scenario("prefill").parallel.context == "gather"

@@ -26,7 +26,7 @@ from costmodel.serving.first_run import run_as_python
 from costmodel.serving.fleet import run_apart
 from costmodel.serving.prefix import run_with
 from costmodel.serving.queue import enqueue, pop, push, sort_by_prefix
-from costmodel.serving.routing import ROUND_ROBIN, engine_of
+from costmodel.serving.routing import ROUND_ROBIN, engine_of, pop_call, push_call
 from costmodel.serving.rows import as_objects
 from costmodel.serving.state import LONGEST_PREFIX, PRIORITY
 
@@ -186,3 +186,24 @@ def test_a_failure_loses_no_request_that_waits(order):
     service = together(requests, fleet(2, **outage(30.0, 40.0)), policy)
     assert np.isfinite(service.requests["finish"]).all()
     np.testing.assert_array_equal(service.engines.state["free"], policy.blocks)
+
+
+@given(st.lists(st.floats(0, 99), min_size=1, max_size=40), st.data())
+@settings(max_examples=50, deadline=None)
+def test_calls_come_in_the_order_of_their_times(moments, data):
+    """Pushes and pops in any order, against a sorted list."""
+    requests = stream(moments, [(1, 1)] * len(moments))
+    held = []
+    with as_objects(new(requests, POLICY, fleet(1), ROUND_ROBIN)) as service:
+        router = service.router
+        for request, moment in enumerate(moments):
+            push_call(router, moment, request)
+            held.append(moment)
+            if data.draw(st.booleans()):
+                assert router.calls[0].time == min(held)
+                pop_call(router)
+                held.remove(min(held))
+        for moment in sorted(held):
+            assert router.calls[0].time == moment == moments[router.calls[0].request]
+            pop_call(router)
+    assert router.state[0].calls == 0

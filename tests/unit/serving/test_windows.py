@@ -15,7 +15,7 @@ from costmodel.serving.distributions import ERROR, Histogram, Sample
 from costmodel.serving.evaluation import Options, RequestEvaluation
 from costmodel.serving.simulation import Simulation
 from costmodel.serving.summary import QUANTILES, Outcome, Tally, changes, percentiles, totals
-from costmodel.workload.plans import Serving
+from costmodel.workload.plans import Serving, Slo
 
 BASE: dict[str, Any] = {
     "concurrency": None, "rate": "20 /s", "output_tokens": 24, "scheduler": {"max_num_seqs": 16},
@@ -104,3 +104,12 @@ def test_a_histogram_is_as_close_as_it_states(values: list[float], share: float)
     limit = float(np.median(values))
     apart = np.mean(np.abs(np.array(values) / limit - 1.0) < 3 * ERROR)
     assert close.share_above(limit) == pytest.approx(exact.share_above(limit), abs=float(apart))
+
+
+@pytest.mark.parametrize(("arrived", "arrivals", "rate"), [(3, (2.0, 6.0), 0.5), (2, (2.0, 2.0), None)])
+def test_a_rate_is_of_the_gaps_between_arrivals(
+    arrived: int, arrivals: tuple[float, float], rate: float | None
+) -> None:
+    tally = Tally(Slo(), Sample)
+    tally.arrived, tally.arrivals = arrived, arrivals
+    assert tally.arrival_rate == rate

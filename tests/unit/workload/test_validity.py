@@ -245,3 +245,11 @@ def test_attention_projects_no_more_channels_than_a_layer_has(
         DENSE_MODEL, hidden=512.0, layers=(replace(layer, width=width, mixer=replace(GQA, partial=partial)),)
     )
     assert broken(scenario(PREFILL, model, Parallelism())) == found
+
+
+@pytest.mark.parametrize(("schedule", "virtual"), [("dualpipe", 1.0), ("dualpipe-v", 2.0)])
+def test_twice_as_many_micro_batches_as_ranks_are_enough_for_both_ways(schedule: str, virtual: float) -> None:
+    layout = Parallelism(pp=4.0, virtual=virtual)
+    for micro_batches, fields in ((8.0, set()), (6.0, {"global_batch"})):
+        plan = replace(STEP, schedule=schedule, global_batch=micro_batches * STEP.micro_batch)
+        assert broken(scenario(plan, MOE_MODEL, layout)) == fields
