@@ -111,6 +111,7 @@ def _show_short(workload: Workload, name: str, point: Point) -> None:
     if point.fits:
         show(f"  {facts_line(point)}")
         _show_tails(point)
+        _show_classes(point)
         _show_operators(point, SHORT_LIST)
         anchor = None if point.anchor is None else _anchor_line(point.anchor)
         _show_lines([_slo_line(workload, name, point), drawn_line(workload, name, point, LEAST), anchor])
@@ -224,6 +225,7 @@ def _show_detail(name: str, point: Point, more: Sequence[str | None]) -> None:
             show(f"{readable(key)} not available: {reason}")
         _show_quotes(point)
         _show_tails(point)
+        _show_classes(point)
         _show_operators(point)
         if point.routing is not None:
             show(routing_line(point.routing))
@@ -256,6 +258,19 @@ def _show_tails(point: Point) -> None:
     rows = table("time", *(f">{key}" for key in keys))
     for name, each in known.items():
         rows.add(TIMES_OF_REQUESTS.get(name, name), *(quantity(each[key], "time") for key in keys))
+    show(rows)
+
+
+def _show_classes(point: Point) -> None:
+    """Print the times of each class of requests, and how many of them keep to their objective."""
+    if not point.details.get("classes"):
+        return
+    keys = ("ttft", "tpot", "latency", "attainment", "goodput")
+    rows = table("class", ">share", *(f">{readable(key)}" for key in keys))
+    for name, each in point.details["classes"].items():
+        within = NONE if each["attainment"] is None else share(each["attainment"])
+        times = (metric(key, each[key]) for key in keys[:3])
+        rows.add(name, share(each["share"]), *times, within, metric("goodput", each["goodput"]))
     show(rows)
 
 

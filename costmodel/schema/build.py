@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from costmodel import hardware
-from costmodel.quantities import Count, Quantity, divides, floor, maximum, where
+from costmodel.quantities import Count, Quantity, divides, floor, maximum, sum_of, where
 from costmodel.records import Record, fields, replace
 from costmodel.schema import serving as requests_files
 from costmodel.schema import workload
@@ -19,7 +19,7 @@ from costmodel.schema.records import record
 from costmodel.workload import engine, plans, scenario
 from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.framework_parts import EagerPrompts, TunedTiles
-from costmodel.workload.requests import Sessions
+from costmodel.workload.requests import Lengths, RequestStream, Sessions
 from costmodel.workload.schedules import implied_virtual
 
 _OF_ALL_TO_ALLS = {
@@ -244,6 +244,7 @@ def _serving(
             memory=_engine_memory(file.memory, kernels),
             blocks=file.memory.blocks,
             means=None,
+            requests=None if drawn is None else _with_classes(file, drawn.made()),
         )
     assert file.input_tokens is not None, "pools have no `requests`"
     assert file.output_tokens is not None, "pools have no `requests`"
@@ -265,9 +266,24 @@ def _serving(
     )
 
 
+def _with_classes(file: workload.ServingFile, drawn: RequestStream) -> RequestStream:
+    """Return the requests with lengths of every class: as of all requests where it states none."""
+    usual = [
+        each or Lengths(mean=1.0 if tokens is None else tokens)
+        for each, tokens in ((drawn.input, file.input_tokens), (drawn.output, file.output_tokens))
+    ]
+    classes = (replace(each, input=each.input or usual[0], output=each.output or usual[1]) for each in drawn.classes)
+    return replace(drawn, classes=tuple(classes))
+
+
 def mean_lengths(file: workload.ServingFile) -> tuple[Count, Count]:
-    """Return the mean tokens of prompts and outputs."""
+    """Return the mean tokens of prompts and outputs, of all classes of requests together."""
     drawn = file.requests
+    if drawn is not None and drawn.classes:
+        classes = _with_classes(file, drawn.made()).classes
+        inputs = sum_of(each.share * each.input.average for each in classes if each.input is not None)
+        outputs = sum_of(each.share * each.output.average for each in classes if each.output is not None)
+        return maximum(floor(inputs + 0.5), 1.0), maximum(floor(outputs + 0.5), 2.0)
     return (
         _mean(None if drawn is None else drawn.input, file.input_tokens, 1.0),
         _mean(None if drawn is None else drawn.output, file.output_tokens, 2.0),

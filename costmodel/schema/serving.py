@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from costmodel.declared import Integer, Number, Wrong, exceeds
 from costmodel.errors import InputError
+from costmodel.quantities import sum_of
 from costmodel.schema.inputs import is_file, record_folder
 from costmodel.schema.records import Declared, record
 from costmodel.schema.references import display_path, relative_path
@@ -17,6 +18,7 @@ from costmodel.workload.engine import CacheTier, Scheduler
 from costmodel.workload.requests import Gaps, Lengths, Priorities, Replicas, RequestStream, Slo
 
 LARGEST = 2**31 - 1  # priority
+ROUNDING = 1e-6  # of shares that add up to 1
 
 
 class SchedulerFile(Declared, of=Scheduler, optional=True, without=("mixed", "recurrent_overlapped")):
@@ -94,7 +96,7 @@ class RequestsFile(Declared, of=RequestStream):
     """The requests: a trace, or drawn at random."""
 
     def _check_source(self) -> None:
-        drawn = ("rate", "cv", "input", "output", "pairs", "tokenizer", "prefix", "sessions", "priority")
+        drawn = ("rate", "cv", "input", "output", "pairs", "tokenizer", "prefix", "sessions", "priority", "classes")
         stray = [key for key in drawn if key in self.model_fields_set]
         if self.trace is not None and stray:
             raise Wrong(f"`{stray[0]}` is not allowed with a trace", f"remove `{stray[0]}` or `trace`")
@@ -110,6 +112,18 @@ class RequestsFile(Declared, of=RequestStream):
             raise Wrong(f"`{self.arrivals}` has no `sessions.rate`", "remove `rate` or `arrivals`")
         if self.tokenizer is not None and self.pairs is None:
             raise Wrong("`tokenizer` counts the texts of `pairs`", "add `pairs: FILE`, or remove `tokenizer`")
+
+    def _check_classes(self) -> None:
+        if not self.classes:
+            return
+        other = next((key for key in ("pairs", "sessions") if getattr(self, key) is not None), None)
+        if other is not None:
+            raise Wrong(f"`classes` are not allowed with `{other}`", f"remove `classes` or `{other}`")
+        names, total = [each.name for each in self.classes], sum_of(each.share for each in self.classes)
+        if len(set(names)) < len(names):
+            raise Wrong("two `classes` have the same name", "name each of them once")
+        if np.any(np.abs(total - 1.0) > ROUNDING):
+            raise Wrong(f"the shares of `classes` add up to {np.ravel(total)[0]:.4g}", "write shares with the sum 1")
 
 
 class ReplicasFile(Declared, of=Replicas):

@@ -319,7 +319,8 @@ class ServingFile(MeasurableFile, Declared, of=plans.Serving):
         given = self.requests
         drawn = given is not None and (given.trace is not None or given.pairs is not None)
         for name, own in (("input", given and given.input), ("output", given and given.output)):
-            if getattr(self, f"{name}_tokens") is None and not drawn and own is None:
+            classed = given is not None and bool(given.classes) and all(getattr(c, name) for c in given.classes)
+            if getattr(self, f"{name}_tokens") is None and not drawn and own is None and not classed:
                 raise Wrong(f"needs `{name}_tokens`", f"write `{name}_tokens: 512`, or lengths of `requests`")
         if not pools and self.replicas.transfer is not None and not np.any(self.replicas.prefill > 0):
             raise Wrong("`replicas.transfer` needs engines that only compute prompts", "write `replicas.prefill: 1`")

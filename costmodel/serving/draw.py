@@ -36,8 +36,12 @@ class RequestDraw:
     def __init__(self, plan: Serving, stream: RequestStream, block: int, seed: int, groups: int = 1) -> None:
         self._plan, self._stream, self._block, self._groups = plan, stream, block, groups
         # One generator each, so that a change of one leaves the draws of the others.
-        parts = (np.random.default_rng([seed, part]) for part in (0, 1, 2, 3, 5))
-        self._times, self._prompts, self._outputs, self._prefixes, self._priorities = parts
+        parts = (np.random.default_rng([seed, part]) for part in (0, 1, 2, 3, 5, 7))
+        self._times, self._prompts, self._outputs, self._prefixes, self._priorities, self._kinds = parts
+        others = range(1, len(stream.classes))  # the first one has the draws of all requests
+        self._of_classes = [(self._prompts, self._outputs)]
+        new = np.random.default_rng
+        self._of_classes += [(new([seed, 8, each, 0]), new([seed, 8, each, 1])) for each in others]
         self.left = int(COUNT if stream.count is None else stream.count)
         self._pairs = None if stream.pairs is None else file_lengths(Path(stream.pairs), stream.tokenizer)
         self._drawn, self._last = 0, 0.0
@@ -48,7 +52,17 @@ class RequestDraw:
         count = min(count, self.left)
         if stream.sessions is not None:
             return self._sessions(stream.sessions, count)
+        kind = self._kinds.choice(
+            max(len(stream.classes), 1), count, p=[float(each.share) for each in stream.classes] or None
+        )
         prompt, output = self._lengths(count)
+        for number, each in enumerate(stream.classes):
+            own = kind == number
+            assert each.input is not None, "a scenario completes its classes"
+            assert each.output is not None, "a scenario completes its classes"
+            prompts, outputs = self._of_classes[number]
+            prompt[own] = draw_lengths(each.input, int(own.sum()), prompts)
+            output[own] = draw_lengths(each.output, int(own.sum()), outputs)
         arrival = self._arrivals(count)
         calls, paths = Calls.none(count), Paths.none(count)
         if stream.arrivals == "closed_loop":
@@ -59,7 +73,7 @@ class RequestDraw:
             paths = repeated_share(prompt, float(plan.prefix_hit_rate), block)
         priority = draw_priorities(stream.priority, count, self._priorities)
         self.left, self._drawn = self.left - count, self._drawn + count
-        return Requests(arrival, np.stack([prompt, output], axis=1), calls, paths, priority)
+        return Requests(arrival, np.stack([prompt, output], axis=1), calls, paths, priority, kind=kind)
 
     def _sessions(self, sessions: Sessions, count: int) -> Requests:
         """Return the requests of sessions, each session's one after the other.
@@ -102,6 +116,8 @@ class RequestDraw:
         if self._pairs is not None:
             chosen = self._prompts.integers(0, len(self._pairs[0]), count)
             return self._pairs[0][chosen], self._pairs[1][chosen]
+        if stream.classes:  # which have their own
+            return np.zeros(count, np.int64), np.zeros(count, np.int64)
         prompt = draw_lengths(stream.input or Lengths(mean=plan.input_tokens), count, self._prompts)
         return prompt, draw_lengths(stream.output or Lengths(mean=plan.output_tokens), count, self._outputs)
 
@@ -181,5 +197,5 @@ def in_order_of_arrival(requests: Requests) -> Requests:
     return Requests(
         requests.arrival[order], requests.length[order], requests.calls.renamed(order), requests.paths.of(order),
         requests.priority[order] if len(requests.priority) else requests.priority,
-        np.broadcast_to(requests.earliest, len(order))[order],
+        np.broadcast_to(requests.earliest, len(order))[order], np.broadcast_to(requests.kind, len(order))[order],
     )  # fmt: skip

@@ -23,7 +23,7 @@ from costmodel.serving.deployment import replica_count
 from costmodel.serving.distributions import ERROR
 from costmodel.serving.served import Served
 from costmodel.serving.simulation import MOST_KEPT, WINDOW, Simulation
-from costmodel.serving.summary import Outcome, Tally, changes, percentiles, totals, verdict
+from costmodel.serving.summary import Outcome, Tally, changes, of_classes, percentiles, totals, verdict
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.memory import Ledger
 from costmodel.workload.plans import Serving
@@ -93,7 +93,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         return self._outcome(self.served)
 
     def _outcome(self, served: Served) -> Outcome:
-        return Outcome.of(served, Tally.of(served, self._plan.slo))
+        return Outcome.of(served, Tally.of(served, self._plan.slo, self._plan.classes))
 
     @cached_property
     def _replays(self) -> list[Metrics]:
@@ -249,7 +249,9 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
     def details(self) -> Mapping[str, object]:
         """Return what results hold beside metrics: sums over the run, and the error of the step times' tables."""
         error = self.simulation.times.error(self.simulation.pricer)
-        engine = {} if self.why is None else {"engine": "event"}
+        engine: dict[str, object] = {} if self.why is None else {"engine": "event"}
+        classes = of_classes(self.outcome.tally, self.outcome.tally.served / self.outcome.tally.duration)
+        engine |= {"classes": classes} if classes else {}
         return {**engine, "requests": {**totals(self.outcome), **changes(self.outcome), "step_time_error": error}}
 
     def operators(self) -> list[TimedOperator]:

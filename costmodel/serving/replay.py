@@ -12,7 +12,7 @@ from costmodel.records import replace
 from costmodel.result import Metrics
 from costmodel.serving.served import Served
 from costmodel.serving.simulation import FEW_EVENTS, Simulation, stream_of, unsupported
-from costmodel.serving.summary import Outcome, Tally, percentiles
+from costmodel.serving.summary import Outcome, Tally, of_classes, percentiles
 from costmodel.workload.requests import Replicas, RequestStream
 
 REQUESTS = 1000  # of a run, ten of which are slower than the 99th percentile
@@ -40,7 +40,8 @@ class ReplayedServer(OpenLoopEvaluation):
         if self.solution().load >= 1.0 or unsupported(scenario, plan) is not None:
             return None
         if only_requests(plan):
-            plan = replace(plan, requests=RequestStream(), means=None, scheduler=replace(plan.scheduler, policy="fcfs"))
+            alike = RequestStream(classes=plan.classes)
+            plan = replace(plan, requests=alike, means=None, scheduler=replace(plan.scheduler, policy="fcfs"))
         stream, engines = stream_of(scenario, plan), plan.replicas.serving(scenario.parallel.all_devices)
         if plan.replicas.routing == "round_robin" and stream.arrivals == "poisson":
             stream = replace(stream, arrivals="gamma", cv=engines**-0.5)  # gaps between every n-th of them
@@ -53,7 +54,7 @@ class ReplayedServer(OpenLoopEvaluation):
         served = without_ramp(
             Simulation(replace(scenario, plan=own), own, self._calibration, compiles=False).run().done
         )
-        return Outcome.of(served, Tally.of(served, plan.slo))
+        return Outcome.of(served, Tally.of(served, plan.slo, plan.classes))
 
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the means, and the goodput: of the requests that are served, the share that keeps to the `slo`."""
@@ -62,6 +63,17 @@ class ReplayedServer(OpenLoopEvaluation):
         if self._replayed is not None and rate is not None:
             goodput = rate * self._replayed.tally.mean("good")
         return {**metrics, "goodput": goodput}
+
+    def details(self) -> Mapping[str, object]:
+        """Return the means of each class, with the share of its simulated requests that keep to its objective."""
+        details, run, rate = super().details(), self._replayed, self.metrics(None)["requests_per_second"]
+        if "classes" not in details or run is None or rate is None:
+            return details
+        kept, closed = ("attainment", "goodput"), details["classes"]
+        assert isinstance(closed, dict)
+        for name, played in of_classes(run.tally, float(rate)).items():
+            closed[name] |= {key: played[key] for key in kept}
+        return details
 
     def percentiles(self) -> Mapping[str, Mapping[str, float]]:
         """Return quantiles of the times of the requests that were simulated, else the closed form's rough ones."""

@@ -214,7 +214,8 @@ class Simulation:
         Raises InfeasibleError where a request can never start.
         """
         others = 0 if self._prompts is None else self._prompts.engines
-        tally, dice, parts = Tally(slo, Histogram), Dice(self.scenario, self.plan, others), self._parts()
+        tally = Tally(slo, Histogram, self.plan.classes)
+        dice, parts = Dice(self.scenario, self.plan, others), self._parts()
         first = next(parts)
         service = new_service(
             self.scenario, self.plan, first, self.policy, self.times.tables, self.extent.sizes, self._others()

@@ -83,6 +83,7 @@ class Requests(NamedTuple):
     paths: Paths
     priority: Any = np.zeros(0, np.int32)  # of each request, the least first; empty where none is stated
     earliest: Any = 0.0  # before which a called one does not arrive [s]
+    kind: Any = 0  # class of each request among those of the scenario
 
 
 class Request(Row):
@@ -122,6 +123,7 @@ class Request(Row):
     priority: Short  # the least is served first
     die: Short  # a random engine, where the router draws
     other_die: Short  # another one
+    kind: Short  # class of requests
     child: Short  # in the heap, the first of those behind it, whose `following` are its others
 
 
@@ -294,7 +296,7 @@ def new_records(stream: Requests) -> Records:
         requests[moment] = np.nan
     if len(stream.priority):
         requests["priority"] = stream.priority
-    requests["target"] = requests["prompt"]
+    requests["target"], requests["kind"] = requests["prompt"], stream.kind
     requests["segment"] = requests["following"] = -1
     return requests
 

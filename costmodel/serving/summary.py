@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from costmodel.serving.distributions import Histogram, Sample
 from costmodel.serving.rows import Records
 from costmodel.serving.served import Served
 from costmodel.serving.state import GAPS_PER_FACTOR_E, SHORTEST_GAP, Engines, Policy
-from costmodel.workload.requests import Slo
+from costmodel.workload.requests import RequestClass, Slo
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 GROWING = 0.05  # of waiting time per time of arrival: requests exceed what is served by 5 %
@@ -66,18 +67,22 @@ class Tally:
     arrivals: first and last one of all [s].
     first: arrival of those that were served [s].
     end: last token of all [s].
+    classes: the same of each class of requests, whose objectives are their own.
     """
 
-    def __init__(self, slo: Slo, kind: type[Sample] | type[Histogram]) -> None:
+    def __init__(
+        self, slo: Slo, kind: type[Sample] | type[Histogram], classes: Sequence[RequestClass] = ()
+    ) -> None:  # fmt: skip
+        self.classes = {each.name: Tally(each.slo or slo, kind) for each in classes}
         self._slo, self.times = slo, {name: kind() for name in ("ttft", "tpot", "e2e", "wait")}
         self.sums, self.arrived, self.served = dict.fromkeys(SUMS, 0.0), 0, 0
         self.arrivals, self.first, self.end = (np.inf, -np.inf), np.inf, -np.inf
         self._mean_arrival, self._mean_wait, self._across, self._together = 0.0, 0.0, 0.0, 0.0
 
     @classmethod
-    def of(cls, served: Served, slo: Slo) -> Tally:
+    def of(cls, served: Served, slo: Slo, classes: Sequence[RequestClass] = ()) -> Tally:
         """Return the tally of a whole run, with every time."""
-        tally = cls(slo, Sample)
+        tally = cls(slo, Sample, classes)
         tally.add(served)
         return tally
 
@@ -98,6 +103,10 @@ class Tally:
             distribution.add(getattr(times, name))
         for name, value in _sums(done, times, self._slo).items():
             self.sums[name] += value
+        for number, each in enumerate(self.classes.values()):
+            each.add(served.of(served.requests["kind"] == number))
+        if self.classes:
+            self.sums["good"] = sum(each.sums["good"] for each in self.classes.values())
         self.first = min(self.first, float(requests["arrival"].min()))
         self.end = max(self.end, float(requests["finish"].max()))
         self._add_moments(requests["arrival"], times.wait)
@@ -183,6 +192,28 @@ def percentiles(tally: Tally, gaps: Array) -> Percentiles:
         if name != "wait" and each.count
     }
     return known | {"itl": gap_percentiles(gaps.sum(axis=0))}
+
+
+def of_classes(tally: Tally, rate: float) -> dict[str, dict[str, Any]]:
+    """Return what became of each class of requests, all of which come at a rate, by its name.
+
+    share = arrived / all.arrived
+    attainment = good / arrived                  those that were turned away are not within the objective
+    goodput = rate * good / all.served           which add up to that of all
+    """
+    known = {}
+    for name, each in tally.classes.items():
+        means = {key: each.times[time].mean if each.times[time].count else None for key, time in _MEANS.items()}
+        lengths = {key: each.mean(key) if each.served else None for key in ("input_tokens", "output_tokens")}
+        known[name] = {
+            "share": each.arrived / tally.arrived, **lengths, **means,
+            "attainment": each.sums["good"] / each.arrived if each.arrived else None,
+            "goodput": rate * each.sums["good"] / tally.served,
+        }  # fmt: skip
+    return known
+
+
+_MEANS = {"ttft": "ttft", "tpot": "tpot", "latency": "e2e"}  # of a class -> of its tally
 
 
 def gap_percentiles(gaps: Array) -> dict[str, float]:

@@ -24,7 +24,7 @@ from costmodel.errors import InputError
 from costmodel.quantities import Count, Quantity, anywhere, where
 from costmodel.records import Record, ValueRecord, field
 from costmodel.workload.engine import EngineMemory, Scheduler
-from costmodel.workload.requests import Replicas, RequestStream, SessionMeans, Slo
+from costmodel.workload.requests import Replicas, RequestClass, RequestStream, SessionMeans, Slo
 
 # What may be named: each drops the tensors that the operator produces. `layer` keeps a layer's input only.
 OPERATORS = frozenset(
@@ -421,6 +421,11 @@ class Serving(Record):
     slo: Annotated[Slo, "service-level objective"] = field(default_factory=Slo)
     images: PromptImages = None
     means: SessionMeans | None = None
+
+    @property
+    def classes(self) -> tuple[RequestClass, ...]:
+        """Return the classes of requests, none where all are alike."""
+        return () if self.requests is None else self.requests.classes
 
 
 class Diffusion(Record, kw_only=True):

@@ -21,6 +21,7 @@ from costmodel.declared import (
     PositiveNumber,
     Ratio,
     RatioOrZero,
+    Share,
     Weight,
     Whole,
 )
@@ -196,6 +197,24 @@ class Priorities(Record, kw_only=True):
     weights: Annotated[tuple[Weight, ...], "how often each is drawn; empty: all as often"] = ()
 
 
+class Slo(Record, kw_only=True):
+    """What a good request takes at most."""
+
+    ttft: Annotated[Moment | None, "time to first token"] = None
+    tpot: Annotated[Moment | None, "mean time per token after the first"] = None
+    e2e: Annotated[Moment | None, "time to last token"] = None
+
+
+class RequestClass(Record, kw_only=True):
+    """Requests of one kind among those that are drawn."""
+
+    name: Annotated[str, "of the class"]
+    share: Annotated[Share, "of all requests; the shares of all classes add up to 1"]
+    input: Annotated[Lengths | None, "prompts; null: as of all requests"] = None
+    output: Annotated[Lengths | None, "outputs; null: as of all requests"] = None
+    slo: Annotated[Slo | None, "service-level objective of these requests; null: the scenario's"] = None
+
+
 class RequestStream(Record, kw_only=True):
     """The requests: a trace, or drawn at random."""
 
@@ -222,6 +241,9 @@ class RequestStream(Record, kw_only=True):
     prefix: Annotated[SharedPrefix | None, "beginnings that prompts share; null: none"] = None
     sessions: Annotated[Sessions | None, "conversations; null: every request by itself"] = None
     priority: Annotated[Priorities | None, "priorities of drawn requests; null: none"] = None
+    classes: Annotated[
+        tuple[RequestClass, ...], "kinds of drawn requests, each with its own lengths and objective"
+    ] = ()
 
 
 class Failure(Record, kw_only=True):
@@ -289,11 +311,3 @@ class Replicas(Record, kw_only=True):
     def serving(self, devices: Count) -> Quantity:
         """Return the engines that serve on average, those of `devices` each that broke down not counted."""
         return self.count if self.breakdowns is None else self.count * self.breakdowns.up_share(devices)
-
-
-class Slo(Record, kw_only=True):
-    """What a good request takes at most."""
-
-    ttft: Annotated[Moment | None, "time to first token"] = None
-    tpot: Annotated[Moment | None, "mean time per token after the first"] = None
-    e2e: Annotated[Moment | None, "time to last token"] = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -237,6 +237,12 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         lines.add_wait(CLIENT, float(self._idle(with_prompts, decode_only)), "latency")
         return lines.sorted()
 
+    def details(self) -> Mapping[str, object]:
+        """Return the mean times of each class of requests, where there are some."""
+        both = self._both()
+        metrics = {name: float(value or 0.0) for name, value in self.metrics(None).items()}
+        return of_classes(self._scenario, self._plan, prompt_token_time(self._plan, self._state, *both), metrics)
+
     def verdict(self) -> str:
         """Return `backlogged` where requests of the closed loop wait for a seat or for memory, else `stable`."""
         waiting = self._state.waiting + self._not_admitted
@@ -260,6 +266,43 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         return (f"only {admitted:g} of {requested:g} requests fit into the KV cache; the others wait", *left)
 
 
+@equation
+def prompt_token_time(plan: Serving, state: SteadyState, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
+    """Return by how much one computed token of a prompt makes its steps longer.
+
+    prompt_token_time = longer / (state.prompts * state.prompt_tokens)
+    longer = max(with_prompts - base, 0)
+    base := of a step without prompts, where these share steps with requests that decode
+    """
+    base = decode_only if plan.scheduler.mixes else 0.0
+    longer = maximum(with_prompts - base, 0.0)
+    return longer / (state.prompts * state.prompt_tokens)
+
+
+def of_classes(
+    scenario: Scenario, plan: Serving, token: Seconds, mean: Mapping[str, float]
+) -> dict[str, dict[str, dict[str, float | None]]]:  # fmt: skip
+    """Return the mean times of the classes of requests at a single point, which share all steps and waits.
+
+    ttft = mean.ttft + token * (computed - mean.computed) * longer
+    latency = ttft + mean.tpot * (output_tokens - 1)
+
+    token: what a computed token of a prompt takes; mean: metrics of the mean request. Nothing where there are none.
+    """
+    known, longer = {}, float(scenario.pace.first)
+    for each in plan.classes:
+        assert each.input is not None, "a scenario completes its classes"
+        assert each.output is not None, "a scenario completes its classes"
+        prompt, output = float(each.input.average), float(each.output.average)
+        more = computed_tokens(prompt, plan.prefix_hit_rate) - demand(plan).computed
+        ttft = mean["ttft"] + float(token * more) * longer
+        known[each.name] = {
+            "share": float(each.share), "input_tokens": prompt, "output_tokens": output, "ttft": ttft,
+            "tpot": mean["tpot"], "latency": ttft + mean["tpot"] * (output - 1.0), "attainment": None, "goodput": None,
+        }  # fmt: skip
+    return {"classes": known} if known else {}
+
+
 def only_requests(plan: Serving) -> tuple[str, ...]:
     """Return the keys of a scenario that the closed form leaves out: it is of equal requests on equal engines."""
     stream, replicas, unmodelled = plan.requests, plan.replicas, []
@@ -269,6 +312,9 @@ def only_requests(plan: Serving) -> tuple[str, ...]:
         files = [name for name in ("trace", "pairs") if getattr(stream, name) is not None]
         unmodelled += [f"the spread of `requests.{name}`, taken at the mean" for name in spread]
         unmodelled += [f"the lengths of `requests.{name}` one by one, taken at the scenario's mean" for name in files]
+        own = [each.distribution for one in plan.classes for each in (one.input, one.output) if each is not None]
+        if len(plan.classes) > 1 or (set(own) - {"constant"} and not spread):
+            unmodelled.append("`requests.classes` one by one, whose steps are those of their mean")
         unmodelled += ["`requests.prefix`"] if stream.prefix is not None and stream.sessions is None else []
         unmodelled += ["`requests.sessions` one by one, taken at their means"] if stream.sessions is not None else []
         if stream.arrivals not in ("poisson", "closed_loop"):

@@ -25,6 +25,8 @@ from costmodel.analytic.serving.continuous_batching import (
     left_to_requests,
     mean_keys,
     most_running,
+    of_classes,
+    prompt_token_time,
     ranks_wait,
     shared_blocks,
     steady_state,
@@ -321,6 +323,15 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
             "prefix_hit_rate": plan.prefix_hit_rate,
         }
         return served_metrics(self._scenario, rate, devices, (solution.first, steps.later), work, own)
+
+    def details(self) -> Mapping[str, object]:
+        """Return the mean times of each class of requests, where there are some and their queue does not only grow."""
+        steps, metrics = self.solution().steps, self.metrics(None)
+        if self.solution().load >= 1.0:
+            return {}
+        token = prompt_token_time(self._plan, steps.state, steps.with_prompts, steps.decode_only)
+        mean = {name: float(value or 0.0) for name, value in metrics.items()}
+        return of_classes(self._scenario, self._plan, token, mean)
 
     def verdict(self) -> str:
         """Return `overloaded` where the rate is more than the engine serves, `backlogged` where most requests wait."""

@@ -232,3 +232,48 @@ def test_pipelines_have_rough_tails_and_a_queue_without_end_has_none() -> None:
     _, over = answer("analytic", rate="100 /s", requests=None)
     assert over["verdict"] == "overloaded"
     assert over["percentiles"] == {}
+
+
+TWO = [
+    {"name": "long", "share": 0.25, "input": 800, "output": {"mean": 40, "distribution": "exponential"}},
+    {"name": "short", "share": 0.75, "input": 100, "slo": {"ttft": "30 ms"}},
+]
+
+
+@pytest.mark.parametrize("engine", ["analytic", "event"])
+def test_one_class_of_all_requests_is_as_none(engine: str) -> None:
+    slo = {"ttft": "120 ms"}
+    _, none = answer(engine, slo=slo)
+    _, one = answer(engine, slo=slo, requests=FEW | {"classes": [{"name": "all", "share": 1}]})
+    found = one.pop("classes")["all"]
+    assert one == none
+    means = none["metrics"]
+    assert [found[key] for key in ("ttft", "goodput")] == pytest.approx([means["ttft"], means["goodput"]], rel=1e-12)
+    assert found["share"] == 1.0
+    assert 0.0 < found["attainment"] < 1.0
+
+
+def test_requests_of_classes_keep_to_their_own_objectives_and_add_up_to_all() -> None:
+    _, found = answer("event", requests=FEW | {"classes": TWO}, slo={"ttft": "10 s"})
+    long, short = found["classes"]["long"], found["classes"]["short"]
+    assert (long["input_tokens"], short["input_tokens"]) == (800, 100)
+    assert long["attainment"] == 1.0 > short["attainment"]
+    assert long["share"] + short["share"] == 1.0
+    assert long["goodput"] + short["goodput"] == pytest.approx(found["metrics"]["goodput"], rel=1e-12)
+    _, closed = answer("analytic", requests=FEW | {"classes": TWO}, slo={"ttft": "10 s"})
+    means, (long, short) = closed["metrics"], closed["classes"].values()
+    assert 0.25 * long["ttft"] + 0.75 * short["ttft"] == pytest.approx(means["ttft"], rel=1e-12)
+    assert long["ttft"] > 2 * short["ttft"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"classes": [TWO[0]]}, r"add up to 0\.25"),
+        ({"classes": [TWO[0], TWO[1] | {"name": "long"}]}, "the same name"),
+        ({"classes": TWO, "sessions": {"turns": 4}}, "not allowed with `sessions`"),
+    ],
+)
+def test_classes_that_cannot_be_are_refused(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        loaded(requests=FEW | more)

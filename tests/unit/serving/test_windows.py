@@ -39,6 +39,9 @@ CASES: dict[str, dict[str, Any]] = {
     "pools": {"replicas": {"count": 3, "prefill": 1, "transfer": {"bandwidth": "2 GB/s"}}},
     "priority": {"scheduler": {"max_num_seqs": 8, "policy": "priority"}, "rate": "60 /s",
                  "requests": {**REQUESTS, "priority": {"values": [0, 1, 2]}}},
+    "classes": {"requests": {**REQUESTS, "classes": [
+        {"name": name, "share": share, "input": {"distribution": "uniform", "low": low, "high": 2 * low}}
+        for name, share, low in (("short", 0.7, 20), ("long", 0.3, 200))]}},
 }  # fmt: skip
 
 
