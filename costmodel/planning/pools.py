@@ -40,7 +40,7 @@ ROLES = ("prefill", "decode")
 T = TypeVar("T")
 
 
-class _Grid(Record):
+class Grid(Record):
     """Two pools in closed form: prompts' engines along the first axis. known: metric -> values; used: devices."""
 
     fits: npt.NDArray[np.bool_]
@@ -127,7 +127,7 @@ class _Pair(Record):
         known = {**layout, "instances": [number for _, number in rows], "row": [row for row, _ in rows]}
         return {name: np.array(values, dtype=np.float64) for name, values in known.items()}
 
-    def _evaluated(self, columns: Sequence[dict[str, Array]]) -> _Grid:
+    def _evaluated(self, columns: Sequence[dict[str, Array]]) -> Grid:
         """Return layouts and numbers of engines of both pools in closed form."""
         workload = self._workload()
         vary: dict[str | tuple[str, ...], tuple[Array, ...]] = {
@@ -144,7 +144,7 @@ class _Pair(Record):
         if self.request.budget is not None and all(some[0].rental is not None for some in self.engines):
             fits = fits & (cost <= self.request.budget)
         known = {name: np.asarray(result.metrics[name], dtype=np.float64) for name in (*self.margins, *_RATES)}
-        return _Grid(fits, known, cost, devices[0][:, None] + devices[1][None, :])
+        return Grid(fits, known, cost, devices[0][:, None] + devices[1][None, :])
 
     def _devices(self, pool: int, own: dict[str, Array]) -> Array:
         """Return the devices of a pool in each row."""

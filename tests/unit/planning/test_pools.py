@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import costmodel
 from costmodel.planning import playing, sizing, structures
 from costmodel.planning.deployments import Deployment, command_of, pools
-from costmodel.planning.pools import dearest, longest_mean, with_engines
+from costmodel.planning.pools import Grid, dearest, longest_mean, with_engines
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.servers import plan_servers
 from costmodel.planning.sizing import engines
@@ -84,3 +85,20 @@ def test_a_step_has_room_for_the_drafts_of_all_that_run(monkeypatch: pytest.Monk
     with_drafts = drafted(plain)
     assert with_drafts is not None
     assert set(sizing._budgets(plain)) - set(sizing._budgets(with_drafts)) == {2048.0}
+
+
+def test_the_cheapest_pools_keep_every_limit_and_of_equals_the_fewest_devices_come_first() -> None:
+    """Prompts' engines along the first axis; what a limit allows exactly holds, and what never ends does not."""
+    grid = Grid(
+        fits=np.array([[True, True, False], [True, True, True]]),
+        known={
+            "requests_per_second": np.full((2, 3), 5.0),
+            "highest_stable_rate": np.array([[5.0, 10.0, 99.0], [10.0, 10.0, 4.0]]),
+            "ttft": np.array([[1.0, 2.0, 0.1], [2.0, np.inf, 0.1]]),
+        },
+        cost=np.array([[3.0, 4.0, 1.0], [4.0, 2.0, 1.0]]), used=np.array([[9.0, 8.0, 1.0], [7.0, 6.0, 1.0]]),
+    )  # fmt: skip
+    assert grid.cheapest({"ttft": 2.0}, 1.0) == (0, 0)
+    assert grid.cheapest({"ttft": 2.0}, 0.5) == (1, 0)  # costs as much as (0, 1), with fewer devices
+    assert grid.cheapest({}, 0.5) == (1, 1)
+    assert grid.cheapest({"ttft": 0.5}, 1.0) is None
