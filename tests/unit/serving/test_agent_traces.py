@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -207,12 +208,30 @@ def test_a_bad_trace_is_an_error_at_its_line(tmp_path: Path, name: str) -> None:
     assert caught.value.problems[0].location.line == line
 
 
-def test_a_date_without_a_zone_is_of_utc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
+@pytest.mark.parametrize("zone", ["Asia/Kathmandu", "America/New_York"])
+def test_a_date_without_a_zone_is_of_utc_in_any_zone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    """In the nights as well in which an hour of New York's clocks comes twice and is missing."""
     head = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
     path = tmp_path / "trace.csv"
-    path.write_text(f"{head}2026-01-01T00:00:00.25,5,5\n2026-01-01T09:00:00.5+09:00,5,5\n2026-01-01T00:00:01Z,5,5\n")
-    arrivals = [row.arrival for row in read_rows(path)]
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", zone)
+        time.tzset()
+        try:
+            path.write_text(
+                f"{head}2026-01-01T00:00:00.25,5,5\n2026-01-01T09:00:00.5+09:00,5,5\n2026-01-01T00:00:01Z,5,5\n"
+            )
+            arrivals = [row.arrival for row in read_rows(path)]
+            for begin, end in (
+                ("2023-11-05 00:30:00", "2023-11-05 02:30:00"),
+                ("2023-03-12 01:30", "2023-03-12 03:30"),
+            ):
+                path.write_text(f"{head}{begin},5,5\n{end},5,5\n")
+                assert np.diff([row.arrival for row in read_rows(path)]).tolist() == [7200.0]
+        finally:
+            patched.undo()
+            time.tzset()
     assert np.diff(arrivals).tolist() == [0.25, 0.5]
     assert arrivals[0] == 1767225600.25
 
