@@ -27,7 +27,7 @@ from costmodel.planning.sizing import (
     sizes_of,
     weights_of,
 )
-from costmodel.planning.structures import Structure, check_load, drafted, structures, unplayed
+from costmodel.planning.structures import Structure, check_load, drafted, is_unfitted, structures, unplayed
 from costmodel.records import Record, field, replace
 from costmodel.schema.files import load_node
 from costmodel.schema.references import Library
@@ -233,7 +233,7 @@ class _Race(Record):
         key = id(engine.structure)
         if key not in self.unfitted:
             self.unfitted[key] = None
-            if _is_unfitted(engine, self.request):
+            if is_unfitted(engine.in_full(self.request, engine.likely)):
                 why = f"{self.cluster}: {engine.structure}: most of its kernels have no fit on this device"
                 self.unfitted[key] = why
                 self.plans.left_out.append(why)
@@ -309,13 +309,6 @@ class _Race(Record):
         line = f"{self.cluster}: {engine.structure} {engine} is closed form only: {obstacle}"
         self.plans.left_out.append(line)
         return [Deployment(player, None, engine.likely, None, point, 0.0)]
-
-
-def _is_unfitted(engine: Engine, request: PlanRequest) -> bool:
-    """Tell whether most of an engine's time is of kernels that were not measured in its format."""
-    point = engine.in_full(request, engine.likely)
-    known = sum(entry.time for entry in point.breakdown)
-    return known > 0.0 and 2.0 * sum(entry.by_basis.get("roofline", 0.0) for entry in point.breakdown) > known
 
 
 def _spread(engine: Engine, request: PlanRequest, replicas: int) -> float:
@@ -436,7 +429,7 @@ def highest_rate(plans: Plans) -> tuple[float | None, Engine | None]:
     rate, best = 0.0, None
     promising = one_per_layout([one for one in plans.engines if one.promise > 0.0])
     for engine in sorted(promising, key=lambda one: -one.promise)[:_BUYING]:
-        if not _is_unfitted(engine, request) and playable(Player(engine, request)) is None:
+        if not is_unfitted(engine.in_full(request, engine.likely)) and playable(Player(engine, request)) is None:
             own = _rate_of(engine, request, rate)
             rate, best = (own, engine) if own > rate else (rate, best)
     return rate, best

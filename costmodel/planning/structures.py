@@ -15,6 +15,7 @@ from costmodel.api import Workload, load
 from costmodel.errors import InputError, Problem
 from costmodel.planning.request import PlanRequest
 from costmodel.records import Record, replace
+from costmodel.result import Point
 from costmodel.schema.files import load_cluster, load_document, read_model
 from costmodel.schema.references import Library, as_reference
 from costmodel.serving.compiled import has_numba
@@ -132,18 +133,24 @@ def drafted(structure: Structure) -> Structure | None:
 
 def _narrower(scenario: Scenario, search_path: tuple[str, ...]) -> Iterator[str]:
     """Yield the number formats of inference whose weights have fewer bits than the scenario's, scales aside."""
-    own = _bits(scenario.precision.weights)
+    own = bits(scenario.precision.weights)
     for name in Library(search_path).names("precisions"):
         document = load_document("precisions", name, search_path)
         weights = document["weights"]
         dominated = name == "int8" and "fp8" in scenario.cluster.device.math  # as fast as FP8, of a narrower range
-        if document["master"] is None and weights not in GGUF_FORMATS and _bits(weights) < own and not dominated:
+        if document["master"] is None and weights not in GGUF_FORMATS and bits(weights) < own and not dominated:
             yield name
 
 
-def _bits(weights: str) -> int:
+def bits(weights: str) -> int:
     """Return the bits of a stored weight, without its share of a block's scale, which is below one."""
     return int(BITS_PER_BYTE * element_bytes(weights))
+
+
+def is_unfitted(point: Point) -> bool:
+    """Tell whether most of a result's time is of kernels that were not measured in their number format."""
+    known = sum(entry.time for entry in point.breakdown)
+    return known > 0.0 and 2.0 * sum(entry.by_basis.get("roofline", 0.0) for entry in point.breakdown) > known
 
 
 def _exchanges(cluster: str, framework: str, precision: str | None, workload: Workload) -> Iterator[Structure]:

@@ -19,13 +19,14 @@ from costmodel.errors import ImplausibleInput, InputError, Problem
 from costmodel.planning import commands
 from costmodel.planning.goodput import Goodput, goodput_of
 from costmodel.planning.request import PlanRequest
-from costmodel.planning.structures import check_model, unknown_clusters
-from costmodel.records import Record, replace
+from costmodel.planning.structures import bits, check_model, is_unfitted, unknown_clusters
+from costmodel.records import Record, field, replace
 from costmodel.result import Point
-from costmodel.schema.files import load_cluster
+from costmodel.schema.files import load_cluster, load_document
 from costmodel.schema.model_names import is_model
 from costmodel.schema.overrides import ON
 from costmodel.schema.published_tables import PublishedRun, published_runs
+from costmodel.schema.references import Library
 from costmodel.study.goals import Candidate, OnProgress
 from costmodel.study.layouts import OWN, VARIED
 from costmodel.study.search import Space, searched, settings
@@ -43,6 +44,7 @@ _FULL = 0.9  # of memory, from which on a run that leaves a tenth is shown besid
 _FEW = 3  # numbers of devices that are looked at, after which half counts as done
 _EVEN = 0.5  # the least probability to end in time of a run that is recommended, where no confidence is asked for
 _USUAL = {("micro_batch", "1"), ("recompute", "none"), ("optimizer.zero", "1"), ("schedule", "1f1b")}
+_EIGHT = 8  # bits of a number of the formats that are tried; narrower ones keep layers in 16 that are not counted so
 _THIRD = 1.0 / 3.0  # of a published run's MFU, below which a plan says why
 _QLORA = "'scenarios.training.adapters={rank: 16, base_precision: nf4}'"
 
@@ -74,6 +76,12 @@ class TrainingRun(Record):
     def devices(self) -> int:
         """Return how many devices it takes."""
         return self.point.devices
+
+    @property
+    def format(self) -> str:
+        """Return the name of its number format, of one that is stated in parts that of its products."""
+        stated = str(self.changes.get(f"scenarios.{self.scenario.name}.precision", "{"))
+        return self.scenario.precision.linear if "{" in stated else stated
 
     @property
     def seconds(self) -> float:
@@ -140,7 +148,8 @@ def plan_training(request: PlanRequest, on_progress: OnProgress = lambda _: None
     left_out: list[str] = []
     share = 1.0 / max(len(request.clusters), 1)
     for number, cluster in enumerate(request.clusters):
-        ladder = Ladder.of(request, cluster, lambda done, number=number: on_progress((number + done) * share))  # type: ignore[misc]
+        own = Ladder.of(request, cluster, lambda done, number=number: on_progress((number + done) * share))  # type: ignore[misc]
+        ladder = own.in_best_format()
         runs = ladder.fewest() if request.days is not None else ladder.front()
         holding += map(ladder.finished, runs)
         if not runs:
@@ -192,6 +201,7 @@ class Ladder(Record):
     """Numbers of devices of one cluster, and the best run on each that was looked at, null where none fits.
 
     rent: of a device [$/s], null where it has no price.
+    looked: numbers of devices that were searched, in all number formats; beside: what the model's own would take.
     """
 
     request: PlanRequest
@@ -200,8 +210,10 @@ class Ladder(Record):
     name: str
     numbers: tuple[int, ...]
     rent: float | None
-    tried: dict[int, TrainingRun | None]
     on_progress: OnProgress
+    looked: list[int] = field(default_factory=list)
+    tried: dict[int, TrainingRun | None] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, request: PlanRequest, cluster: str, on_progress: OnProgress) -> Ladder:
@@ -213,7 +225,28 @@ class Ladder(Record):
         numbers, rent = request.devices or tuple(_numbers(node, most)), request.rental(hardware.node.device)
         if request.budget is not None and rent is not None:
             numbers = tuple(number for number in numbers if number * rent <= request.budget)
-        return cls(request, cluster, workload, name, numbers, rent, {}, on_progress)
+        return cls(request, cluster, workload, name, numbers, rent, on_progress)
+
+    def in_best_format(self) -> Ladder:
+        """Return the ladder in the number format whose run is the fastest on the first number that is looked at.
+
+        Besides the model's own those of 8 bits that the device multiplies in, where most kernels were measured in them.
+        A file's format is its own, as one that is stated, and that of weights which adapters stand on.
+        """
+        path, plan = f"scenarios.{self.name}.precision", self._own.plan
+        is_free = self.workload.start is not None and path not in self.request.settings and bool(self.numbers)
+        if not is_free or not isinstance(plan, Training) or plan.adapters is not None:
+            return self
+        first, ladders = self.numbers[self._start], [self]
+        for name in _narrower(self._own, self.request.search_path):
+            request = replace(self.request, changes=(*self.request.changes, (path, name)))
+            ladders.append(replace(Ladder.of(request, self.cluster, self.on_progress), looked=self.looked))
+        runs = [(one.run(first), number) for number, one in enumerate(ladders)]
+        able = [(run.seconds, at) for run, at in runs if run is not None and (not at or not is_unfitted(run.point))]
+        best, own, usual = ladders[min(able, default=(0.0, 0))[1]], runs[0][0], self._own.precision.linear
+        takes = "no layout fits" if own is None else f"{_rounded(own.seconds / DAY)} days"
+        beside = f"in {usual.upper()} {takes} on {counted(first)}: --set {path}={usual}"
+        return best if best is self else replace(best, beside=(beside,))
 
     def run(self, devices: int) -> TrainingRun | None:
         """Return the fastest run on some devices, null where no layout fits."""
@@ -235,7 +268,7 @@ class Ladder(Record):
         The first number that is looked at is the one that would do with published MFU; from there it goes step by step,
         down past those that were asked for and have no layout.
         """
-        top, best = self._guess(), None
+        top, best = self._start, None
         while top + 1 < len(self.numbers) and not self.holds(self.numbers[top]):
             top += 1
         for at in range(top, -1, -1):
@@ -250,8 +283,7 @@ class Ladder(Record):
 
     def front(self) -> list[TrainingRun]:
         """Return runs of which none is both faster and cheaper than another: the fastest first."""
-        start = next((n for n, each in enumerate(self.numbers) if each >= int(self._own.devices)), 0)
-        chosen = self.numbers if self.request.devices else self.numbers[start::SIDE]
+        chosen = self.numbers if self.request.devices else self.numbers[self._start :: SIDE]
         kept: list[TrainingRun] = []
         for run in sorted(filter(None, map(self.run, chosen)), key=lambda run: run.seconds):
             if not kept or _order(run) < min(map(_order, kept)):
@@ -292,10 +324,15 @@ class Ladder(Record):
     def _own(self) -> Scenario:
         return self.workload.scenario(self.name)
 
-    def _guess(self) -> int:
-        """Return the position of the least number of devices that would end in time with the MFU of a published run."""
+    @property
+    def _start(self) -> int:
+        """Return the position of the number of devices that is looked at first.
+
+        The least that would end in time with the MFU of a published run; without a limit the least that hold the model.
+        """
+        if self.request.days is None:
+            return next((n for n, each in enumerate(self.numbers) if each >= int(self._own.devices)), 0)
         assert self.request.tokens is not None, "`plan_training` has checked it"
-        assert self.request.days is not None, "`fewest` has a limit"
         step = self.workload.points([self.name])[self.name]
         rate, mfu = step.metrics["tokens_per_second_per_device"], step.metrics.get("mfu")
         if rate is None or not mfu:
@@ -312,10 +349,9 @@ class Ladder(Record):
         batches = self._batches(devices) if batch not in self.request.settings else []
         lists |= {batch: ",".join(map(str, batches))} if len(batches) > 1 else {}
         goal = "maximise tokens_per_second" if lists else "minimise step_time"
-        space, before = (
-            Space((devices,), [f"{path}={values}" for path, values in lists.items()], fixed),
-            len(self.tried),
-        )
+        space = Space((devices,), [f"{path}={values}" for path, values in lists.items()], fixed)
+        before = len(self.looked)
+        self.looked.append(devices)
 
         def on_part(done: float) -> None:
             self.on_progress((before + done) / (before + done + _FEW))
@@ -362,7 +398,7 @@ class Ladder(Record):
             fewer = fewer if (point.metrics, point.memory) == (run.point.metrics, run.point.memory) else run.changes
         options = ["--phase", "training"] if starts else ["--scenario", self.name]
         command = commands.simulate(str(self.request.model), self.cluster, self.name, fewer, options, whole=starts)
-        return replace(run, command=command, roomier=self._roomier(run))
+        return replace(run, command=command, roomier=self._roomier(run), notes=(*run.notes, *self.beside))
 
     def _roomier(self, run: TrainingRun) -> TrainingRun | None:
         """Return the fastest run on as many devices that leaves a tenth of memory, null where the run does or none."""
@@ -381,18 +417,22 @@ def _with_fewer(
     """Return a run with what fewer devices do."""
     fewer = tried.get(devices)
     dollars = None if fewer is None else fewer.dollars
-    cost = "" if dollars is None or request.confidence is None else f", {float(f'{dollars:.3g}'):,g} $"
+    cost = "" if dollars is None or request.confidence is None else f", {_rounded(dollars)} $"
     said = "in no layout that fits" if fewer is None else f"{late(fewer, request)}{cost}"
     return replace(run, fewer=f"{counted(devices)}: {said}") if devices in tried else run
 
 
 def late(run: TrainingRun, request: PlanRequest) -> str:
     """Return how long a run takes that does not end in time, or with which probability it does."""
-    days, limit = f"{float(f'{run.seconds / DAY:.3g}'):,g} days", request.days or 0.0
+    days, limit = f"{_rounded(run.seconds / DAY)} days", request.days or 0.0
     chance = run.probability(limit * DAY)
     if run.seconds > limit * DAY or chance is None:
         return f"{days}, more than {limit:g}"
     return f"{days}, in time with a probability of {chance:.0%}"
+
+
+def _rounded(value: float) -> str:
+    return f"{float(f'{value:.3g}'):,g}"
 
 
 def counted(devices: int) -> str:
@@ -430,6 +470,20 @@ def _is_of_layout(path: str, value: str) -> bool:
     return path.startswith("scenarios.") and below in (*OWN, *VARIED) and not is_batch
 
 
+def _narrower(scenario: Scenario, search_path: tuple[str, ...]) -> Iterator[str]:
+    """Yield the number formats of training of whose products, in 8 bits, the device has the math unit.
+
+    A scale for 32 elements (MXFP8) takes one that scales blocks by itself.
+    """
+    for name in Library(search_path).names("precisions") if bits(scenario.precision.linear) > _EIGHT else ():
+        document = load_document("precisions", name, search_path)
+        linear = str(document["linear"])
+        unit = scenario.cluster.device.math.get(linear.removeprefix("mx"))
+        is_able = unit is not None and (not linear.startswith("mx") or unit.scaling == "native")
+        if document["master"] is not None and is_able and bits(linear) == _EIGHT:
+            yield name
+
+
 def _numbers(node: int, most: int) -> Iterator[int]:
     """Yield the numbers of devices of a ladder: divisors of a node, then 1 to 7, 8, 10, 12, 14, 16 … whole nodes."""
     yield from (each for each in (2**n for n in range(node.bit_length())) if each < node and node % each == 0)
@@ -449,8 +503,6 @@ def _notes(scenario: Scenario, point: Point, best: Candidate) -> Iterator[str]:
     if isinstance(scenario.plan, Training):
         batch, sequence = float(np.max(scenario.plan.global_batch)), float(np.max(scenario.plan.sequence))
         yield f"{batch:,.0f} sequences of {sequence:,.0f} tokens a step: --set scenarios.{scenario.name}.global_batch=N"
-        if scenario.precision.linear == "bf16" and "fp8" in scenario.cluster.device.math:
-            yield f"products in BF16; in FP8: --set scenarios.{scenario.name}.precision=fp8"
         if mfu is not None and mfu < _THIRD * run.mfu and scenario.plan.adapters is None:
             shares = {entry.name: entry.time for entry in point.breakdown}
             largest = max(shares, key=lambda name: shares[name]) if shares else "nothing"

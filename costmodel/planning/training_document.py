@@ -35,7 +35,7 @@ def _run_document(run: TrainingRun, plans: TrainingPlans) -> dict[str, Any]:
     assert isinstance(plan, Training)
     return {
         "cluster": run.cluster, "devices": run.devices, "replicas": 1, "engine": run.scenario.framework.name,
-        "framework": run.scenario.framework.name, "precision": run.scenario.precision.linear,
+        "framework": run.scenario.framework.name, "precision": run.format,
         "parallel": _degrees(run),
         "micro_batch": run.at.get("micro_batch"), "global_batch": int(np.max(plan.global_batch)),
         "sequence": int(np.max(plan.sequence)), "recompute": run.at.get("recompute"),

@@ -174,9 +174,9 @@ def test_a_training_run_is_planned_in_one_line(run):
     assert done.out.startswith("1 A100 SXM 80GB: ")
     assert "MFU" in done.out.splitlines()[0]
     assert "sequences of 2,048 tokens a step" in done.out
-    assert "in FP8" not in done.out
-    narrow = run("plan", "mpt-125m", "--train", "--tokens", "2B", "--devices", "1", "--cluster", "nodes/h100-x1")
-    assert "products in BF16; in FP8: --set scenarios.training.precision=fp8" in narrow.out
+    assert "in BF16 " not in done.out
+    narrow = run("plan", "mpt-1b", "--train", "--tokens", "2B", "--devices", "1", "--cluster", "nodes/h100-x1")
+    assert " on 1 device: --set scenarios.training.precision=bf16\n" in narrow.out
     assert "(1.75 GB of weights and optimizer a device, at 32 GB/s to its host)" in done.out
     late = run(
         "plan", "mpt-125m", "--train", "--tokens", "2T", "--days", "1", "--devices", "1", "--cluster", "nodes/a100-x1"

@@ -9,6 +9,7 @@ from costmodel.planning.launch.options import Settings
 DEGREES = ("tp", "pp", "dp", "ep", "cp")
 SERVERS = ("vllm", "sglang", "trt-llm", "dynamo-trt-llm")
 _PLAIN = ("bf16", "fp16")  # formats that are a type of weights, not a quantisation
+_KINDS = "precision.format", "precision.type"  # of numbers, where no recipe of theirs is stated
 _KV, _TENSOR = "precision.kv_cache", "layout.tensor"
 
 
@@ -47,8 +48,8 @@ def ours(key: str, counted: Settings) -> Settings:
 
     A server without an option of its own caches keys and values in 16 bits.
     """
-    settings = {path: value for path, value in counted.items() if not path.startswith(("layout.", "precision.type"))}
-    kind = counted.get("precision.type")
+    settings = {path: value for path, value in counted.items() if not path.startswith(("layout.", *_KINDS))}
+    kind = next((counted[name] for name in _KINDS if name in counted), None)
     if kind is not None:
         settings.setdefault("precision.compute", kind)
     if key not in SERVERS:

@@ -15,8 +15,10 @@ from costmodel.event.goodput import simulate_goodput
 from costmodel.planning.goodput import best_goodput
 from costmodel.planning.money import Prices
 from costmodel.planning.request import PlanRequest, read_request
-from costmodel.planning.training import DAY, TrainingPlans, TrainingRun, plan_training
+from costmodel.planning.training import DAY, TrainingPlans, TrainingRun, _narrower, plan_training
 from costmodel.planning.training_document import document
+from costmodel.records import replace
+from costmodel.schema.files import load_cluster
 from costmodel.study.search import Space, searched
 from costmodel.study.sweep import Wanted
 from costmodel.workload.simulation import Checkpoints
@@ -235,3 +237,24 @@ def test_numbers_that_are_not_listed_under_a_limit_of_days_have_the_reason_of_th
     assert smallest == "not looked at: 2 do not end in time"
     assert "days, more than" in smaller
     assert larger.endswith("fewer end in time")
+
+
+def test_the_number_format_is_that_of_the_fastest_run_and_a_stated_one_stays() -> None:
+    """Products in 8 bits, where the device has them: one scale for 32 elements takes a device that scales blocks."""
+
+    def of(*changes: tuple[str, str]) -> TrainingRun:
+        asked = {"tokens": 2e9, "devices": (1,), "changes": (*FIXED, ("scenarios.training.micro_batch", "4"), *changes)}
+        (run,) = plan_training(PlanRequest("mpt-1b", ("nodes/h100-x1",), train=True, **asked)).runs  # type: ignore[arg-type]
+        return run
+
+    path = "scenarios.training.precision"
+    each = {name: of((path, name)) for name in ("bf16", "fp8", "fp8-te")}
+    best, chosen = min(each.values(), key=lambda run: run.seconds), of()
+    assert (chosen.seconds, chosen.changes[path]) == (best.seconds, best.changes[path])
+    assert best is not each["bf16"]
+    assert f"in BF16 {each['bf16'].seconds / DAY:.3f} days on 1 device" in chosen.notes[-1]
+    assert [run.scenario.precision.linear for run in each.values()] == ["bf16", "fp8", "fp8"]
+    own = each["bf16"].scenario
+    assert list(_narrower(own, ())) == ["fp8", "fp8-te"]
+    blackwell = replace(own, cluster=load_cluster("nodes/hgx-b200"))
+    assert list(_narrower(blackwell, ())) == ["fp8", "fp8-te", "mxfp8"]
