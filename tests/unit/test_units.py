@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.declared import MOST, Measure, Positive, Wrong
+from costmodel.declared import MOST, Measure, Positive, Whole, Wrong
 from costmodel.errors import InputError
 from costmodel.units import DIMENSIONS, parse, render, slip, whole
 
@@ -163,3 +164,20 @@ def test_a_number_above_zero_has_the_same_bound_on_both_sides() -> None:
 def test_a_whole_number_is_plain_digits_and_not_too_many() -> None:
     assert [whole(text) for text in ("0", "8", "007", "9" * 18)] == [0, 8, 7, 10**18 - 1]
     assert [whole(text) for text in ("", "-1", "+1", "1.0", "\u00b2", "\uff11", "9" * 5000)] == [None] * 7
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [(8.5, "write 8"), (2.5, "write 2"), (1, "at least 2"), (99, "at most 64"), ([8.0, 9.5], "write 8")],
+)
+def test_a_count_that_is_none_is_told_with_the_nearest_one_that_may_be(value: object, hint: str) -> None:
+    with pytest.raises(Wrong) as caught:
+        Whole(2, 64).check(np.array(value) if isinstance(value, list) else value)
+    assert hint in caught.value.hint
+    assert Whole(2, 64).check(2) == 2
+    assert Whole(2, 64).check(64) == 64
+
+
+def test_a_quantity_is_described_by_an_example_of_its_unit() -> None:
+    assert Measure("bandwidth").describe() == "bandwidth, as `10 GB/s`"
+    assert Measure("duration").describe() == "time, as `10 s`"

@@ -16,6 +16,7 @@ from costmodel.cost.operator_time import operator_time
 from costmodel.cost.physical_bound import least_time
 from costmodel.cost.residual import Domain, Residual
 from costmodel.cost.spread import UnseenGroups
+from costmodel.fitting.ladders import kernels, typical
 from costmodel.quantities import Quantity
 from costmodel.report.equations import Chain, traced
 from costmodel.schema.files import load_device
@@ -192,3 +193,19 @@ def test_a_library_that_copies_its_cache_stands_in_for_no_other():
 
     assert tpot("deepseek", "fp8") < tpot("deepseek", "bf16") < 1.1 * tpot("deepseek", "fp8")
     assert tpot("sglang", "fp8") > 1.5 * tpot("sglang", "bf16")
+
+
+def test_fits_of_a_mean_weigh_one_together_and_one_that_answers_alone_does_so_too() -> None:
+    device = load_device("h20")
+    families = load_calibration(device, "default").families
+    assert isinstance(families, FitLookup)
+    found = set()
+    for key in ("gemm/bf16", "gemm/fp8", "grouped_gemm/bf16", "attention_prefill/bf16", "attention_decode/bf16"):
+        operator = kernels(key, device, {name: size[0] for name, size in typical().items()})
+        assert operator is not None
+        considered = families.considered_at(key, operator)
+        weights = [each.weight for each in considered if each.weight is not None]
+        assert sum(weights) == pytest.approx(1.0, abs=0.01)
+        assert considered[-1].weight == weights[-1]
+        found.add(len(weights) > 1)
+    assert found == {True, False}
