@@ -2,8 +2,8 @@
 
 `python -m benchmarks.drawn_mutations --number 200 --seed 1`: each exchanges + and -, * and /, < and <=, > and >=,
 minimum and maximum, `and` and `or`, or adds one to a number, on a line that some function computes with. The tests of
-a change are those that import its module, at most as many as MOST_TESTS, those that name its function first, then the
-nearest; what these do not notice is tried on properties of whole runs (WHOLE), which import no module but the package.
+a change are those that import its module or one that imports this, at most as many as MOST_TESTS, those that name its
+function first, then the nearest; what these do not notice is tried on properties of whole runs (WHOLE).
 """
 
 from __future__ import annotations
@@ -122,27 +122,26 @@ def _dotted(module: str) -> str:
 def tests_of(module: str, function: str) -> list[str]:
     """Return the files of tests, under `tests/`, that import a module: those of a function, its room and name first.
 
-    Without any, those that import a module which imports it.
+    Behind them those that import a module which imports it, of these modules' names first.
     """
-    dotted = _dotted(module)
-    room, stem = module.split("/")[0], Path(module).stem
+    dotted, package = _dotted(module), ROOT / "costmodel"
     files = [file for file in sorted((ROOT / "tests").rglob("test_*.py")) if "golden" not in file.parts]
     named = {file: file.relative_to(ROOT / "tests").as_posix() for file in files}
-    chosen = [file for file in files if dotted in _imports(file) or stem == file.stem.removeprefix("test_")]
-    if not chosen:
-        package = ROOT / "costmodel"
-        users = {
-            _dotted(file.relative_to(package).as_posix()) for file in package.rglob("*.py") if dotted in _imports(file)
-        }
-        chosen = [file for file in files if users & _imports(file)]
-    names = re.compile(rf"\b{function}\b")
-    order = sorted(
-        chosen,
-        key=lambda file: (
-            not names.search(file.read_text(encoding="utf-8")),
-            stem not in file.stem, f"/{room}/" not in named[file], named[file],
-        ),
-    )  # fmt: skip
+    users = {
+        _dotted(file.relative_to(package).as_posix()) for file in package.rglob("*.py") if dotted in _imports(file)
+    }
+    mentions, order = re.compile(rf"\b{function}\b"), list[Path]()
+    for modules in ({dotted}, users):
+        stems = {each.rpartition(".")[2] for each in modules}
+        chosen = [file for file in files if modules & _imports(file) or file.stem.removeprefix("test_") in stems]
+        order += sorted(
+            (file for file in chosen if file not in order),
+            key=lambda file: (
+                not mentions.search(file.read_text(encoding="utf-8")),
+                file.stem.removeprefix("test_") not in stems,
+                f"/{module.split('/')[0]}/" not in named[file], named[file],
+            ),
+        )  # fmt: skip
     return [named[file] for file in order[:MOST_TESTS]]
 
 
