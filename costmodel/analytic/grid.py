@@ -17,7 +17,7 @@ from costmodel.analytic.evaluation import Evaluation, evaluate, ledger_of
 from costmodel.analytic.expert_load import routing_facts, routing_grid
 from costmodel.analytic.intervals import RATES, TIMES, intervals, run_scatter
 from costmodel.analytic.out_of_memory import largest_layout, too_much_for_a_device, too_much_for_the_host
-from costmodel.analytic.remedies import described, priced
+from costmodel.analytic.remedies import Priced, described, priced
 from costmodel.analytic.slo import notes_of_slo
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
@@ -79,16 +79,22 @@ def _attempt(scenario: Scenario, calibration: Calibration, engine: Engine) -> _A
     return _Attempt(ledger, evaluation, FITS if unreachable is None else NO_PATH, unreachable)
 
 
+def fitting_changes(scenario: Scenario, calibration: Calibration) -> list[Priced]:
+    """Return the changes with which a training step fits into memory, the fastest first."""
+    return priced(scenario, ledger_of, partial(_step_time, calibration))
+
+
+def _step_time(calibration: Calibration, scenario: Scenario) -> Quantity:
+    return evaluate(scenario, calibration).metrics(None)["step_time"] or 0.0
+
+
 def _too_much(scenario: Scenario, ledger: Ledger, calibration: Calibration) -> str:
     """Return why a scenario does not fit into a device's memory, and what would make a training step fit."""
     text = too_much_for_a_device(scenario, ledger)
-
-    def step_time(changed: Scenario) -> Quantity:
-        return evaluate(changed, calibration).metrics(None)["step_time"] or 0.0
-
     try:
-        remedies = priced(scenario, ledger_of, step_time)
-        return f"{text}. Fits with {described(scenario, remedies, step_time(scenario))}" if remedies else text
+        changes = fitting_changes(scenario, calibration)
+        known = described(scenario, changes, _step_time(calibration, scenario)) if changes else ""
+        return f"{text}. Fits with {known}" if known else text
     except InfeasibleError:  # its devices cannot reach each other
         return text
 

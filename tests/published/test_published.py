@@ -166,7 +166,14 @@ def test_every_run_that_is_published_fits(compared, long):
     """What ran must fit in memory."""
     runs = [one for one in compared if one.case_class in ("training", "inference", "serving")]
     assert len(runs) > (1000 if long else 100)
-    assert {one.id for one in runs if one.verdict == "infeasible"} == REFUSED
+    assert [one.id for one in runs if one.verdict == "infeasible"] == []
+
+
+def test_a_run_that_does_not_fit_as_stated_is_compared_with_the_fastest_setting_that_fits(compared):
+    changed = {one.id: one for one in compared if one.id in REFUSED}
+    assert changed.keys() == REFUSED
+    assert all("fastest setting" in str(one.reason) and one.error is not None for one in changed.values())
+    assert str(changed["mbridge_gptoss_2511"].reason).startswith("with `recompute: full`")
 
 
 def test_publications_are_summarised_with_mean_and_median(compared):

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from costmodel.analytic.evaluation import Evaluation, evaluate
-from costmodel.analytic.grid import evaluate_point
+from costmodel.analytic.grid import evaluate_point, fitting_changes
 from costmodel.analytic.intervals import intervals
 from costmodel.analytic.metrics import sixteen_bit_peak
 from costmodel.analytic.work_counts import counted_work
@@ -60,6 +60,8 @@ Interval: TypeAlias = "tuple[float, float] | None"
 class Prediction(Record):
     """Facts of a case's model, with the point of its scenario if it has one. Or a device, or a kernel.
 
+    remedied: of a training step that does not fit into memory as stated, what it predicts with the fastest setting that
+        makes it fit; remedy: that setting.
     fit: of a kernel, the calibration file that prices it, null for the roofline. sources: of the scenario's operators,
     the calibration files that price them.
     fitted: their families that are priced by more than the roofline.
@@ -75,6 +77,8 @@ class Prediction(Record):
     sources: tuple[str, ...] = ()
     fitted: frozenset[str] = frozenset()
     kernels: frozenset[str] = frozenset()
+    remedied: Prediction | None = None
+    remedy: str | None = None
 
     @property
     def infeasible(self) -> str | None:
@@ -236,6 +240,18 @@ def predict(
     if runs is not None:
         workload = workload.with_families(runs)
     (name,) = workload.scenarios
+    own = _of_workload(workload, name)
+    if own.point is None or own.point.fits or not isinstance(own.scenario.plan, Training):
+        return own
+    changes = fitting_changes(own.scenario, workload.calibration(own.scenario))
+    if not changes:
+        return own
+    changed = replace(workload, resolved=replace(resolved, scenarios={name: changes[0].remedy.scenario}))
+    return replace(own, remedied=_of_workload(changed, name), remedy=", ".join(changes[0].remedy.settings))
+
+
+def _of_workload(workload: Workload, name: str) -> Prediction:
+    """Return what a scenario of a workload predicts."""
     evaluations: list[Evaluation] = []
 
     def record(scenario: Scenario, calibration: Calibration) -> Evaluation:
