@@ -29,6 +29,7 @@ PAGES: Mapping[str, tuple[str, ...]] = {  # name -> program and arguments; READM
     "systems": ("reports.systems",),
     "network": ("reports.network",),
     "kernels": ("reports.kernels",),
+    "tour": ("reports.tour",),
     "validation": ("reports.validation", "--output", "reports/validation"),
     "front": ("reports.front", "README.md", "--validation", "reports/validation", "--output", "reports/front"),
 }

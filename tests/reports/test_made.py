@@ -14,9 +14,12 @@ import pytest
 from costmodel.report.plots.plot import table
 from costmodel.report.style import canvas, figure_bytes, styled
 from reports.__main__ import PAGES, ROOT, data_of, stale
+from reports.tour import HOWTO, IMAGE
+from reports.tour import TOUR as PAGES_OF_TOUR
 
 TITLE = re.compile(r'<text style="font-weight: 700; font-size: 16px[^>]*>([^<]*)</text>')
 FIGURES = sorted(each for each in (ROOT / "reports").rglob("*") if each.suffix in (".png", ".svg"))
+TOUR = sorted((ROOT / "docs" / "howto" / "figures").rglob("*.svg"))
 
 
 def title_of(figure: Path) -> str:
@@ -34,13 +37,23 @@ def test_no_page_is_older_than_todays_predictions() -> None:
 
 def test_figures_show_the_tables_beside_them() -> None:
     checked = 0
-    for figure in FIGURES:
+    for figure in (*FIGURES, *TOUR):
         for name, digest in data_of(figure):
             found = sha256((figure.parent / name).read_bytes()).hexdigest()
             assert found.startswith(digest), f"{figure.relative_to(ROOT)} is older than {name}: python -m reports"
             checked += 1
     assert checked > 20
     assert set(PAGES) >= {"validation", "front"}
+
+
+def test_every_page_of_the_tour_shows_one_small_figure_with_its_table() -> None:
+    pages = {page: (HOWTO / f"{page}.md").read_text(encoding="utf-8") for page in PAGES_OF_TOUR}
+    shown = [HOWTO / name for text in pages.values() for name in IMAGE.findall(text)]
+    assert sorted(shown) == TOUR
+    assert [figure.parent.name for figure in shown] == list(pages)
+    for figure in shown:
+        assert figure.stat().st_size < 60_000
+        assert len(list(data_of(figure))) == 1
 
 
 def test_figures_are_slides_with_a_finding_above_them() -> None:
