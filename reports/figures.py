@@ -41,7 +41,9 @@ def curves_figure(
         runs = np.flatnonzero(np.isfinite(curve.value))
         axes.plot(curve.x[runs], curve.value[runs], linestyle=line if joined else "none", color=colour)
         for point in runs:
-            dot = axes.plot(curve.x[point], curve.value[point], "o", color=colour, markersize=5.0)
+            dot = axes.plot(
+                curve.x[point], curve.value[point], "o", color=colour, markersize=5.0, zorder=4.0
+            )  # above names
             words = ", ".join(filter(None, (curve.label, f"{x[0]} {style.tick(float(curve.x[point]), x[1])}")))
             style.add_tooltip(dot, f"{words}: {style.tick(float(curve.value[point]), y[1])}")
         last = runs[np.argmax(curve.x[runs])]
