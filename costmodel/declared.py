@@ -379,7 +379,9 @@ def _number(value: Any, expected: str, example: str) -> float:
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         given = repr(value) if isinstance(value, str) else kind_of(value)
-        raise Wrong(f"must be {expected}, not {given}", f"write a number such as {example}")
+        thousands = value[:-1] if isinstance(value, str) and value[-1:] in ("k", "K") and value[:-1].isdigit() else ""
+        counts = [str(int(thousands) * each) for each in (1000, 1024) if thousands]
+        raise Wrong(f"must be {expected}, not {given}", f"write {' or '.join(counts) or f'a number such as {example}'}")
     return value
 
 

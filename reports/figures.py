@@ -41,11 +41,10 @@ def curves_figure(
         runs = np.flatnonzero(np.isfinite(curve.value))
         axes.plot(curve.x[runs], curve.value[runs], linestyle=line if joined else "none", color=colour)
         for point in runs:
-            dot = axes.plot(
-                curve.x[point], curve.value[point], "o", color=colour, markersize=5.0, zorder=4.0
-            )  # above names
-            words = ", ".join(filter(None, (curve.label, f"{x[0]} {style.tick(float(curve.x[point]), x[1])}")))
-            style.add_tooltip(dot, f"{words}: {style.tick(float(curve.value[point]), y[1])}")
+            across, up = float(curve.x[point]), float(curve.value[point])
+            dot = axes.plot(across, up, "o", color=colour, markersize=5.0, zorder=4.0)  # above names
+            words = ", ".join(filter(None, (curve.label, f"{x[0]} {style.tick(across, x[1])}")))
+            style.add_tooltip(dot, f"{words}: {style.tick(up, y[1])}")
         last = runs[np.argmax(curve.x[runs])]
         ended.append((float(curve.x[last]), float(curve.value[last]), curve.label, colour))
     _scale(axes, x, y, curves)

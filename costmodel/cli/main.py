@@ -142,6 +142,9 @@ def _code_of(error: BaseException) -> int:
 
 def _with_all_missing(error: click.ClickException) -> click.ClickException:
     """Return an error of the command line: what is missing is named together (what is given is taken first)."""
+    if isinstance(error, click.NoSuchOption) and error.option_name in ("--tp", "--pp", "--dp", "--ep", "--cp"):
+        setting = f"it is a setting of a scenario; --set scenarios.NAME.parallel.{error.option_name[2:]}=2"
+        return click.UsageError(f"No option {error.option_name}: {setting}", error.ctx)
     context = error.ctx if isinstance(error, click.MissingParameter) else None
     if context is None:
         return error

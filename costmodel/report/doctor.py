@@ -92,8 +92,8 @@ def _machine(document: Mapping[str, Any]) -> Iterator[str]:
     if numba is None:
         yield "compiled code: none: serving and flows run as Python, many times slower; pip install 'costmodel[fast]'"
     else:
-        some = f"{numba['compiled']:,} functions compiled" if numba["compiled"] else "none yet: the first run compiles"
-        kept = f"keeps that of serving in {numba['folder']} ({some})" if numba["writable"] else "keeps none"
+        some = f"{numba['compiled']:,} of them so far" if numba["compiled"] else "none yet: the first run compiles"
+        kept = f"keeps that of serving in {numba['folder']} (functions: {some})" if numba["writable"] else "keeps none"
         yield f"compiled code: numba {numba['version']} {kept}"
     if catalogue is None or catalogue["folder"] is None:
         yield "compiled catalogue: none: every run reads its files anew"

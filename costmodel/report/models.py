@@ -120,10 +120,10 @@ def show_model(facts: Mapping[str, Any], model: ModelDocument) -> None:
     """Print a model: parameters, KV cache and FLOPs, layers, sources, and notes on its import."""
     document = model.document
     architecture = model.architecture
+    active = f"{_short(facts['active_parameters_with_embedding'])} active, " if architecture.has_experts else ""
     show(
-        f"{facts['name']}: {_short(facts['parameters'])} parameters, {_short(facts['active_parameters'])} active, "
-        f"{architecture.depth} layers, {attention(architecture)}, "
-        f"{quantity(facts['kv_cache_bytes_per_token'], 'size', 3)} of KV cache per token",
+        f"{facts['name']}: {_short(facts['parameters'])} parameters, {active}{architecture.depth} layers, "
+        f"{attention(architecture)}, {quantity(facts['kv_cache_bytes_per_token'], 'size', 3)} of KV cache per token",
         "bold",
     )
     rows = table("quantity", ">value")

@@ -22,6 +22,8 @@ def workload(tmp_path, text):
         (("simulate", "deepseek_v33"), "did you mean `deepseek_v3` or"),
         (("simulate", "no/such/file.yaml"), "neither a file nor a known workload"),
         (("simulate", "."), "has no config.json"),
+        (("simulate", FLAGSHIP, "--tp", "8"), "it is a setting of a scenario; --set scenarios.NAME.parallel.tp=2"),
+        (("simulate", FLAGSHIP, "--set", "scenarios.decode.input_tokens=32k"), "write 32000 or 32768"),
         (("simulate", FLAGSHIP, "--set", "foo"), "must have the form PATH=VALUE"),
         (("simulate", FLAGSHIP, "--set", "=1"), "must have the form PATH=VALUE"),
         (("simulate", FLAGSHIP, "--set", "model.hiden=7168"), "did you mean `hidden`?"),

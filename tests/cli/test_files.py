@@ -164,7 +164,7 @@ def test_a_model_that_cannot_be_read_does_not_hide_the_others(run, tmp_path):
 @pytest.mark.parametrize("name", ["deepseek-r1", "models/deepseek-ai/DeepSeek-V3"])
 def test_a_model_is_shown_by_another_name(run, name):
     shown = run("model", "show", name).out
-    assert shown.startswith("deepseek-v3: 671.0B parameters, 36.6B active, 61 layers, MLA 128, ")
+    assert shown.startswith("deepseek-v3: 671.0B parameters, 37.6B active, 61 layers, MLA 128, ")
     assert "also: deepseek-r1" in shown
 
 
