@@ -292,9 +292,9 @@ def _disordered(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:
             rates = [_shown(float(rate), "bandwidth") for rate in (one, two)]
             message = f"is implausible: {rates[1]}, but {near.name} has {rates[0]}, and no nearer level is slower"
             yield f"memory.{far.name}.bandwidth", (message, "")
-    own, host = (file.links.get(name) for name in ("nvlink", "pcie"))
-    if own is not None and host is not None and is_single(own.bandwidth) and own.bandwidth < host.bandwidth:
-        rates = [_shown(float(link.bandwidth), "bandwidth") for link in (own, host)]
+    own, host = (getattr(file.links.get(name), "bandwidth", None) for name in ("nvlink", "pcie"))
+    if own is not None and host is not None and is_single(own) and is_single(host) and own < host:
+        rates = [_shown(float(rate), "bandwidth") for rate in (own, host)]
         message = f"is implausible: {rates[0]}, but pcie has {rates[1]}, and no NVLink is slower"
         yield "links.nvlink.bandwidth", (message, "check the unit; ")
     last = file.memory[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from small_world import write
@@ -124,6 +125,13 @@ def test_levels_are_ordered_and_peaks_are_whole(tmp_path: Path) -> None:
 def test_no_nvlink_is_slower_than_the_link_to_the_host(tmp_path: Path) -> None:
     (slow,) = problems(tmp_path, H800 + "links: {nvlink: {bandwidth: 450 Gbit/s}}")
     assert "links.nvlink.bandwidth: is implausible: 56.25 GB/s, but pcie has 64 GB/s" in slow
+
+
+@pytest.mark.parametrize("path", ["links.pcie.bandwidth", "links.nvlink.bandwidth", "node.nic.bandwidth"])
+def test_an_axis_of_links_is_no_mistake(path: str) -> None:
+    loaded = costmodel.load("llama-3-8b", cluster="clusters/h100-superpod", phases=("decode",))
+    times = loaded.evaluate("decode", vary={f"hardware.{path}": (6.25e9, 9e11)}).metrics["tpot"]
+    assert np.shape(times) == (2,)
 
 
 @pytest.mark.parametrize(
