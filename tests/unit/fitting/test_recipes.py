@@ -44,3 +44,9 @@ def test_a_row_without_a_second_operator_has_no_time_of_one() -> None:
     own = both.machine(FRAMEWORK)
     np.testing.assert_allclose(first, np.tile(form.time(one.operators[0], own).seconds, 2))
     np.testing.assert_allclose(second, [*form.time(both.operators[1], own).seconds, 0.0, 0.0])
+    left, right = samples.features(NORMAL, 2)  # those of the last where there is no second
+    for found, own in zip((left, right), both.operators, strict=True):
+        expected = np.stack(np.broadcast_arrays(*NORMAL.features(own)), axis=1)
+        np.testing.assert_allclose(found[:2], expected)
+    np.testing.assert_allclose(left[2:], left[:2])
+    np.testing.assert_allclose(right[2:], left[:2])

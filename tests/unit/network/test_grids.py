@@ -299,3 +299,12 @@ def test_hops_are_those_of_the_routers_positions(topology: str, ports: float) ->
     sides = np.array([5, 4, 3])[:, None, None]
     ways = np.minimum(apart, sides - apart) if topology == "torus" else apart
     assert diameter(network) == farthest_hops(network, 60 * ports) == ways.sum(axis=0).max()
+
+
+def test_nodes_of_several_devices_are_as_far_apart_as_their_routers() -> None:
+    """Two devices a node and a node a router: eight ranks fill a row of four, every second of sixteen fills two."""
+    one = dies("mesh", (4.0, 4.0), ports=2.0, latency_same_leaf=1e-6, latency_cross_leaf=3e-6)
+    box = replace(one, node=replace(one.node, count=2.0), count=16.0)
+    for group, hops in ((Group(8.0), 3), (Group(8.0, 2.0), 4), (Group(32.0), 6)):
+        assert group_links(group, box).inter_latency == pytest.approx(1e-6 + hops / 2 * 2e-6)
+    assert group_links(Group(2.0), box).nodes == 1
