@@ -158,7 +158,12 @@ class Measure(FieldType):
             return f"number, at least {self.low:g}" if self.low else f"{bounded}, or percentage as `10 %`"
         if self.dimension == "count":
             return f"number, {self.low:g} to {self.high:g}"
-        names = {"duration": "time", "flop_rate": "FLOP rate", "money_rate": "money rate"}
+        names = {
+            "duration": "time",
+            "flop_rate": "FLOP rate",
+            "money_rate": "money rate",
+            "energy_price": "price of energy",
+        }
         text = f"{names.get(self.dimension, self.dimension)}, as `{self._suggest(10)}`"
         return f"{text} or `{{bidirectional: {self._suggest(20)}}}`" if self.two_way else text
 
@@ -428,6 +433,7 @@ EventRate: TypeAlias = Annotated[Quantity, Measure("rate", low=1.0 / _CENTURIES,
 Watts: TypeAlias = Annotated[Quantity, Measure("power")]
 WattsOrZero: TypeAlias = Annotated[Quantity, Measure("power", zero=True)]
 Energy: TypeAlias = Annotated[Quantity, Measure("energy")]
+EnergyPrice: TypeAlias = Annotated[Quantity, Measure("energy_price", zero=True)]
 Money: TypeAlias = Annotated[Quantity, Measure("money", zero=True)]
 Share: TypeAlias = Annotated[Quantity, Measure("ratio", high=1.0)]
 ShareOrZero: TypeAlias = Annotated[Quantity, Measure("ratio", high=1.0, zero=True)]

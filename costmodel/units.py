@@ -70,6 +70,7 @@ _DIMENSIONS: dict[str, Dimension] = {
     ),
     "money": Dimension("$", ("", "k", "M"), "$", ("",)),
     "money_rate": Dimension("$/s", ("",), "$/h", (), {"$/h": ("", 1 / 3600)}),
+    "energy_price": Dimension("$/J", ("",), "$/kWh", (), {"$/kWh": ("", 1 / 3.6e6)}),
     "ratio": Dimension("", ("",), "%", (), {"%": ("", 0.01)}),
     "count": Dimension("", ("",), "", ()),
 }  # fmt: skip

@@ -10,6 +10,7 @@ import numpy as np
 from costmodel.declared import (
     Bandwidth,
     Energy,
+    EnergyPrice,
     Latency,
     LinkBandwidth,
     Nullable,
@@ -127,13 +128,14 @@ NOT_AN_OFFER = ("assumption", "derived")  # kinds that nobody sells at
 
 
 class Price(Record):
-    """Money: rental [$/s] and purchase [$], null where no source states one.
+    """Money: rental [$/s], purchase [$] and electricity [$/J], null where no source states one.
 
     rental_quote, purchase_quote: where each is from, null where a person states the bare number.
     """
 
     rental: Annotated[Rent | None, "rent per device"] = None
     purchase: Annotated[Purchase | None, "purchase price per device"] = None
+    electricity: Annotated[EnergyPrice | None, "of electricity where the device runs"] = None
     rental_quote: Quote | None = None
     purchase_quote: Quote | None = None
 

@@ -226,6 +226,7 @@ def _show_detail(name: str, point: Point, more: Sequence[str | None]) -> None:
         _show_quotes(point)
         _show_tails(point)
         _show_classes(point)
+        _show_tokens(point)
         _show_operators(point)
         if point.routing is not None:
             show(routing_line(point.routing))
@@ -259,6 +260,28 @@ def _show_tails(point: Point) -> None:
     for name, each in known.items():
         rows.add(TIMES_OF_REQUESTS.get(name, name), *(quantity(each[key], "time") for key in keys))
     show(rows)
+
+
+def _show_tokens(point: Point) -> None:
+    """Print what each kind of a server's tokens takes, and what it takes between requests."""
+    bill = point.details.get("tokens")
+    if bill is None:
+        return
+    names = {"rent_per_million": "rent a million", "electricity_per_million": "electricity a million"}
+    rows = table("tokens", ">a second", ">energy of one", *(f"?>{name}" for name in names.values()))
+    for kind in ("input", "cached", "output"):
+        each = bill[kind]
+        if each["tokens_per_second"]:
+            money = (quantity(each[name], "money") for name in names)
+            rows.add(kind, count(each["tokens_per_second"]), quantity(each["energy"], "energy"), *money)
+    show(rows)
+    idle = bill["idle"]
+    if idle["share"] > 0.0:
+        rent, electricity = (quantity(idle[name], "money_rate") for name in ("cost_rate", "electricity_rate"))
+        show(
+            f"idle {share(idle['share'])} of the time: {quantity(idle['power'], 'power')}, rent {rent}, "
+            f"electricity {electricity}"
+        )
 
 
 def _show_classes(point: Point) -> None:

@@ -53,7 +53,7 @@ _BY_SECTION = {
 _OF_DEVICE = {
     "peak": "flop_rate", "bandwidth": "bandwidth", "capacity": "size", "processors": "count", "tdp": "power",
     "idle": "power", "max": "frequency", "tensor_reference": "frequency", "latency": "duration", "purchase": "money",
-    "rental": "money_rate",
+    "rental": "money_rate", "electricity": "energy_price",
 }  # fmt: skip
 """Last part of a path in a device file -> dimension."""
 

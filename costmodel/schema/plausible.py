@@ -156,6 +156,12 @@ def _device_values(file: DeviceFile) -> Iterator[tuple[str, str, float]]:
             for band in ("latency",) if name == "latency" else (f"links.*.{name}", f"links.{link_name}.{name}"):
                 yield from _numbers(f"links.{link_name}.{name}", band, getattr(link, name))
     yield from _quantities(file.price, "price", "price.", ())
+    electricity = file.price.electricity
+    yield from _numbers(
+        "price.electricity",
+        "prices.electricity",
+        None if electricity is None else electricity * parse("1 kWh", "energy"),
+    )
     for name in ("tdp", "idle", "busy", "tensor", "memory", "link"):
         yield from _numbers(f"power.{name}", f"power.{name}", getattr(file.power, name))
     runs = None if file.calibration is None else file.calibration.whole_runs

@@ -13,6 +13,7 @@ from costmodel.analytic.metrics import invested, spent
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.continuous_batching import ServingEvaluation, most_running, without_effect
+from costmodel.analytic.serving.token_bill import load_of, token_bill
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.equations import equation
@@ -252,7 +253,21 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         engine: dict[str, object] = {} if self.why is None else {"engine": "event"}
         classes = of_classes(self.outcome.tally, self.outcome.tally.served / self.outcome.tally.duration)
         engine |= {"classes": classes} if classes else {}
+        engine |= self._of_tokens()
         return {**engine, "requests": {**totals(self.outcome), **changes(self.outcome), "step_time_error": error}}
+
+    def _of_tokens(self) -> Mapping[str, object]:
+        """Return what each kind of tokens takes: the run's power, by the shares of the closed form with as much cached.
+
+        Nothing of two pools, each of which has its own.
+        """
+        closed, metrics = self.closed, {name: float(value or 0.0) for name, value in self.times().items()}
+        if not isinstance(closed, ServingEvaluation):
+            return {}
+        busy = totals(self.outcome)["busy_share"]
+        load = load_of(self._devices(self.outcome), metrics, busy, busy * closed.work())
+        cached = closed.with_cached(metrics["prefix_hit_rate"])
+        return token_bill(self._scenario.cluster.node, load, cached.token_shares())
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of the closed form's steps."""

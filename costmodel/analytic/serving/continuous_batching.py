@@ -22,6 +22,7 @@ from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, ope
 from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.sessions import of_sessions
 from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState, budgeted, separate
+from costmodel.analytic.serving.token_bill import Shares, load_of, token_bill, token_shares
 from costmodel.analytic.serving.waiting import CLIENT, steps_meanwhile
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
@@ -118,6 +119,11 @@ class EngineSteps(Record):
         """Return the energy of the work of both kinds of steps."""
         return self.mean([step.joules for step in times])
 
+    def both(self, scenario: Scenario) -> tuple[tuple[Seconds, Seconds], tuple[Joules, Joules]]:
+        """Return the times of both kinds of steps, and the energy of their work."""
+        times = self.times(None)
+        return self.rounds(times, scenario.parallel.pp), self.joules(times)
+
     def add_to(self, lines: BreakdownLines, times: StepTimes, counts: tuple[float, float], sets: float) -> None:
         """Add so many steps with prompts, and so many that only decode, to a breakdown."""
         numbers = [*(float(share) * counts[0] for share in self.shares), counts[1]]
@@ -133,11 +139,12 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
     headline = "latency"
 
     def __init__(self, scenario: Scenario, plan: Serving, calibration: Calibration) -> None:
-        self._scenario, self._plan = scenario, plan
+        self._scenario, self._plan, self._calibration = scenario, plan, calibration
         self._admission = admission(scenario, plan)
         self.ledger: Ledger | None = self._admission.ledger
         self._state = steady_state(scenario, plan, self._admission.admitted)
-        self._steps = EngineSteps.of(scenario, plan, self._state, operator_timer(scenario, calibration))
+        self._timer = operator_timer(scenario, calibration)
+        self._steps = EngineSteps.of(scenario, plan, self._state, self._timer)
 
     @equation
     def metrics(self, perturbations: Perturbations) -> Metrics:
@@ -238,10 +245,27 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
         return lines.sorted()
 
     def details(self) -> Mapping[str, object]:
-        """Return the mean times of each class of requests, where there are some."""
-        both = self._both()
+        """Return what each kind of tokens takes, and the mean times of each class of requests, where there are some."""
         metrics = {name: float(value or 0.0) for name, value in self.metrics(None).items()}
-        return of_classes(self._scenario, self._plan, prompt_token_time(self._plan, self._state, *both), metrics)
+        token = prompt_token_time(self._plan, self._state, *self._both())
+        devices = self._scenario.parallel.all_devices * self._plan.replicas.count
+        load = load_of(devices, metrics, 1.0, self.work())
+        bill = token_bill(self._scenario.cluster.node, load, self.token_shares())
+        return {**bill, **of_classes(self._scenario, self._plan, token, metrics)}
+
+    def token_shares(self) -> Shares:
+        """Return the shares of input, cached and output tokens in time and joules of the steps."""
+        return token_shares(self._plan, self._state, self._steps_of)
+
+    def with_cached(self, share: float) -> ServingEvaluation:
+        """Return the same engine with such a share of its prompts in the cache."""
+        if share == self._plan.prefix_hit_rate:
+            return self
+        plan = replace(self._plan, prefix_hit_rate=min(share, 1.0 - 1.0 / float(self._plan.input_tokens)))
+        return ServingEvaluation(replace(self._scenario, plan=plan), plan, self._calibration)
+
+    def _steps_of(self, plan: Serving) -> tuple[tuple[Seconds, Seconds], tuple[Joules, Joules]]:
+        return EngineSteps.of(self._scenario, plan, self._state, self._timer).both(self._scenario)
 
     def verdict(self) -> str:
         """Return `backlogged` where requests of the closed loop wait for a seat or for memory, else `stable`."""

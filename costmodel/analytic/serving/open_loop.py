@@ -34,6 +34,7 @@ from costmodel.analytic.serving.continuous_batching import (
 from costmodel.analytic.serving.nodes import NodePlace, batch_nodes, last_node, with_nodes
 from costmodel.analytic.serving.sessions import of_sessions
 from costmodel.analytic.serving.solution import PromptSteps, Solution, Steps, StepTable
+from costmodel.analytic.serving.token_bill import load_of, token_bill, token_shares
 from costmodel.analytic.serving.waiting import (
     CLIENT,
     PROMPTS,
@@ -51,7 +52,7 @@ from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.distinct_sizes import grid_shape
 from costmodel.equations import equation
-from costmodel.quantities import Count, Quantity, Seconds, floor, maximum, minimum, sum_of, where
+from costmodel.quantities import Count, Joules, Quantity, Seconds, floor, maximum, minimum, sum_of, where
 from costmodel.records import replace
 from costmodel.result import Entry, Metrics
 from costmodel.workload.engine_memory import kv_pool
@@ -325,13 +326,25 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         return served_metrics(self._scenario, rate, devices, (solution.first, steps.later), work, own)
 
     def details(self) -> Mapping[str, object]:
-        """Return the mean times of each class of requests, where there are some and their queue does not only grow."""
+        """Return what each kind of tokens takes, and the mean times of each class of requests, where there are some.
+
+        Of requests whose queue only grows no times.
+        """
         steps, metrics = self.solution().steps, self.metrics(None)
-        if self.solution().load >= 1.0:
-            return {}
-        token = prompt_token_time(self._plan, steps.state, steps.with_prompts, steps.decode_only)
         mean = {name: float(value or 0.0) for name, value in metrics.items()}
-        return of_classes(self._scenario, self._plan, token, mean)
+        busy = float(busy_share(self.solution().in_system, self._arrival_scv))
+        devices = self._scenario.parallel.all_devices * self._plan.replicas.count
+        load = load_of(devices, mean, busy, busy * steps.joules / steps.mean)
+        shares = token_shares(self._plan, steps.state, self._steps_of)
+        bill = token_bill(self._scenario.cluster.node, load, shares)
+        if self.solution().load >= 1.0:
+            return bill
+        token = prompt_token_time(self._plan, steps.state, steps.with_prompts, steps.decode_only)
+        return {**bill, **of_classes(self._scenario, self._plan, token, mean)}
+
+    def _steps_of(self, plan: Serving) -> tuple[tuple[Seconds, Seconds], tuple[Joules, Joules]]:
+        state = self.solution().steps.state
+        return EngineSteps.of(self._scenario, plan, state, self._timer).both(self._scenario)
 
     def verdict(self) -> str:
         """Return `overloaded` where the rate is more than the engine serves, `backlogged` where most requests wait."""

@@ -277,3 +277,38 @@ def test_requests_of_classes_keep_to_their_own_objectives_and_add_up_to_all() ->
 def test_classes_that_cannot_be_are_refused(more: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         loaded(requests=FEW | more)
+
+
+@pytest.mark.parametrize(
+    ("engine", "changes"),
+    [
+        ("analytic", {"prefix_hit_rate": "50 %"}),
+        ("analytic", {"rate": None, "concurrency": 4, "requests": None, "prefix_hit_rate": "50 %"}),
+        ("event", {"rate": "0.2 /s", "requests": FEW | {"prefix": {"tokens": 200}}}),
+    ],
+)
+def test_what_tokens_take_and_what_is_idle_add_up_to_the_power_and_the_rent(
+    engine: str, changes: dict[str, Any]
+) -> None:
+    given = {f"scenarios.serving.{key}": value for key, value in (RATE | changes).items()}
+    given |= {
+        "hardware.price.rental": "0.4 $/h",
+        "hardware.price.electricity": "0.1 $/kWh",
+        "hardware.power.idle": "20 W",
+    }
+    given |= {"hardware.power.memory": "100 pJ", "hardware.node.facility.pue": 1.2}
+    workload = costmodel.load("llama3_8b_rtx4090", set=given, scenarios=["serving"])
+    found = workload.simulate(engine=engine)["scenarios"]["serving"]
+    means, bill = found["metrics"], dict(found["tokens"])
+    idle, output = bill.pop("idle"), means["tokens_per_second"]
+    assert all(each["tokens_per_second"] > 0.0 and each["energy"] > 0.0 for each in bill.values())
+    assert bill["cached"]["energy"] < 0.5 * bill["input"]["energy"] < 0.25 * bill["output"]["energy"]
+    watts = idle["power"] + sum(each["tokens_per_second"] * each["energy"] for each in bill.values())
+    assert watts == pytest.approx(means["energy_per_token"] * output, rel=1e-9)
+    rents = (each["tokens_per_second"] * each["rent_per_million"] / 1e6 for each in bill.values())
+    assert idle["cost_rate"] + sum(rents) == pytest.approx(means["cost_rate"], rel=1e-9)
+    paid = (each["tokens_per_second"] * each["electricity_per_million"] / 1e6 for each in bill.values())
+    assert idle["electricity_rate"] + sum(paid) == pytest.approx(watts * 0.1 / 3.6e6, rel=1e-9)
+    if engine == "event":
+        assert idle["share"] > 0.1
+        assert idle["power"] == pytest.approx(20.0 * 1.2 * idle["share"], rel=0.5), "and its host's"
