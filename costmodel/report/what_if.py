@@ -45,12 +45,12 @@ def _answer(scenario: str, own: Sequence[Worth]) -> str:
     """Return the change that saves most of a scenario, and how much."""
     if not own:
         return f"{scenario}: no change of the list saves anything of it as it is"
-    best, headline, of = own[0], own[0].metric, f" of {len(own)}" if len(own) > MOST else ""
+    best, headline = own[0], own[0].metric
     span = "" if best.ratio is None else f" ({_interval(best)})"
-    return (
-        f"{scenario}: {metric(headline, best.before)} {readable(headline)}; {best.name or best.term} saves most{of}, "
-        f"{_share(best.saved)}{span}"
-    )
+    saves = "may save" if best.ratio is not None and best.ratio[1] > 1.0 else "saves"
+    most = f"{saves} most of {len(own)}" if len(own) > MOST else f"{saves} most"
+    before = f"{metric(headline, best.before)} {readable(headline)}"
+    return f"{scenario}: {before}; {best.name or best.term} {most}, {_share(best.saved)}{span}"
 
 
 def _show_best(rows: Sequence[Worth], own: Sequence[Worth], others: Iterable[Sequence[Worth]]) -> None:

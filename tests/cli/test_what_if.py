@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from command_line import run_on_a_terminal
 
 from costmodel.schema.references import package_root
@@ -54,6 +55,14 @@ def test_levers_of_ones_own_are_run(run, tmp_path):
     done = run("what-if", "llama3_8b_rtx4090", "--scenario", "chat", "--levers", path)
     assert (done.code, done.err) == (0, "")
     assert "fast" in done.out
+
+
+@pytest.mark.parametrize("lever", ["fp8-kv", "scale-up-64"])
+def test_what_may_cost_time_only_may_save_most(run, lever):
+    first = run("what-if", "deepseek_v3", "--scenario", "decode", "--lever", lever).out.splitlines()[0]
+    low = re.search(r"\((-?[\d.]+) \.\.", first)
+    assert low is not None
+    assert ("may save" in first) == (float(low[1]) < 0.0), first
 
 
 def test_wrong_use_is_an_error_with_its_fix(run):
