@@ -92,7 +92,8 @@ class RelativeFits(DeviceFits, kw_only=True):
         if fit is None or own is None:
             return None
         logs = math.log(float(own.launch)), math.log(float(own.compute)), math.log(float(own.memory))
-        return RelativeFit.of(self.lent(fit), logs)
+        streams = {name: RelativeFit.of(each, logs) for name, each in fit.companions.items()}
+        return RelativeFit.of(replace(self.lent(fit), companions=streams), logs)
 
 
 class FitStore:
@@ -162,6 +163,7 @@ class FitStore:
             for key, own in factors.items()
             if (known := fits.file.families.get(key)) is not None
         }
+        families |= {key: known for key, known in fits.file.families.items() if key == COMPANION}
         file = fits.file.model_copy(update={"name": f"{device}/{implementation}", "families": families})
         lent = partial(self.on_device, device=device, lender=relative.of)
         return RelativeFits(
