@@ -84,3 +84,11 @@ def test_small_messages_of_a_device_that_only_large_ones_were_measured_on_are_ne
 def test_boards_without_access_to_each_other_run_no_kernel_that_needs_it(device: str) -> None:
     fits = load_calibration(device, "vllm").families
     assert fits["collective/all_reduce"].source.endswith("/nccl")
+
+
+@pytest.mark.parametrize("device", ["b200-sxm", "b300-sxm", "gb200", "gb300"])
+@pytest.mark.parametrize("variant", ["fp8_block", "fp4"])
+def test_streams_of_experts_come_from_the_rows_of_their_products(device: str, variant: str) -> None:
+    """Also where a relative's fit answers: the two were fitted to one time, and either alone means nothing."""
+    products = load_calibration(device, "sglang").families[f"grouped_gemm/{variant}"]
+    assert "elementwise/permute" in products.companions
