@@ -104,3 +104,10 @@ def test_what_is_exposed_and_what_is_hidden_are_the_whole_operator(exposed: floa
     entry.add(8.0, exposed, "network", "fitted")
     assert (entry.time, entry.hidden) == (8.0 * exposed, 8.0 - 8.0 * exposed)
     assert entry.by_bound == {"network": 8.0}
+
+
+def test_a_line_has_the_bound_and_the_basis_of_most_of_its_time() -> None:
+    entry = Entry("products")
+    for seconds, bound, basis in ((3.0, "compute", "fitted"), (2.0, "memory", "roofline"), (2.0, "memory", "fitted")):
+        entry.add(seconds, 1.0, bound, basis)
+    assert (entry.bound, entry.basis) == ("memory", "fitted")

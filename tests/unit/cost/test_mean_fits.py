@@ -209,3 +209,4 @@ def test_fits_of_a_mean_weigh_one_together_and_one_that_answers_alone_does_so_to
         assert considered[-1].weight == weights[-1]
         found.add(len(weights) > 1)
     assert found == {True, False}
+    assert families.considered_at("no such kernel", operator) == ()

@@ -12,7 +12,7 @@ from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.residual import Domain, Residual
 from costmodel.fitting.growth import FALLS, WORTH, FittedRows, bumps, growing
-from costmodel.fitting.ladders import ladders
+from costmodel.fitting.ladders import NEAR, bases, kernels, ladders
 from costmodel.quantities import Array
 from costmodel.records import replace
 from costmodel.schema.files import load_device
@@ -94,3 +94,15 @@ def test_a_bump_falls_with_the_square_of_the_distance_in_its_lengths() -> None:
     residual = Residual(("rows", "bytes"), np.array([2.0, 4.0]), np.array([[1.0, 5.0]]), np.array([0.1]))
     heights = bumps(residual, np.array([[1.0, 5.0], [3.0, 5.0], [3.0, 13.0]]))
     assert heights[:, 0] == pytest.approx(np.exp([-0.0, -0.5, -2.5]))
+
+
+def test_as_many_ladders_begin_as_are_asked_for_within_an_octave_of_what_was_measured() -> None:
+    made = fit(0.1)
+    assert made.domain is not None
+    for number in (1, 4, 9):
+        found = bases("elementwise/norm", made, MACHINE, number, 5)
+        assert len(found) == number
+        for sizes in found[1:]:
+            kernel = kernels("elementwise/norm", DEVICE, sizes)
+            assert isinstance(kernel, Elementwise)
+            assert made.domain.beyond(FORM.features(kernel)) <= NEAR

@@ -221,3 +221,18 @@ def test_counts_need_layers_with_equal_numbers_of_experts(experts: Path) -> None
     )  # fmt: skip
     (problem,) = problems("{load: counts, counts: ./workloads/counts.csv}")
     assert "different numbers of experts" in problem.message
+
+
+def test_counts_have_to_be_those_of_the_layers_that_choose_the_most_experts(experts: Path) -> None:
+    """Half of all visits at most where a token visits two experts, whatever layers that visit one would allow."""
+    edit(
+        experts, "workloads/models/tiny.yaml", "  - repeat: 2",
+        "  - {repeat: 1, mixer: {type: attention, q_heads: 8, kv_heads: 8, head_dim: 8}, "
+        "ffn: {type: moe, experts: 4, intermediate: 64, top_k: 1}}\n  - repeat: 2",
+    )  # fmt: skip
+    (experts / "workloads/counts.csv").write_text("expert,tokens\n0,32\n1,20\n2,8\n3,4\n", encoding="utf-8")
+    loaded(routing="{load: counts, counts: ./workloads/counts.csv}")
+    (experts / "workloads/counts.csv").write_text("expert,tokens\n0,40\n1,20\n2,8\n3,4\n", encoding="utf-8")
+    (problem,) = problems("{load: counts, counts: ./workloads/counts.csv}")
+    assert "expert 0 has 40 of 72 tokens" in problem.message
+    assert "at most 1/2 of them" in problem.hint

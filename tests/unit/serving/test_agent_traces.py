@@ -94,6 +94,7 @@ WEKA = lines(
     {"id": "two", "block_size": 16, "hash_id_scope": "local", "requests": [
         {"t": 3.0, "type": "n", "in": 16, "out": 8, "hash_ids": [1]}]},
 )  # fmt: skip
+LENGTHS = ((16, 1), (0, 8), (1, 8), (16, 0))
 USER, ANSWER = {"role": "user", "content": "u" * 10}, {"role": "assistant", "content": "a" * 99}
 OPENAI = lines(
     {"timestamp": "2026-01-01T00:00:01", "session_id": "a", "messages": [USER], "duration_s": 2,
@@ -269,3 +270,9 @@ def test_milliseconds_that_look_like_seconds_are_asked_about(tmp_path: Path) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read(tmp_path, lines(*({**each, "timestamp": 1000 * each["timestamp"]} for each in entries)))
+
+
+def test_a_request_of_no_tokens_failed_and_one_of_one_token_did_not(tmp_path: Path) -> None:
+    rows = [{"t": 1.0 + i, "type": "n", "in": a, "out": b, "hash_ids": [9]} for i, (a, b) in enumerate(LENGTHS)]
+    requests = read(tmp_path, lines({"id": "one", "block_size": 16, "hash_id_scope": "local", "requests": rows}))
+    assert requests.length.tolist() == [[16, 1], [1, 8]]

@@ -32,6 +32,10 @@ def test_a_stated_limit_that_the_budget_cannot_hold_is_refused():
     assert policy({"scenarios.serving.scheduler.max_num_seqs": 64}).max_seqs == 64
     with pytest.raises(InputError, match="600 requests need 600 tokens of a step, which has 512"):
         policy({"scenarios.serving.scheduler.max_num_seqs": 600})
+    drafts = {"model.mtp": "{depth: 1}", "scenarios.serving.speculative": "{depth: 1, acceptance: 50 %}"}
+    assert policy(drafts | {"scenarios.serving.scheduler.max_num_seqs": 256}).max_seqs == 256
+    with pytest.raises(InputError, match="257 requests need 514 tokens of a step, which has 512"):
+        policy(drafts | {"scenarios.serving.scheduler.max_num_seqs": 257})
 
 
 @pytest.mark.parametrize("accepted", [1.0, 1.25, 1.8, 3.0])
