@@ -10,18 +10,19 @@ from costmodel.result import shown_line
 from costmodel.study.comparing import Compared, Pair
 from costmodel.study.timelines import TracesCompared
 
-FEW, FEW_OPERATORS = 4, 3  # metrics and operators in the short form
+FEW, FEW_OPERATORS = 7, 3  # scenarios and metrics, and operators, in the short form
 _YES_NO = {None: "", True: "yes", False: "no"}
 
 
 def show_comparison(comparison: Compared) -> None:
     """Print the metrics, then the operators that either side has: in the short form those that differ most."""
-    for line in _answers(comparison.metrics):
+    answers = list(_answers(comparison.metrics))
+    for line in answers:
         show(line, "bold")
-    pairs: Sequence[Pair] = comparison.metrics
-    operators: Sequence[Pair] = comparison.operators
+    pairs, operators = list(comparison.metrics), list(comparison.operators)
     if not is_verbose():
-        pairs = pairs if len(pairs) <= FEW else [pair for pair in pairs if pair.ratio not in (None, 1.0)][:FEW]
+        moved = [pair for pair in pairs if pair.ratio not in (None, 1.0)]
+        pairs = pairs if len(pairs) <= FEW - len(answers) else moved[: max(FEW - len(answers), 1)]
         operators = sorted(operators, key=_moved, reverse=True)[:FEW_OPERATORS]
     if pairs:
         _show("metric", pairs, lambda pair, value: metric(pair.name, value))
