@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -357,7 +358,11 @@ def parser(form: str) -> Any:
         from vllm.platforms.cpu import CpuPlatform  # type: ignore[import-not-found,unused-ignore]
 
         platforms.current_platform = platforms._current_platform = CpuPlatform()
-        arguments = pytest.importorskip("vllm.entrypoints.openai.cli_args")
+        arguments = next(
+            pytest.importorskip(f"vllm.entrypoints.{room}.cli_args")
+            for room in ("common", "openai")  # since 0.34, before
+            if find_spec(f"vllm.entrypoints.{room}.cli_args") is not None
+        )
         return arguments.make_arg_parser(pytest.importorskip("vllm.utils.argparse_utils").FlexibleArgumentParser())
     import argparse
 
