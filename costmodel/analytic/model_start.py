@@ -184,8 +184,8 @@ def _shortfall(question: Question, chosen: Found) -> str:
     """Return by how much a model does not fit, and the quantisation and the number of devices with which it does."""
     name, scenario = next((name, each) for name, each in chosen.scenarios.items() if not holds_all(each))
     ledger, capacity = full_ledger(scenario), scenario.cluster.device.device_memory.capacity
-    adapters = getattr(scenario.plan, "adapters", None)
-    count, formats = scenario.devices, (adapters and adapters.base_precision) or scenario.precision.weights
+    stored = getattr(getattr(scenario.plan, "adapters", None), "base_precision", None)
+    count, formats = scenario.devices, stored or scenario.precision.weights
     alone = "the device" if count == 1 else f"each of {count:,.0f} devices"
     shortfall = (
         f"{question.model} does not fit: {name} needs {gib(ledger.total)} > {gib(capacity)} of {alone} of "

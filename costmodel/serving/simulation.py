@@ -45,7 +45,7 @@ from costmodel.serving.step_times import Sizes, StepPricer, StepTimes, make_tabl
 from costmodel.serving.summary import Outcome, Tally
 from costmodel.serving.trace_requests import read_trace
 from costmodel.serving.windows import next_window, under_way
-from costmodel.workload.engine_memory import kv_pool, memory_of
+from costmodel.workload.engine_memory import adapter_load, kv_pool, memory_of
 from costmodel.workload.plans import Serving, drafted_tokens, tokens_per_step
 from costmodel.workload.pools import Pools
 from costmodel.workload.requests import Replicas, RequestStream, Slo
@@ -275,8 +275,9 @@ class Simulation:
 
     def _front_end(self, prompts: Any) -> Array:
         """Return what client and front end add to the first token of requests with such prompts [s]."""
-        engine = self.scenario.framework.engine
-        return np.zeros(len(prompts)) if engine is None else np.asarray(engine.front_end(prompts.astype(np.float64)))
+        engine, load = self.scenario.framework.engine, float(adapter_load(self.scenario, self.plan))
+        own = np.zeros(len(prompts)) if engine is None else np.asarray(engine.front_end(prompts.astype(np.float64)))
+        return own + load if load else own
 
     def saturated(self, least: int, seats: int) -> Served:
         """Return what becomes of requests that come to one replica at once: all of them, again and again.

@@ -10,7 +10,7 @@ from costmodel.records import Record, field, replace
 from costmodel.workload.architecture import Architecture, MoeFfn, Pattern
 from costmodel.workload.dtypes import BITS_PER_BYTE, COPIED_FORMATS, ELEMENT_BYTES, GroupScaling, element_bytes
 from costmodel.workload.operators import Group
-from costmodel.workload.plans import Adapters
+from costmodel.workload.plans import Adapters, Decode, ServedAdapters, Serving
 from costmodel.workload.scenario import Communication, Framework, Offload, Parallelism, Precision, Routing, Scenario
 
 
@@ -28,6 +28,8 @@ class Context(Record, kw_only=True, dict=True):
     micro_batches: of a training step.
     images, patches: those that come with the new tokens, over all context-parallel ranks, and the patches of each.
     adapters: that alone are trained (training), null: all weights are.
+    served: adapters that requests ask for (serving), null: none.
+    co_batched_sequences: sequences of other work that passes all layers together with these.
     reference: whose pass without gradients goes along (training): `copy`, `base` or `none`.
     loss_chunks: parts in which head and loss are computed (training).
     text_tokens: those of a prompt beside a sequence of latents.
@@ -53,6 +55,8 @@ class Context(Record, kw_only=True, dict=True):
     images: Count = 0.0
     patches: Count | None = None
     adapters: Adapters | None = None
+    served: ServedAdapters | None = None
+    co_batched_sequences: Count = 0.0
     reference: str = "none"
     loss_chunks: Count = 1.0
     text_tokens: Count = 0.0
@@ -241,7 +245,8 @@ class Context(Record, kw_only=True, dict=True):
 
 def rank_context(scenario: Scenario, phase: str, sequences: Count, new_tokens: Count, kv_len: Count) -> Context:
     """Return one rank's view of a micro-batch of a phase."""
-    denoiser = scenario.architecture.denoiser
+    denoiser, plan = scenario.architecture.denoiser, scenario.plan
+    served = plan.adapters if isinstance(plan, Decode | Serving) else None
     return Context(
         architecture=scenario.architecture,
         parallel=scenario.parallel,
@@ -256,6 +261,7 @@ def rank_context(scenario: Scenario, phase: str, sequences: Count, new_tokens: C
         offload=scenario.offload,
         node_devices=scenario.cluster.node.count,
         text_tokens=0.0 if denoiser is None else denoiser.text_tokens,
+        served=served if served is not None and served.are_any else None,
     )
 
 

@@ -15,8 +15,9 @@ from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.kv_cache import written_bytes
 from costmodel.workload.layers import encoder_parameters, model_work
+from costmodel.workload.linear import SERVED
 from costmodel.workload.patterns import Pattern, Selected
-from costmodel.workload.plans import Adapters
+from costmodel.workload.plans import Adapters, ServedAdapters
 from costmodel.workload.recurrences import scan_macs
 from costmodel.workload.scenario import Communication, Framework, Parallelism, Precision, Tile
 
@@ -74,6 +75,13 @@ def adapter_parameters(architecture: arch.Architecture, adapters: Adapters) -> t
 def has_linear_layer(architecture: arch.Architecture, target: str) -> bool:
     """Tell whether a model has a linear layer of that name of `adapters.targets`."""
     return bool(np.any(np.greater(adapter_parameters(architecture, Adapters(1.0, (target,)))[0], 0)))
+
+
+@lru_cache(maxsize=256)
+def has_served_layer(architecture: arch.Architecture, target: str) -> bool:
+    """Tell whether a model has a linear layer of that name that adapters of requests may have."""
+    work = model_work(replace(_on_one_rank(architecture), served=ServedAdapters(1, 1.0, (target,))))
+    return any(each.name.startswith(SERVED) for kind in (*work.layers, work.head) for each in kind.parameters)
 
 
 def _on_one_rank(architecture: arch.Architecture) -> Context:

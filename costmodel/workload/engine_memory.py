@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from costmodel.equations import equation
-from costmodel.quantities import Bytes, Count, ceil, floor, maximum, minimum, uniform_int, where
+from costmodel.quantities import Bytes, Count, Seconds, ceil, floor, maximum, minimum, sum_of, uniform_int, where
 from costmodel.records import Record, replace
 from costmodel.workload.engine import FREE, STATIC, EngineMemory
+from costmodel.workload.linear import SERVED
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger, stage_cache_bytes, with_expert_pool
 from costmodel.workload.passes import Pass, PassWork, pass_work, prompt_context
 from costmodel.workload.plans import Serving, drafted_tokens
@@ -167,3 +168,23 @@ def graph_bytes(scenario: Scenario, plan: Serving) -> Bytes:
         return 0.0
     graphs, memory = engine.graphs(plan.scheduler.max_num_seqs, profiled_tokens(plan)), memory_of(scenario, plan)
     return where(graphs > 0, memory.first_graph, 0.0) + memory.graph * graphs
+
+
+@equation
+def adapter_load(scenario: Scenario, plan: Serving) -> Seconds:
+    """Return how long a request waits on the mean until its adapter is in device memory.
+
+    load = missed * one / link.bandwidth
+    one := bytes of an adapter on the rank with most layers
+    """
+    served = plan.adapters
+    if served is None or not served.are_any or served.held >= served.count:
+        return 0.0
+    batch = _profiled_pass(scenario, plan)
+    layout = stage_layout(scenario.architecture, uniform_int(scenario.parallel.pp))
+    link = scenario.cluster.node.device.links[scenario.cluster.node.host.link]
+    kinds = pass_work(batch).body.layers
+    own = [sum_of(each.local for each in kind.parameters if each.name.startswith(SERVED)) for kind in kinds]
+    held = max(sum_of(count * size for count, size in zip(stage.layers, own, strict=True)) for stage in layout)
+    one, missed = held * batch.parts[0].residual / served.held, served.missed
+    return missed * one / link.bandwidth

@@ -7,7 +7,7 @@ from costmodel.records import Record, replace
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import DOUBLE_SCALED, ELEMENT_BYTES, math_unit
 from costmodel.workload.operators import Collective, Elementwise, Gemm, Group, HostGemm, Operator, gemm_family
-from costmodel.workload.plans import Adapters
+from costmodel.workload.plans import Adapters, ServedAdapters
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
@@ -183,7 +183,7 @@ class Linear(Record):
         """Return what `adapters.targets` calls it: as frameworks do, or by its name."""
         return _TARGETS.get(self.name, self.name.replace(" ", "_"))
 
-    def adapted(self, adapters: Adapters) -> tuple[tuple[str, Quantity], ...]:
+    def adapted(self, adapters: Adapters | ServedAdapters) -> tuple[tuple[str, Quantity], ...]:
         """Return the adapters on it, of all or some of its parts: name, and share of the outputs."""
         if not adapters.are_any:
             return ()
@@ -228,6 +228,8 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
         saved = saved * context.gathered_share if linear.gathered else saved
         builder.save(f"{linear.name} input", linear.producer, saved)
     local.add_parameters(builder)
+    if context.served is not None and linear.experts is None:
+        _add_served(builder, context, linear, local)
     for target, share in adapted:
         _add_adapter(builder, context, linear, local, (target, share))
 
@@ -268,6 +270,41 @@ def _add_adapter(
     gradients = (2 * local.rows * outputs + 3 * local.x_elements) * element
     gradient_sum = Elementwise("adapter sum gradient", gradients, kind="add", calls=2.0)
     builder.step(linear.operator, [scaled_sum], [gradient_sum, hidden])
+
+
+SERVED = "served adapter"  # begins the names of their parameters
+
+
+def _add_served(builder: WorkBuilder, context: Context, linear: Linear, local: _LocalLinear) -> None:
+    """Add the adapters that a batch's requests ask for: two grouped products, a group for each different adapter.
+
+        h = x A_i,    y += h B_i;    a group has rows / distinct rows [Punica, arXiv 2310.18547, section 4]
+
+    In the residual stream's format. Layers that one product joins (q, k, v) have theirs in one kernel each. The second
+    product reads y as well. A tensor-parallel rank has the rows or columns of its part of W, and all of the other one
+    [vLLM, vllm/lora/layers].
+    """
+    served = context.served
+    assert served is not None, "the caller has looked"
+    parts = linear.adapted(served)
+    if not parts:
+        return
+    element, rank, dtype = context.residual, maximum(served.rank, 1.0), math_unit(context.precision.residual)
+    distinct = served.distinct(context.sequences + context.co_batched_sequences)
+    outputs = sum(share for _, share in parts) * local.outputs
+    sizes = (
+        ("A", local.inputs, len(parts) * rank, len(parts) * rank * local.inputs, 1.0),
+        ("B", rank, outputs, rank * outputs, 2.0),
+    )
+    for half, inputs, columns, weights, passes in sizes:
+        product = Gemm(
+            f"adapter {half}", m=local.rows / distinct, n=columns, k=inputs, dtype=dtype,
+            a_bytes=element, b_bytes=element, out_bytes=passes * element, groups=distinct,
+            family=gemm_family("grouped_gemm", weight_only=False),
+        )  # fmt: skip
+        builder.step(linear.operator, [product])
+        stored = served.held * weights
+        builder.add_parameters(Parameters(f"{SERVED} {half}", 0.0, stored, 0.0, element_bytes=element), trains=False)
 
 
 def forward_product(context: Context, linear: Linear) -> Operator:

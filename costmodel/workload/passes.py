@@ -121,7 +121,11 @@ def co_batched(parts: Sequence[Context]) -> list[Context]:
     if len(parts) == 1:
         return list(parts)
     return [
-        replace(part, co_batched_tokens=sum_of(other.tokens * other.peers for other in parts if other is not part))
+        replace(
+            part,
+            co_batched_tokens=sum_of(other.tokens * other.peers for other in parts if other is not part),
+            co_batched_sequences=sum_of(other.sequences for other in parts if other is not part),
+        )
         for part in parts
     ]
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from costmodel.declared import (
     EventRate,
+    Exponent,
     Integer,
     NameSet,
     Number,
@@ -21,7 +22,7 @@ from costmodel.declared import (
     Whole,
 )
 from costmodel.errors import InputError
-from costmodel.quantities import Count, Quantity, anywhere, where
+from costmodel.quantities import Array, Count, Quantity, anywhere, maximum, minimum, where
 from costmodel.records import Record, ValueRecord, field
 from costmodel.workload.engine import EngineMemory, Scheduler
 from costmodel.workload.requests import Replicas, RequestClass, RequestStream, SessionMeans, Slo
@@ -131,6 +132,74 @@ class Adapters(Record):
     def are_any(self) -> bool:
         """Tell whether there are adapters: their rank is not zero."""
         return anywhere(self.rank > 0)
+
+
+HALVINGS = 60  # of an interval, which leave nothing of it
+AdapterCount: TypeAlias = Annotated[int, Whole(0, single=True, high=10_000)]
+
+
+class ServedAdapters(Record):
+    """Adapters (LoRA) of the requests of a server: y = x W + (x A_i) B_i, i of the request.
+
+    Those used last are in device memory. One that is not is copied from the host while its request waits; others go on.
+    [Chen et al., Punica, arXiv 2310.18547; vLLM, vllm/lora/ops/triton_ops, lora_shrink and lora_expand]
+    """
+
+    count: Annotated[AdapterCount, "adapters that requests ask for; 0: none"]
+    rank: Annotated[NumberOrZero, "columns of A and rows of B, of each; 0: none"]
+    targets: Annotated[
+        tuple[str, ...],
+        "linear layers that have one: `q`, `k`, `v` or one for all as `qkv`, `o`, `gate`, `up` or one for both as "
+        "`gate_up`, `down`, but those of routed experts; empty: all but these, the head and routers",
+    ] = ()
+    exponent: Annotated[Exponent, "of Zipf's law of how often each is asked for; 0: all as often"] = 0.0
+    resident: Annotated[
+        Annotated[int, Whole(1, single=True, high=10_000)] | None,
+        "adapters in device memory, those used last; others are copied from the host; null: all",
+    ] = None
+
+    @property
+    def held(self) -> int:
+        """Return how many adapters are in device memory."""
+        return self.count if self.resident is None else min(self.resident, self.count)
+
+    @property
+    def _shares(self) -> Array:
+        """Return how often each is asked for."""
+        share = np.arange(1.0, self.count + 1.0) ** -float(self.exponent)
+        shares: Array = share / share.sum()
+        return shares
+
+    @property
+    def missed(self) -> float:
+        """Return the share of requests whose adapter is not in device memory.
+
+        missed = sum over i of p_i e^(-p_i t),    t: held = sum over i of 1 - e^(-p_i t)
+        [Che, Tung and Wang, IEEE JSAC 20(7), 2002: of those used last; t in requests]
+        """
+        if self.held >= self.count:
+            return 0.0
+        low, high = 0.0, 1.0
+        while (1.0 - np.exp(-self._shares * high)).sum() < self.held:
+            low, high = high, 2.0 * high
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2.0
+            low, high = (middle, high) if (1.0 - np.exp(-self._shares * middle)).sum() < self.held else (low, middle)
+        return float((self._shares * np.exp(-self._shares * high)).sum())
+
+    @property
+    def are_any(self) -> bool:
+        """Tell whether there are adapters: neither their number nor their rank is zero."""
+        return self.count > 0 and anywhere(self.rank > 0)
+
+    def distinct(self, requests: Count) -> Count:
+        """Return how many different adapters so many requests ask for, at least one and no more than are held.
+
+        distinct = min(sum over i of 1 - (1 - p_i)^requests, held),    p_i ~ i^-exponent
+        """
+        absent = (1.0 - self._shares) ** np.asarray(requests)[..., None]
+        expected = minimum(maximum((1.0 - absent).sum(axis=-1), 1.0), float(self.held))
+        return float(expected) if np.ndim(expected) == 0 else expected
 
 
 class Preference(Record):
@@ -302,6 +371,9 @@ PrefixHitRate: TypeAlias = Annotated[ShareOrZero, "share of a prompt found in th
 PromptImages: TypeAlias = Annotated[
     Images | None, "images in every prompt, whose tokens are among `input_tokens`; null: none"
 ]
+LoraOfRequests: TypeAlias = Annotated[
+    ServedAdapters | None, "low-rank adapters (LoRA) that requests ask for; null: none"
+]
 Drafts: TypeAlias = Annotated[Speculative | None, "speculative decoding; null: none"]
 
 
@@ -362,6 +434,7 @@ class Decode(Record):
     output_tokens: Annotated[NumberOrZero, "output tokens per request"] = 0.0
     micro_batches: MicroBatches = 1
     speculative: Drafts = None
+    adapters: LoraOfRequests = None
 
     @property
     def mean_kv_len(self) -> Count:
@@ -420,6 +493,7 @@ class Serving(Record):
     replicas: Annotated[Replicas, "equal engines and their router"] = field(default_factory=Replicas)
     slo: Annotated[Slo, "service-level objective"] = field(default_factory=Slo)
     images: PromptImages = None
+    adapters: LoraOfRequests = None
     means: SessionMeans | None = None
 
     @property

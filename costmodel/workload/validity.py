@@ -9,10 +9,10 @@ import numpy as np
 from costmodel.quantities import Mask, Quantity, divides, is_single
 from costmodel.records import replace
 from costmodel.workload.architecture import Attention, DenseFfn, MoeFfn, NoFfn, Recurrence
-from costmodel.workload.counting import has_linear_layer
+from costmodel.workload.counting import has_linear_layer, has_served_layer
 from costmodel.workload.inference_rules import inference_rules
 from costmodel.workload.mixers import Mixer
-from costmodel.workload.plans import Decode, ExpertBound, Serving, Training
+from costmodel.workload.plans import Adapters, Decode, ExpertBound, ServedAdapters, Serving, Training
 from costmodel.workload.pools import Pools
 from costmodel.workload.reinforcement import Reinforcement, reinforcement_rules
 from costmodel.workload.scenario import Disaggregated, Precision, Scenario
@@ -95,6 +95,8 @@ def rules(scenario: Scenario) -> Iterator[Rule]:
         yield from _training_rules(scenario, plan)
     else:
         yield from inference_rules(scenario, plan)
+        if isinstance(plan, Decode | Serving) and plan.adapters is not None:
+            yield from _of_adapters(scenario, plan.adapters)
 
 
 def _expert_pool_rules(scenario: Scenario) -> Iterator[Rule]:
@@ -412,11 +414,18 @@ def adapter_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
         )
     if plan.adapters is None:
         return
-    architecture, rank = scenario.architecture, plan.adapters.rank
-    for target in plan.adapters.targets:
+    yield from _of_adapters(scenario, plan.adapters)
+
+
+def _of_adapters(scenario: Scenario, adapters: Adapters | ServedAdapters) -> Iterator[Rule]:
+    """Yield that a model has the layers of adapters, and is wider than their rank."""
+    architecture, rank = scenario.architecture, adapters.rank
+    trains = isinstance(adapters, Adapters)
+    has_layer, outside = (has_linear_layer, "") if trains else (has_served_layer, " outside of its routed experts")
+    for target in adapters.targets:
         yield Rule(
-            "adapters.targets", has_linear_layer(architecture, target),
-            f"{architecture.name} has no linear layer {target!r}",
+            "adapters.targets", has_layer(architecture, target),
+            f"{architecture.name} has no linear layer {target!r}{outside}",
             "write layers such as q, v, o, gate, up, down, or leave `targets` out for all linear layers",
         )  # fmt: skip
     yield Rule(

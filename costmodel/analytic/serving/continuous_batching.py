@@ -45,7 +45,7 @@ from costmodel.quantities import (
 from costmodel.records import Record, replace
 from costmodel.result import Entry, Metrics
 from costmodel.workload.context import Context
-from costmodel.workload.engine_memory import KvPool, kv_pool
+from costmodel.workload.engine_memory import KvPool, adapter_load, kv_pool
 from costmodel.workload.memory import CachedSequences, Ledger, host_batch_limit, inference_ledger, with_expert_pool
 from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompt_context, request_context
 from costmodel.workload.plans import Serving, Speculative, drafted_tokens, tokens_per_step
@@ -366,10 +366,20 @@ def left_to_requests(plan: Serving) -> tuple[str, ...]:
 
 
 def without_effect(plan: Serving) -> tuple[str, ...]:
-    """Return what a scenario says of its requests that its scheduler does not look at, as a note."""
+    """Return what a scenario says of its requests that its scheduler does not look at, as notes."""
+    served = plan.adapters
+    places: tuple[str, ...] = ()
+    if served is not None and served.are_any and served.held < served.count:
+        places = (
+            f"adapters: no more than {served.held} of {served.count} run at a time, and {served.missed:.0%} of the "
+            "requests wait for a copy of theirs; what requests wait until others end is not counted",
+        )
     if plan.requests is None or plan.requests.priority is None or plan.scheduler.policy == "priority":
-        return ()
-    return (f"`requests.priority` has no effect: `scheduler.policy` is {plan.scheduler.policy}, not priority",)
+        return places
+    return (
+        *places,
+        f"`requests.priority` has no effect: `scheduler.policy` is {plan.scheduler.policy}, not priority",
+    )
 
 
 def demand(plan: Serving) -> Demand:
@@ -434,9 +444,9 @@ def starts_ahead(scenario: Scenario, plan: Serving) -> Mask:
 
 
 def front_end(scenario: Scenario, plan: Serving) -> Seconds:
-    """Return the time that client and front end add to a request's first token."""
-    engine = scenario.framework.engine
-    return 0.0 if engine is None else engine.front_end(plan.input_tokens)
+    """Return the time that client and front end add to a request's first token, and that its adapter takes to come."""
+    engine, load = scenario.framework.engine, adapter_load(scenario, plan)
+    return load if engine is None else engine.front_end(plan.input_tokens) + load
 
 
 def engine_passes(scenario: Scenario, plan: Serving, state: SteadyState) -> tuple[Pass, Pass]:

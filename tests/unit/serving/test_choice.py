@@ -13,10 +13,12 @@ from costmodel.analytic.evaluation import evaluate
 from costmodel.api import request_engine
 from costmodel.errors import InputError
 from costmodel.records import replace
+from costmodel.schema.files import load_model
 from costmodel.serving.choice import by_requests
 from costmodel.serving.simulation import Simulation
 from costmodel.serving.summary import request_times
-from costmodel.workload.plans import Serving
+from costmodel.workload.counting import adapter_parameters, has_served_layer
+from costmodel.workload.plans import Adapters, ServedAdapters, Serving
 
 FEW = {"count": 40}
 RATE = {"concurrency": None, "rate": "1 /s", "requests": FEW, "output_tokens": 24}
@@ -312,3 +314,59 @@ def test_what_tokens_take_and_what_is_idle_add_up_to_the_power_and_the_rent(
     if engine == "event":
         assert idle["share"] > 0.1
         assert idle["power"] == pytest.approx(20.0 * 1.2 * idle["share"], rel=0.5), "and its host's"
+
+
+def test_adapters_of_no_rank_or_number_are_none() -> None:
+    for engine, nothing in (("analytic", {"count": 0, "rank": 16}), ("event", {"count": 4, "rank": 0})):
+        assert answer(engine, adapters=nothing)[1] == answer(engine)[1]
+
+
+def test_adapters_take_their_memory_and_two_products_for_each_layer_that_they_name() -> None:
+    served = {"count": 20, "rank": 16, "targets": ["q", "v"]}
+    (_, none), (_, few), (_, many) = (
+        answer("analytic", adapters=each) for each in (None, served, served | {"targets": []})
+    )
+    total, _ = adapter_parameters(loaded().scenario("serving").architecture, Adapters(16.0, ("q", "v")))
+    assert few["memory"]["weights"] - none["memory"]["weights"] == pytest.approx(20 * 2 * float(total), rel=1e-9)
+    assert few["metrics"]["kv_blocks"] < none["metrics"]["kv_blocks"]
+    assert none["metrics"]["tpot"] < few["metrics"]["tpot"] < many["metrics"]["tpot"]
+    layers = [loaded().scenario("serving").architecture.depth] * 2
+    counts = [entry["count"] for entry in few["breakdown"] if "adapter" in entry["name"] and "decode" in entry["name"]]
+    assert counts[0] == counts[1] > layers[0]
+    event = answer("event", adapters=served)[1]["metrics"]["tpot"] / answer("event")[1]["metrics"]["tpot"]
+    assert event == pytest.approx(few["metrics"]["tpot"] / none["metrics"]["tpot"], rel=0.03)
+
+
+def test_a_batch_reads_the_different_adapters_of_its_requests_and_one_that_is_not_held_is_copied() -> None:
+    served = ServedAdapters(4, 16.0)
+    assert served.distinct(2.0) == pytest.approx(4 * (1 - 0.75**2))
+    assert served.distinct(np.array([0.5, 1e9])).tolist() == [1.0, 4.0]
+    assert replace(served, resident=3).missed == pytest.approx(0.25)
+    popular = replace(served, exponent=2.0, resident=3)
+    assert 0.0 < popular.missed < 0.25
+    assert (served.missed, popular.distinct(1e9)) == (0.0, 3.0)
+    held = {"count": 400, "rank": 16, "resident": 4}
+    for engine in ("analytic", "event"):
+        usual, waits = (answer(engine, adapters=held | {"count": count})[1] for count in (4, 400))
+        link = loaded().scenario("serving").cluster.node.device.links["pcie"].bandwidth
+        one = adapter_parameters(loaded().scenario("serving").architecture, Adapters(16.0, ()))[0] * 2
+        more = waits["metrics"]["ttft"] - usual["metrics"]["ttft"]
+        assert more == pytest.approx(0.99 * one / link, rel=0.5)
+        assert any("no more than 4 of 400 run at a time" in note for note in waits["notes"])
+
+
+def test_experts_have_no_adapters_of_requests() -> None:
+    assert not has_served_layer(load_model("models/mixtral-8x7b"), "down")
+    assert has_served_layer(load_model("models/mixtral-8x7b"), "q")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"adapters": {"count": 4, "rank": 16, "targets": ["w"]}}, "no linear layer 'w'"),
+        ({"adapters": {"count": 4, "rank": 16}, "phase": "generate"}, "adapters"),
+    ],
+)
+def test_adapters_that_cannot_be_served_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        loaded(**changes)
