@@ -92,7 +92,7 @@ def take(value: T, index: tuple[Indices, ...], shape: tuple[int, ...]) -> T:
 
     def selected(array: Array) -> Array:
         for axis, positions in enumerate(index):
-            if array.shape[axis] > 1 and len(positions) < shape[axis]:
+            if array.shape[axis] > 1 and not np.array_equal(positions, np.arange(shape[axis])):
                 array = array.take(positions, axis=axis)
         return array
 

@@ -7,7 +7,7 @@ import pytest
 from builders import DECODE, DENSE_MODEL, MOE_MODEL, ONE_NODE, STEP, scenario
 
 from costmodel.analytic import infeasibility as module
-from costmodel.analytic.blocks import single
+from costmodel.analytic.blocks import single, take
 from costmodel.analytic.infeasibility import infeasibilities
 from costmodel.result import reason_kind
 from costmodel.workload.scenario import Parallelism, Scenario
@@ -43,3 +43,9 @@ def test_rules_that_too_many_points_break_are_told_without_numbers(monkeypatch: 
     first, *others = infeasibilities(of, (3,)).tolist()
     assert "parallel.tp: 3 does not divide the attention heads" in first
     assert set(others) == {first.replace(": 3 does", ": one of its values does")}
+
+
+def test_positions_in_another_order_are_taken_in_it() -> None:
+    """All of them too: a search of servers takes its layouts by their devices."""
+    values, turned = np.array([3.0, 1.0, 2.0]), np.array([1, 2, 0])
+    assert take(values, (turned,), (3,)).tolist() == [1.0, 2.0, 3.0]
