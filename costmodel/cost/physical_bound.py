@@ -56,9 +56,8 @@ def least_work(operator: Operator, machine: Machine) -> Seconds:
     if isinstance(operator, Gemm | AttentionKernel):
         unit = device.math[operator.dtype]
         speed = maximum(operator.relative_speed, 1.0) if isinstance(operator, AttentionKernel) else 1.0
-        return operator.flop / (
-            unit.flop_per_cycle * maximum(unit.clock, device.clock_max) * machine.processors * speed
-        )
+        rate = unit.flop_per_cycle * maximum(unit.clock, device.clock_max)
+        return operator.flop / (rate * machine.processors * speed)
     return sum_of(least_work(part, machine) for part in operator.parts) if isinstance(operator, MixedAttention) else 0.0
 
 
