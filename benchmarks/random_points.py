@@ -22,10 +22,10 @@ import numpy as np
 import costmodel
 from costmodel.calibration.fit_files import FitStore, default_framework
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.physical_bound import least_time
-from costmodel.fitting.ladders import SPANS, bases, kernels, ladders, typical
+from costmodel.cost.time import Machine
+from costmodel.fitting.growth import SPANS, bases, kernels, ladders, typical
 from costmodel.quantities import Array
 from costmodel.records import replace
 from costmodel.schema.files import load_device

@@ -12,7 +12,7 @@ for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLA
     os.environ[name] = "1"
 
 import costmodel  # noqa: E402  after the thread limits
-from costmodel.schema.study import find_study  # noqa: E402
+from costmodel.schema.what_if import find_study  # noqa: E402
 from costmodel.study.points import write_sweep  # noqa: E402
 from costmodel.study.search import Space, searched  # noqa: E402
 from costmodel.study.sweep import NOTHING, Wanted, plan_sweep  # noqa: E402

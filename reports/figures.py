@@ -13,7 +13,7 @@ from costmodel.quantities import Array
 from costmodel.records import Record, ValueRecord
 from costmodel.report import style
 from costmodel.report.plots.bars import Bar, draw_bars
-from costmodel.report.plots.plot import Plot, table
+from costmodel.report.style import Plot, table
 
 WIDE = 10.0  # ratio of a range's ends from which it is drawn on a logarithmic scale
 MANY = 2  # panels up to which names have room at the left

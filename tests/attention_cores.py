@@ -5,8 +5,8 @@ from __future__ import annotations
 from builders import DEVICE, FRAMEWORK, with_level
 
 from costmodel.cost.attention import DecodeForm, PrefillForm, QueryCopies
-from costmodel.cost.machine import Machine
 from costmodel.cost.mixed_attention import VarlenForm
+from costmodel.cost.time import Machine
 from costmodel.cost.xqa import MmhaKernel, XqaForm
 from costmodel.hardware import Device
 from costmodel.quantities import Quantity

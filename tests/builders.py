@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from costmodel.cost.calibration import Calibration, FamilyFit
-from costmodel.cost.machine import Machine
 from costmodel.cost.spread import Spread
+from costmodel.cost.time import Machine
 from costmodel.hardware import Cluster, Device, Host, Link, MathUnit, MemoryLevel, Network, Nic, Node, Power, Price
 from costmodel.network.group_links import GroupLinks
 from costmodel.quantities import Bytes, Count, Quantity, sum_of

@@ -10,8 +10,8 @@ from small_world import write
 from costmodel.calibration.fit_files import default_framework
 from costmodel.cost.calibration import Form
 from costmodel.cost.elementwise import ElementwiseForm
-from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import parameters
+from costmodel.cost.time import Machine
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Elementwise
 

@@ -11,8 +11,7 @@ from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.recurrence import Slot
 from costmodel.analytic.segments import COMPUTE
 from costmodel.analytic.stream_times import exposed_seconds
-from costmodel.analytic.training.actions import layer_seconds, message_contention
-from costmodel.analytic.training.overlapped_comm import OverlappedComm, Works
+from costmodel.analytic.training.overlapped_comm import OverlappedComm, Works, layer_seconds, message_contention
 from costmodel.analytic.training.step_model import StepModel
 from costmodel.analytic.training.step_times import (
     StepStreams,

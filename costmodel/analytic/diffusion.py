@@ -8,8 +8,7 @@ from costmodel.analytic.breakdown import BreakdownLines, add_pass
 from costmodel.analytic.inference import PassModel, PassTimes, operators_of, pass_model_of, pass_times
 from costmodel.analytic.metrics import invested, largest_batch
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
-from costmodel.analytic.phase_evaluation import PhaseEvaluation
-from costmodel.analytic.stream_times import Perturbations, seconds_of, stream_times
+from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation, seconds_of, stream_times
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.money import rental_cost
 from costmodel.cost.power import energy

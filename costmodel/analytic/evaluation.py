@@ -8,7 +8,6 @@ from typing import Protocol
 import numpy as np
 
 from costmodel.analytic.anchors import Anchored
-from costmodel.analytic.bound import BoundTimes, bound_times
 from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait
 from costmodel.analytic.inference import (
     PassTimes,
@@ -19,17 +18,16 @@ from costmodel.analytic.inference import (
     plan_pass,
     prefill_passes,
 )
-from costmodel.analytic.metrics import bound_metrics, pass_metrics
+from costmodel.analytic.metrics import BoundTimes, bound_metrics, bound_times, pass_metrics
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, uncertain_families
 from costmodel.analytic.paces import Engines, paced
-from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.continuous_batching import ServingEvaluation, admission
 from costmodel.analytic.serving.disaggregation import DisaggregatedEvaluation, pools_ledger
 from costmodel.analytic.serving.generation import GenerateEvaluation, generate_ledger
 from costmodel.analytic.serving.open_loop import OpenLoopEvaluation
 from costmodel.analytic.serving.sessions import at_means, busy_sessions, rate_of_sessions, under_way
 from costmodel.analytic.serving.waiting import SEAT
-from costmodel.analytic.stream_times import Perturbations
+from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation
 from costmodel.analytic.training.step_model import step_schedule, training_context
 from costmodel.analytic.training_evaluation import TrainingEvaluation
 from costmodel.cost.calibration import Calibration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
@@ -18,12 +19,11 @@ from costmodel.analytic.expert_load import routing_facts, routing_grid
 from costmodel.analytic.intervals import RATES, TIMES, intervals, run_scatter
 from costmodel.analytic.out_of_memory import largest_layout, too_much_for_a_device, too_much_for_the_host
 from costmodel.analytic.remedies import Priced, described, priced
-from costmodel.analytic.slo import notes_of_slo
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Problem
 from costmodel.hardware import Device
 from costmodel.quantities import Array, Indices, Mask, Quantity
-from costmodel.records import Record
+from costmodel.records import Record, asdict
 from costmodel.result import (
     BAD_LAYOUT,
     FITS,
@@ -40,7 +40,9 @@ from costmodel.result import (
     Result,
     empty_grid,
 )
+from costmodel.units import render
 from costmodel.workload.memory import Ledger, fits_in_host
+from costmodel.workload.plans import Serving
 from costmodel.workload.pools import Pools
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout, rules
@@ -364,3 +366,28 @@ def grid_point(
     if len(index) != len(shape):
         raise IndexError(f"{len(index)} indices for {len(shape)} axes")
     return answer(single(scenario, index), calibration)
+
+
+# ---- Whether an objective of times may be meant as it is written: next to what is predicted --------------------------
+
+METRICS = {"ttft": "ttft", "tpot": "tpot", "e2e": "latency"}  # key of an objective -> mean that it limits
+TIGHT, LOOSE, PREFIX = 20.0, 300.0, 1e3  # so many times below and above what is predicted; from ms to s
+
+
+def notes_of_slo(scenario: Scenario, metrics: Mapping[str, float | None]) -> Iterator[str]:
+    """Yield which limits no request can keep or every request keeps by far, with what was probably meant."""
+    plan = scenario.plan
+    slo = plan.slo if isinstance(plan, Serving) else None
+    for key, limit in asdict(slo).items() if slo is not None else ():
+        value = metrics.get(METRICS[key])
+        if not limit or not value or not math.isfinite(value):
+            continue
+        said = f"slo.{key} of {_shown(limit)} is {limit / value:.2g} times the predicted {_shown(value)}"
+        if limit * TIGHT < value:
+            yield f"{said}: no request keeps it; did you mean {_shown(limit * PREFIX)}?"
+        elif limit > LOOSE * value:
+            yield f"{said}: it limits nothing; did you mean {_shown(limit / PREFIX)}?"
+
+
+def _shown(time: float) -> str:
+    return render(float(f"{time:.3g}"), "duration")

@@ -29,6 +29,7 @@ from costmodel.quantities import (
     uniform_int,
 )
 from costmodel.records import Record, field, replace
+from costmodel.workload.architecture import Stage, layer_runs, stage_layout
 from costmodel.workload.context import Context
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger, with_expert_pool
 from costmodel.workload.operators import Collective, Group, Operator
@@ -44,7 +45,6 @@ from costmodel.workload.passes import (
 )
 from costmodel.workload.plans import Decode, Prefill, Speculative, drafted_tokens
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.stages import Stage, layer_runs, stage_layout
 from costmodel.workload.work import EXPERTS
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from costmodel.analytic.bound import BoundTimes
 from costmodel.analytic.capital import capital
 from costmodel.analytic.inference import PassTimes, prefill_passes
 from costmodel.analytic.training.step_model import StepModel
@@ -13,11 +12,15 @@ from costmodel.cost.money import rental_cost
 from costmodel.cost.power import energy
 from costmodel.equations import equation
 from costmodel.hardware import Device, Node
+from costmodel.network.group_links import group_links
 from costmodel.quantities import Count, FlopPerSecond, Quantity, Seconds, Watts, is_single, maximum, minimum
+from costmodel.records import Record
 from costmodel.result import PHASES, Metrics
 from costmodel.workload.counting import adapter_parameters, parameter_count, training_flop_per_token
+from costmodel.workload.dtypes import payload_width
 from costmodel.workload.memory import Ledger, host_batch_limit
-from costmodel.workload.plans import Decode, Prefill, Serving, Training, tokens_per_step
+from costmodel.workload.operators import Group
+from costmodel.workload.plans import Decode, ExpertBound, Prefill, Serving, Training, tokens_per_step
 from costmodel.workload.pools import Pools
 from costmodel.workload.scenario import Disaggregated, Scenario
 
@@ -310,3 +313,32 @@ def largest_batch(scenario: Scenario, ledger: Ledger, batch: Count, unit: Count)
 def sixteen_bit_peak(device: Device) -> FlopPerSecond:
     """Return the dense BF16 peak of a device, that of FP16 where it has no BF16 [FLOP/s]."""
     return device.peak("bf16" if "bf16" in device.math else "fp16")
+
+
+# ---- The closed-form bound of expert-parallel decoding (arXiv 2505.09343, section 2.3.2) -----------------------------
+
+
+class BoundTimes(Record):
+    """Seconds of one all-to-all pair, of a layer and of a token."""
+
+    all_to_all: Seconds
+    layer: Seconds
+    tpot: Seconds
+
+
+@equation
+def bound_times(scenario: Scenario, plan: ExpertBound) -> BoundTimes:
+    """Return the bound: computation takes no time, and two micro-batches share the wire.
+
+        tpot = layers * 2 * all_to_all
+        layer = 2 * all_to_all
+        all_to_all = width * plan.tokens_per_device * plan.sends * plan.hidden / bandwidth
+
+    width: of an element, dispatched and combined [B]; bandwidth: of the slowest link that the expert-parallel group
+    crosses [B/s]. Latency, scales and deduplication are excluded, as in the paper.
+    """
+    width = payload_width(scenario.communication.dispatch) + payload_width(scenario.communication.combine)
+    bandwidth = group_links(Group(scenario.parallel.ep), scenario.cluster).slowest
+    layers = scenario.architecture.depth
+    all_to_all = width * plan.tokens_per_device * plan.sends * plan.hidden / bandwidth
+    return BoundTimes(all_to_all, 2 * all_to_all, layers * 2 * all_to_all)

@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import TypeAlias
+from operator import attrgetter
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from costmodel.analytic.operator_stack import Stack
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.distinct_sizes import DistinctSizes, grid_shape
-from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.physical_bound import least_time
 from costmodel.cost.power import Clock, at_clock
-from costmodel.cost.time import Time
+from costmodel.cost.time import Machine, Time
 from costmodel.equations import equation
 from costmodel.hardware import Cluster
-from costmodel.quantities import Count, Seconds, anywhere, as_key, is_single
-from costmodel.records import MutableRecord, Record, content, field
-from costmodel.workload.operator_key import form_key, operator_key
+from costmodel.quantities import ArrayKey, Count, Quantity, Seconds, anywhere, as_key, is_single
+from costmodel.records import MutableRecord, Record, Struct, content, field, fields, replace
+from costmodel.workload import operators as ops
 from costmodel.workload.operators import Collective, Kernel, Operator
 from costmodel.workload.plans import Diffusion, Training
 from costmodel.workload.scenario import Framework, Scenario
@@ -242,3 +241,116 @@ def operator_timer(scenario: Scenario, calibration: Calibration) -> OperatorTime
 def uncertain_families(operators: Iterable[TimedOperator]) -> frozenset[str]:
     """Return the families of operators whose times are uncertain."""
     return frozenset(timed.operator.family for timed in operators if not timed.fit.spread.is_exact)
+
+
+# ---- Operators that differ in numbers only as one operator, with a leading axis: a form is evaluated once for all ----
+
+LARGEST = 4096  # numbers of an array that stays in the cache
+
+
+class Stack(Record):
+    """Operators of one `form_key`.
+
+    whole: all of them.
+    count: how many.
+    axes: of the grid behind the leading one.
+    """
+
+    whole: Operator
+    count: int
+    axes: int
+
+    @classmethod
+    def of(cls, operators: Sequence[Operator], hardware: int) -> Stack | None:
+        """Return the operators as one; null where each is timed by itself.
+
+        Single sizes are: what is kept of them must not depend, to the last digit, on what else a pass times.
+        hardware: axes of the grid that their machine spans. A number that all share stays a number.
+        """
+        if len(operators) < 2:
+            return None
+        first = numbers(operators[0])
+        shape = np.broadcast_shapes(*(value.shape for value in first.values() if isinstance(value, np.ndarray)))
+        axes, points = max(len(shape), hardware), math.prod(shape) * len(operators)
+        if not axes or points > LARGEST:
+            return None
+        changed: dict[str, Any] = {}
+        for name, one in first.items():
+            values = [getattr(operator, name) for operator in operators]
+            if isinstance(one, np.ndarray):
+                if any(value is not one for value in values):
+                    padded = (*(1,) * (axes - one.ndim), *one.shape)
+                    changed[name] = np.stack([value.reshape(padded) for value in values])
+            elif values.count(one) < len(values):
+                changed[name] = np.array(values).reshape(-1, *(1,) * axes)
+        return cls(replace(operators[0], **changed), len(operators), axes)
+
+    def times(self, time: Time) -> list[Time]:
+        """Return the time of each operator from that of all."""
+        parts = zip(*(self.each(getattr(time, name)) for name in fields(Time)), strict=True)
+        return [Time(*each) for each in parts]
+
+    def each(self, value: Any) -> Sequence[Any]:
+        """Return what each operator has of a number or array of all; a grid of one point is a number."""
+        if not isinstance(value, np.ndarray) or value.ndim <= self.axes:
+            return [value] * self.count
+        return value.reshape(-1).tolist() if value.size == self.count else list(value)
+
+
+# ---- Keys of operators: of those that take the same time, and of those that differ in numbers only -------------------
+
+
+def operator_key(whole: Any) -> Hashable:
+    """Return all that the time of an operator, or of a field of one, depends on: every field but its name."""
+    kind = type(whole)
+    if kind in _READERS:
+        parts = _READERS[kind](whole)
+        if _PLAIN.issuperset(map(type, parts)):
+            return kind, *parts
+        return kind, *[part if type(part) in _PLAIN else operator_key(part) for part in parts]
+    if kind is tuple:
+        return tuple(map(operator_key, whole))
+    return ArrayKey(whole) if kind is np.ndarray else whole
+
+
+def form_key(operator: ops.Operator) -> Hashable:
+    """Return what operators have in common that differ in numbers only, so that arrays of these stand for all.
+
+    A number that is the default, such as one call, is not one of these: it often means that a term is absent.
+    """
+    kind = type(operator)
+    defaults = _DEFAULTS[kind]
+    return kind, *[
+        (... if number == default else float) if type(number) is float else _shape(number)
+        for number, default in zip(_READERS[kind](operator), defaults, strict=True)
+    ]
+
+
+def _shape(part: Any) -> Hashable:
+    """Return the shape of an array, any other thing as a key."""
+    if type(part) in _PLAIN:
+        return part  # type: ignore[no-any-return]
+    return part.shape if type(part) is np.ndarray else operator_key(part)
+
+
+def numbers(operator: ops.Operator) -> dict[str, Quantity]:
+    """Return the fields of an operator that hold numbers or arrays."""
+    values = {name: getattr(operator, name) for name in fields(operator)}
+    return {name: value for name, value in values.items() if type(value) in (float, np.ndarray)}
+
+
+def _defaults(kind: type[Struct]) -> dict[str, object]:
+    """Return the default of every field, null where it has none."""
+    names, values = kind.__struct_fields__, kind.__struct_defaults__
+    return dict.fromkeys(names) | dict(zip(names[len(names) - len(values) :], values, strict=True))
+
+
+_PLAIN = {float, int, str, bool, type(None)}
+_READERS = {
+    kind: attrgetter(*(name for name in fields(kind) if name != "name"))
+    for kind in (
+        ops.Gemm, ops.AttentionKernel, ops.MixedAttention, ops.Elementwise, ops.Group, ops.Collective,
+        ops.ExpertAllToAll, ops.HostTransfer, ops.HostUpdate, ops.HostGemm, ops.HostTime,
+    )
+}  # fmt: skip
+_DEFAULTS = {kind: tuple(value for name, value in _defaults(kind).items() if name != "name") for kind in _READERS}

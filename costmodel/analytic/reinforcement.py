@@ -9,11 +9,10 @@ from costmodel.analytic.breakdown import BreakdownLines
 from costmodel.analytic.intervals import RunScatter
 from costmodel.analytic.metrics import invested
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer, uncertain_families
-from costmodel.analytic.phase_evaluation import PhaseEvaluation
-from costmodel.analytic.reinforcement_moves import host_copies_of, new_weights, reference_swap
 from costmodel.analytic.serving.burst import Rollout, RolloutTimes, rollout_of, scaled
-from costmodel.analytic.stream_times import Perturbations, seconds_of
-from costmodel.analytic.training.forward import ForwardPasses, forward_model
+from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation, seconds_of
+from costmodel.analytic.training.step_model import training_context
+from costmodel.analytic.training.step_times import ForwardPasses, forward_model
 from costmodel.analytic.training_evaluation import TrainingEvaluation
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.money import rental_cost
@@ -23,10 +22,15 @@ from costmodel.equations import equation
 from costmodel.quantities import Bytes, Count, Joules, Quantity, Seconds, maximum, sum_of, where
 from costmodel.records import Record, fields, replace
 from costmodel.result import Entry, Metrics
+from costmodel.workload.context import Context
+from costmodel.workload.host_offload import weight_bytes
+from costmodel.workload.layers import model_work
 from costmodel.workload.memory import Ledger, most_loaded
+from costmodel.workload.operators import Collective, Elementwise, Group, HostTransfer, Operator
 from costmodel.workload.plans import Adapters
 from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Scenario
+from costmodel.workload.sharding import is_nothing
 
 _SAME_LENGTH = 1.001  # mean lengths up to this ratio are the stated one: draws and cut tails move a mean by as much
 Update: TypeAlias = "Callable[[Scenario, Calibration], TrainingStep]"
@@ -335,3 +339,73 @@ def _part_line(part: str, entry: Entry, *, is_hidden: bool) -> Entry:
         entry.by_bound["latency"] = entry.by_basis["fitted"] = entry.time
     time, hidden = (0.0, entry.time + entry.hidden) if is_hidden else (entry.time, entry.hidden)
     return replace(entry, name=f"{part}: {entry.name}", time=time, hidden=hidden)
+
+
+# ---- What moves between the parts of a step of reinforcement learning: new weights to the engines, states to the host.
+
+
+def new_weights(plan: Reinforcement) -> list[Operator]:
+    """Return what brings the trained weights from the ranks of training to those of the engines.
+
+        gathered   W bytes over the ranks that have different ones: tp * pp, of experts ep * etp * pp, and those that
+                   shard them under ZeRO-3; with `shards` W / (tp * pp of an engine)
+        sent       W bytes from there to all engines, where these have devices of their own: a broadcast
+        loaded     2 W / (tp * pp of an engine): each device reads and writes its part
+
+    W: the weights that are trained, of adapters these alone.
+    """
+    context, parallel = training_context(plan.train, plan.training), plan.train.parallel
+    engines = plan.rollout.parallel.tp * plan.rollout.parallel.pp
+    part = 1.0 if plan.update.weights == "whole" else 1.0 / engines
+    sharded = parallel.cp * parallel.dp if plan.training.zero == 3 else 1.0
+    operators: list[Operator] = []
+    whole: Bytes = 0.0
+    for is_expert, size in _trained_bytes(context).items():
+        if is_nothing(size):
+            continue
+        ranks: Count = parallel.tp * parallel.pp * sharded
+        if is_expert:
+            stage = parallel.tp * parallel.cp * parallel.dp
+            ranks = parallel.pp * (stage if plan.training.zero == 3 else parallel.ep * parallel.etp)
+        name = "expert weight gather" if is_expert else "weight gather"
+        operators.append(Collective(name, "all_gather", size * part, Group(ranks)))
+        whole = whole + size
+    if plan.placement == "split":
+        operators.append(Collective("weight broadcast", "broadcast", whole, Group(plan.devices)))
+    operators.append(Elementwise("weight load", 2.0 * whole / engines, kind="copy"))
+    return operators
+
+
+def _trained_bytes(context: Context) -> dict[bool, Bytes]:
+    """Return the bytes of the trained weights of a model that belong to routed experts (True), and of the rest."""
+    work, kinds = model_work(context), context.architecture.kinds.values()
+    counted = [(1.0, work.embedding), *zip(map(float, kinds), work.layers, strict=True), (1.0, work.head)]
+    owned = [(count, item) for count, kind in counted for item in kind.parameters if item.trains]
+    return {
+        expert: sum_of(
+            count * item.total * weight_bytes(context, item) for count, item in owned if item.expert == expert
+        )
+        for expert in (False, True)
+    }
+
+
+def host_copies_of(plan: Reinforcement, training: Ledger) -> list[Operator]:
+    """Return the copies of a device of what its host keeps while it generates, to the host and back."""
+    if plan.offload == "none":
+        return []
+    size = training.optimizer + (training.weights if plan.offload == "all" else 0.0)
+    return _copies(plan, "states", size, size)
+
+
+def reference_swap(plan: Reinforcement, training: Ledger) -> list[Operator]:
+    """Return the copies of a reference that takes the place of the weights for its pass: these out and in, it in."""
+    if not plan.has_copy or plan.reference == "device":
+        return []
+    return _copies(plan, "weights", training.weights, 2.0 * training.weights)
+
+
+def _copies(plan: Reinforcement, what: str, out: Bytes, back: Bytes) -> list[Operator]:
+    """Return copies of some bytes of each device to its host, and from there."""
+    devices = plan.train.parallel.devices
+    ways = (("to", out, "out"), ("from", back, "in"))
+    return [HostTransfer(f"{what} {word} the host", size, way, devices) for word, size, way in ways]

@@ -10,8 +10,7 @@ from costmodel.analytic.breakdown import step_breakdown
 from costmodel.analytic.intervals import run_deviation
 from costmodel.analytic.metrics import schedule_times, training_metrics
 from costmodel.analytic.operator_timing import TimedOperator, uncertain_families
-from costmodel.analytic.phase_evaluation import PhaseEvaluation
-from costmodel.analytic.stream_times import Perturbations
+from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation
 from costmodel.analytic.training.step_model import step_model
 from costmodel.analytic.training.step_times import StepStreams, StepTimes, step_streams, step_times, times_of
 from costmodel.cost.calibration import Calibration

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from costmodel.api import Workload, load
-from costmodel.app.controls import CONTROLS
-from costmodel.app.state import State, check_names
+from costmodel.app.state import CONTROLS, State, check_names
 from costmodel.errors import CostModelError, InputError, Problem
 from costmodel.records import ValueRecord, field
 from costmodel.result import Point

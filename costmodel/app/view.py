@@ -10,12 +10,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup, escape
 
-from costmodel.app.controls import GROUPS, Control
 from costmodel.app.figures import figures, front
 from costmodel.app.jobs import Planned
 from costmodel.app.plans import FIELDS
 from costmodel.app.prediction import LEVERS, Predicted
-from costmodel.app.state import PREFIXES, State, address
+from costmodel.app.state import GROUPS, PREFIXES, Control, State, address
 from costmodel.report.page import Table, table
 from costmodel.report.simulate import interval_of, metrics_table
 from costmodel.report.text import NONE, gib, metric, quantity, readable, share, title_of

@@ -27,8 +27,7 @@ from typing import TypeAlias
 from costmodel.calibration.device_relations import ARCHITECTURE, OTHER, OWN
 from costmodel.cost.spread import UnseenGroups
 from costmodel.records import Record, ValueRecord
-from costmodel.schema.calibration import FamilyFitFile
-from costmodel.schema.effects import FamilyEffectsFile
+from costmodel.schema.calibration import FamilyEffectsFile, FamilyFitFile
 
 Covariance: TypeAlias = "tuple[tuple[float, ...], ...]"
 EXACT = 1e-3  # half width: nothing is known better than this

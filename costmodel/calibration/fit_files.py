@@ -15,12 +15,12 @@ from costmodel.calibration.device_relations import cycle_rate, distance, is_of_o
 from costmodel.calibration.effects import Effects
 from costmodel.calibration.residual_files import read_residuals
 from costmodel.calibration.substitutes import COMPANION, EXPERTS, IN_PLACE
+from costmodel.cost.anchored_fit import RelativeFit
 from costmodel.cost.attention import DecodeForm
 from costmodel.cost.calibration import FamilyFit, Form
 from costmodel.cost.form_registry import FORMS
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.parameter import build, freeze
-from costmodel.cost.relative_fit import RelativeFit
 from costmodel.cost.residual import Domain, Nearness, Residual
 from costmodel.cost.spread import Spread
 from costmodel.cost.two_tile_gemm import TwoTileForm
@@ -28,9 +28,16 @@ from costmodel.cost.xqa import XqaForm
 from costmodel.errors import InputError, Location, Problem
 from costmodel.records import Record, replace
 from costmodel.schema.build import framework as framework_record
-from costmodel.schema.calibration import FamilyFitFile, FitsFile, SpreadFile
+from costmodel.schema.calibration import (
+    EffectsFile,
+    FamilyFitFile,
+    FitsFile,
+    RelativeFile,
+    RelativeFitFile,
+    RelativesFile,
+    SpreadFile,
+)
 from costmodel.schema.device import DeviceFile, WholeRunsFile
-from costmodel.schema.effects import EffectsFile, RelativeFile, RelativeFitFile, RelativesFile
 from costmodel.schema.forms import FormFile
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.references import Library, display_path

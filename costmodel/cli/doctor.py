@@ -115,7 +115,7 @@ def _accelerator(search_path: tuple[str, ...], problems: list[Problem]) -> dict[
         return None
     begin = time.monotonic()
     try:
-        from costmodel.profiling.accelerator import accelerator
+        from costmodel.profiling.found_device import accelerator
 
         if (took := time.monotonic() - begin) > _LONG:
             click.echo(f"note: importing torch took {took:.1f} s", err=True)

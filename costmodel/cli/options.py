@@ -21,8 +21,8 @@ from costmodel.units import whole
 
 if TYPE_CHECKING:
     from costmodel.api import Workload
-    from costmodel.schema.study import Study
     from costmodel.schema.tree import Tree
+    from costmodel.schema.what_if import Study
 
 F = TypeVar("F", bound=Callable[..., Any])
 

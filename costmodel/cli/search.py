@@ -55,7 +55,7 @@ def command(
     """
     from costmodel.cli.progress import progress
     from costmodel.schema.overrides import is_of
-    from costmodel.schema.study import find_study
+    from costmodel.schema.what_if import find_study
     from costmodel.study.search import SCHEMA, Space, searched, settings
     from costmodel.study.sweep import Wanted
 

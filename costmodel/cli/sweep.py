@@ -53,7 +53,7 @@ def command(
     """
     from costmodel.cli.progress import progress
     from costmodel.schema.results import SWEEP_HINT, read_json
-    from costmodel.schema.study import find_study
+    from costmodel.schema.what_if import find_study
     from costmodel.study.executors import started_pool
     from costmodel.study.files import STUDY, check_folder
     from costmodel.study.points import write_sweep

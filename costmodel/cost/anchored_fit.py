@@ -16,16 +16,14 @@ so that a row moves kernels like it the most, and no interval is wider than befo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from costmodel.cost.calibration import ANCHORED, FamilyFit, Form, one_call
 from costmodel.cost.expected_roofline import Kernel, bare_times
-from costmodel.cost.machine import Machine
 from costmodel.cost.spread import Spread
-from costmodel.cost.terms import Terms
-from costmodel.cost.time import Time
+from costmodel.cost.time import Machine, Terms, Time
 from costmodel.equations import equation
 from costmodel.quantities import Array, Quantity, Seconds
 from costmodel.records import Record, ValueRecord, fields, replace
@@ -209,3 +207,34 @@ def half_width(fit: FamilyFit, operator: Operator, time: Time) -> Quantity:
     ratio = fit.spread.ratio(time.seconds, 0.0, 1.0) / fit.spread.ratio(time.seconds, 1.0, 0.0)
     other_half = np.hypot(fit.unseen_half_width(operator), fit.added_half_width(time))
     return np.hypot(fit.width(operator) * np.log(ratio) / 2.0, other_half)
+
+
+# ---- A fit of a relative of the device, as rows of the device itself move it: its parameters, three factors of its
+# own.
+
+
+class RelativeFit(FamilyFit, kw_only=True):
+    """A relative's fit with factors by what bounds a kernel.
+
+    logs: of measured over predicted time of kernels that only launch, that arithmetic and that device memory bounds.
+    """
+
+    logs: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, fit: FamilyFit, logs: tuple[float, float, float]) -> Self:
+        """Return a fit with factors."""
+        return cls(**{name: getattr(fit, name) for name in fields(FamilyFit)}, logs=logs)
+
+    @equation
+    def fitted_time(self, form: Form, operator: Any, machine: Machine) -> Time:
+        """Return the time that the relative's fit gives, moved.
+
+        seconds = time.seconds * relative_factor
+        relative_factor = exp(relative)
+        relative := sum of launch, compute and memory of log of its factor * its share of the time (`time_shares`)
+        """
+        time = super().fitted_time(form, operator, machine)
+        relative = time_shares([operator], machine) @ np.array(self.logs)
+        relative_factor = np.exp(relative)
+        return time.scaled(relative_factor if np.ndim(relative_factor) else float(relative_factor))

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import DeclaredRecord, constant, fitted, mechanism, optional, record
 from costmodel.cost.residual import Features
 from costmodel.cost.split_kv import UNEVEN, SplitKvRule, split_keys
-from costmodel.cost.terms import Terms, p_norm
-from costmodel.cost.time import Time, busy_kernel
+from costmodel.cost.time import Machine, Terms, Time, busy_kernel, p_norm
 from costmodel.equations import equation
 from costmodel.quantities import Bytes, Count, Quantity, Seconds, ceil, floor, log2, maximum, minimum, where
 from costmodel.records import replace

@@ -9,12 +9,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from costmodel.cost.machine import Machine
 from costmodel.cost.physical_bound import least_time
 from costmodel.cost.residual import Domain, Features, Nearness, Residual
 from costmodel.cost.spread import EXACT, EvenSpread, Spread, UnseenGroups, opened
-from costmodel.cost.terms import SHORTEST, Terms
-from costmodel.cost.time import Time
+from costmodel.cost.time import SHORTEST, Machine, Terms, Time
 from costmodel.equations import equation
 from costmodel.quantities import (
     Count,

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import DeclaredRecord, constant, fitted, mechanism
 from costmodel.cost.residual import Features
-from costmodel.cost.terms import Terms
-from costmodel.cost.time import Time, message
+from costmodel.cost.time import Machine, Terms, Time, message
 from costmodel.equations import equation
 from costmodel.network.collectives import doublings, nccl_time, ring_transfer
 from costmodel.network.group_links import GroupLinks, require_group_links

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.parameter import DeclaredRecord, constant, fitted, mechanism
 from costmodel.cost.residual import Features
-from costmodel.cost.terms import Terms, p_norm
-from costmodel.cost.time import Time, busy_kernel
+from costmodel.cost.time import VECTOR_DTYPE, Machine, Terms, Time, busy_kernel, p_norm
 from costmodel.equations import equation
 from costmodel.quantities import Bytes, Count, Seconds, log2, maximum, minimum, where
 from costmodel.workload.operators import Elementwise

@@ -8,12 +8,10 @@ from typing import Any, ClassVar
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.gemm import GemmForm
 from costmodel.cost.kernels import attention_terms, elementwise_terms, mixed_terms, tile_terms
-from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import DeclaredRecord, like
 from costmodel.cost.promotion import expected_loop
 from costmodel.cost.residual import Features
-from costmodel.cost.terms import Terms, p_norm
-from costmodel.cost.time import Time, busy_kernel
+from costmodel.cost.time import Machine, Terms, Time, busy_kernel, p_norm
 from costmodel.equations import equation
 from costmodel.quantities import Quantity, Seconds, log2, maximum, power, where
 from costmodel.records import replace

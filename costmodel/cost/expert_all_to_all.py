@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import DeclaredRecord, constant, fitted, like
 from costmodel.cost.residual import Features
-from costmodel.cost.terms import SHORTEST, Terms, p_norm
-from costmodel.cost.time import Time, message
+from costmodel.cost.time import SHORTEST, Machine, Terms, Time, message, p_norm
 from costmodel.equations import equation
 from costmodel.network.expert_all_to_all import TokenCopies, token_copies
 from costmodel.network.group_links import GroupLinks, require_group_links

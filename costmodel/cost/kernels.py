@@ -12,10 +12,8 @@ from typing import Any
 
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.gemm_tiles import row_tiles
-from costmodel.cost.machine import VECTOR_DTYPE, Machine
 from costmodel.cost.promotion import Overlap, promoted, shortest_loop, warpgroups
-from costmodel.cost.terms import Terms
-from costmodel.cost.time import Time, kernel
+from costmodel.cost.time import VECTOR_DTYPE, Machine, Terms, Time, kernel
 from costmodel.equations import equation
 from costmodel.quantities import Count, Quantity, Seconds, ceil, maximum, minimum, where
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, MixedAttention

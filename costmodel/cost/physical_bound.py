@@ -12,9 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from costmodel.cost.machine import VECTOR_DTYPE, Machine
-from costmodel.cost.terms import SHORTEST
-from costmodel.cost.time import Time
+from costmodel.cost.time import SHORTEST, VECTOR_DTYPE, Machine, Time
 from costmodel.equations import equation
 from costmodel.hardware import Cluster
 from costmodel.network.expert_all_to_all import expert_all_to_all_time

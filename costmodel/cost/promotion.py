@@ -18,8 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from costmodel.cost.machine import VECTOR_DTYPE, Machine
-from costmodel.cost.terms import SHORTEST
+from costmodel.cost.time import SHORTEST, VECTOR_DTYPE, Machine
 from costmodel.quantities import Quantity, Seconds, is_single, maximum
 from costmodel.workload.operators import Gemm
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from costmodel.cost.gemm import GemmForm
-from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import DeclaredRecord, constant, fitted, like
 from costmodel.cost.residual import Features
-from costmodel.cost.terms import Terms, p_norm
-from costmodel.cost.time import Time, busy_kernel
+from costmodel.cost.time import Machine, Terms, Time, busy_kernel, p_norm
 from costmodel.equations import equation
 from costmodel.quantities import ceil, log2
 from costmodel.workload.operators import AttentionKernel

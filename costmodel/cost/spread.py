@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from costmodel.cost.terms import SHORTEST
+from costmodel.cost.time import SHORTEST
 from costmodel.quantities import Array, Quantity, Seconds, hypot
 from costmodel.records import Record, ValueRecord, replace
 

@@ -6,14 +6,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from costmodel.cost.gemm import GemmForm, scaled_droop
-from costmodel.cost.gemm_mechanisms import Reread
+from costmodel.cost.gemm import GemmForm, Reread, scaled_droop
 from costmodel.cost.gemm_tiles import Shapes
-from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import DeclaredRecord, like, mechanism, record
 from costmodel.cost.residual import Features
-from costmodel.cost.terms import Terms
-from costmodel.cost.time import Time, time_where
+from costmodel.cost.time import Machine, Terms, Time, time_where
 from costmodel.quantities import Mask, anywhere, log2, maximum, where
 from costmodel.records import fields, replace
 from costmodel.workload.operators import Gemm

@@ -12,14 +12,17 @@ from costmodel.analytic.training.layer_overlap import LayerPart, async_reduce_or
 from costmodel.analytic.training.overlapped_comm import OverlappedComm, PartOperator, Works
 from costmodel.analytic.training.step_model import StepModel
 from costmodel.analytic.training.step_times import StepStreams, lone_stage
-from costmodel.event.list_scheduling import FILLER, ActionTask, chain, list_schedule
 from costmodel.event.task_groups import (
     COLLECTIVE,
     COMPUTE,
     D2H,
+    FILLER,
     H2D,
     HOST,
+    ActionTask,
     TaskGroup,
+    chain,
+    list_schedule,
     merged,
     task_groups,
     wire_seconds,

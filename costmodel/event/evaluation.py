@@ -35,7 +35,7 @@ from costmodel.event.passes import pass_graph, pass_times_of
 from costmodel.event.perturbation import perturbed, scaled_as_closed_form, stacked
 from costmodel.event.replicas import Replicas
 from costmodel.event.training import step_graph, step_times_of
-from costmodel.network.nominal import nominal_cluster
+from costmodel.network.link_loads import nominal_cluster
 from costmodel.quantities import Count, Quantity
 from costmodel.records import MutableRecord, asdict, field, replace
 from costmodel.result import BAD_LAYOUT, FITS, PHASES, Entry, Interval, Metrics, Point, Result, empty_grid

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from costmodel.analytic import segments
 from costmodel.analytic.inference import PassModel, PassTimes, StageModel
-from costmodel.analytic.recurrence.waves import NOTHING
+from costmodel.analytic.recurrence.program import NOTHING
 from costmodel.analytic.segments import Segment, SegmentKey
 from costmodel.analytic.stream_times import seconds_of, stream_times
-from costmodel.event.device_links import LinkUse, pass_link_use
 from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, MESSAGE, Graph, Span, Task
-from costmodel.event.links import Links, links_of
+from costmodel.event.links import Links, LinkUse, links_of, pass_link_use
 from costmodel.event.replicas import Replicas, replicas_spanned, replicated
 from costmodel.event.task_groups import ALL_TO_ALL, COMPUTE, D2H, H2D, HOST, TaskGroup, task_groups, wire_seconds
 from costmodel.quantities import Quantity

@@ -16,9 +16,18 @@ from costmodel.event.action_tasks import ActionTasks
 from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, LAUNCH, MESSAGE, Graph, Span, Task
 from costmodel.event.links import links_of
-from costmodel.event.list_scheduling import ActionTask
 from costmodel.event.replicas import Replicas, replicas_spanned, replicated
-from costmodel.event.task_groups import ALL_TO_ALL, COLLECTIVE, COMPUTE, D2H, H2D, HOST, TaskGroup, wire_seconds
+from costmodel.event.task_groups import (
+    ALL_TO_ALL,
+    COLLECTIVE,
+    COMPUTE,
+    D2H,
+    H2D,
+    HOST,
+    ActionTask,
+    TaskGroup,
+    wire_seconds,
+)
 from costmodel.quantities import Array, Quantity, sum_of
 from costmodel.records import Record, replace
 from costmodel.workload.operators import Collective, HostTransfer

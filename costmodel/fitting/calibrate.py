@@ -20,9 +20,7 @@ from costmodel.hardware import Device
 from costmodel.measurements.exclusions import Exclusion, Screened, screen
 from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.screening import slowness
-from costmodel.measurements.table_text import text_of
-from costmodel.measurements.tables import Table, join, read_tables
-from costmodel.measurements.timings import timed_for
+from costmodel.measurements.tables import Table, join, read_tables, text_of, timed_for
 from costmodel.quantities import Indices, Seconds
 from costmodel.records import Record, ValueRecord, field, replace
 from costmodel.schema.files import load_device, load_document

@@ -10,14 +10,22 @@ import numpy as np
 
 from costmodel.cost.calibration import ROOFLINE, FamilyFit, Form
 from costmodel.cost.form_registry import FORMS
-from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.parameter import Constant, build, declarations, parameters
 from costmodel.cost.residual import Domain, Nearness, Residual
-from costmodel.fitting.bump_refinement import refine_bumps
+from costmodel.cost.time import Machine
 from costmodel.fitting.growth import FittedRows, growing
 from costmodel.fitting.interval_width import HeldOutPredictions, Shapes, interval_widths
-from costmodel.fitting.regression import CANDIDATES, RIDGE, SUPPORTS, Estimate, KernelShare, estimate, residual
+from costmodel.fitting.regression import (
+    CANDIDATES,
+    RIDGE,
+    SUPPORTS,
+    Estimate,
+    KernelShare,
+    estimate,
+    refine_bumps,
+    residual,
+)
 from costmodel.fitting.samples import Groups, RowMask, Samples
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.quantities import Array, Indices, Seconds

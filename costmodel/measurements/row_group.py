@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel.cost.machine import Machine
+from costmodel.cost.time import Machine
 from costmodel.errors import suggest
 from costmodel.hardware import Cluster, Device, Node
 from costmodel.measurements.tables import Table

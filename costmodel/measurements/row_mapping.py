@@ -14,8 +14,7 @@ from costmodel.measurements import gemm_rows as products
 from costmodel.measurements import mixer_rows as mixers
 from costmodel.measurements.row_group import BlankCells, Catalogue, ExcludedRows, OperatorRows, RowGroup, Unmapped
 from costmodel.measurements.screening import context, contradictory, impossible, repeated
-from costmodel.measurements.tables import Table
-from costmodel.measurements.timings import waited
+from costmodel.measurements.tables import Table, waited
 from costmodel.quantities import Indices
 from costmodel.records import ValueRecord, replace
 from costmodel.workload.operators import WEIGHT_ONLY, Operator

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -329,3 +331,46 @@ def _meta(path: Path | None) -> dict[str, dict[str, str]]:
         identifier: dict(zip(_JOINED, row, strict=True))
         for identifier, row in zip(sheet.column("meta_id"), rows, strict=True)
     }
+
+
+# ---- Which of a row's times a fit is of: that of a call in a graph, or of one behind another on a stream -------------
+
+IN_A_GRAPH = "cuda_graph_l2flush"  # the method of timing of such rows: a graph of all repeats, each with own operands
+
+
+def waited(table: Table) -> npt.NDArray[np.bool_]:
+    """Return where a call waited for the host, so that its time is no kernel's."""
+    return np.asarray(table.text("queued") == "0", dtype=bool)
+
+
+def timed_for(table: Table, *, graphs: bool) -> Table:
+    """Return rows with the times that kernels have under a program which replays graphs, or does not.
+
+    A row has its time in a graph where it states one, and the program replays graphs or the other time is no kernel's,
+    since the host was late. Other rows stay as they are.
+    """
+    taken = np.isfinite(table.graph_seconds) & (graphs | waited(table))
+    texts = {
+        "timing": np.where(taken, IN_A_GRAPH, table.text("timing")),
+        "queued": np.where(taken, "", table.text("queued")),
+    }
+    return replace(table, seconds=np.where(taken, table.graph_seconds, table.seconds), texts={**table.texts, **texts})
+
+
+# ---- Writes rows of a measurement table as the file that they could have come from -----------------------------------
+
+_MICROSECONDS = 1e6  # tables state microseconds
+_TABLE_ID = "meta_id"  # what it names stands in the rows
+
+
+def text_of(table: Table) -> str:
+    """Return a table as CSV: the columns that some row fills, and the times."""
+    columns = {name: table.text(name).astype(str).tolist() for name in TEXTS if name != _TABLE_ID}
+    columns |= {name: ["" if np.isnan(value) else f"{value:.0f}" for value in table.number(name)] for name in NUMBERS}
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
+    columns["time_us"] = [f"{seconds * _MICROSECONDS:.6g}" for seconds in table.seconds]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()

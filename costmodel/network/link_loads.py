@@ -13,9 +13,9 @@ from costmodel.network.cluster_links import build_cluster_links
 from costmodel.network.collective_flows import Phase, algorithms, expert_phases, phases
 from costmodel.network.collectives import LIBRARY, algorithm_time
 from costmodel.network.flows import drained
+from costmodel.network.grids import GRIDS
 from costmodel.network.group_links import group_links
 from costmodel.network.layout import Layout, pairs
-from costmodel.network.nominal import nominal_cluster
 from costmodel.network.routing import Flows, route
 from costmodel.network.sharing import Incidence
 from costmodel.quantities import Array, Indices
@@ -194,3 +194,23 @@ def _flows(phase: Phase, members: Indices) -> Flows:
         source, target = pairs(members.shape[1])
         size = np.full(len(source), phase.size[0])
     return Flows(members[:, source].ravel(), members[:, target].ravel(), np.tile(size, len(members)))
+
+
+# ---- Clusters as measurements had them: times before failures and narrow fabrics slow them down ----------------------
+
+
+def nominal_cluster(cluster: Cluster, topology: str | None = None) -> Cluster:
+    """Return the cluster as measurements had it: nothing has failed, no uplink is narrower than what it joins.
+
+    Grids and optical circuits count as one switch.
+
+    topology: replaces the fabric's own, null keeps it.
+    """
+    network = cluster.network
+    if network is None:
+        return cluster
+    planes = network.planes if topology is None else 1.0
+    nominal = replace(network, failed=(), pxn=True, oversubscription=1.0, planes=planes)
+    if network.topology in (*GRIDS, "ocs"):
+        nominal = replace(nominal, topology="unspecified", planes=1.0)
+    return replace(cluster, network=nominal if topology is None else replace(nominal, topology=topology))

@@ -20,7 +20,7 @@ from costmodel.schema.files import load_cluster, load_document, read_model
 from costmodel.schema.references import Library, as_reference
 from costmodel.serving.compiled import has_numba
 from costmodel.serving.lengths import longest_of, trace_rate
-from costmodel.study.exchanges import exchange_axis
+from costmodel.study.layouts import exchange_axis
 from costmodel.study.search_servers import engine_counts
 from costmodel.study.sweep import plan_sweep
 from costmodel.units import render

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from costmodel.profiling.appended import Appended
+from costmodel.profiling.rows import Appended
 from costmodel.profiling.shapes import Shape
 
 ENDED = 3  # times that a kernel may have ended the process, or been running when something else did

@@ -7,12 +7,14 @@ import os
 import platform
 import subprocess
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from costmodel.errors import InputError, Notice
-from costmodel.profiling.device_file import Facts
+from costmodel.profiling.device_file import Facts, file_of
+from costmodel.records import ValueRecord
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -164,3 +166,36 @@ def _number(text: str) -> float:
 
 def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).isdigit()
+
+
+# ---- The device that a profile would time: as `profile --device auto` chooses it, with nothing run on it -------------
+
+
+class Accelerator(ValueRecord):
+    """A device. kind: cuda or cpu; memory [B]; device_file: the file that describes it, or null.
+
+    torch: its version.
+    cuda: the version that torch is built for, null of a build without.
+    driver: of a CPU the kernel of the system.
+    """
+
+    kind: str
+    name: str
+    memory: int
+    driver: str
+    device_file: str | None
+    torch: str
+    cuda: str | None
+
+
+def accelerator(names: Callable[[], Callable[[str], str | None]]) -> Accelerator:
+    """Return the device that torch finds, the CPU where there is no other.
+
+    names: makes what gives the device file that a product's name or alias means. Called for a GPU alone.
+    """
+    kind = kind_of("auto")
+    facts = gpu_facts() if kind == "cuda" else cpu_facts()
+    return Accelerator(
+        kind, facts.product, facts.memory, facts.driver, file_of(kind, facts, lambda product: names()(product)),
+        str(torch.__version__), torch.version.cuda,
+    )  # fmt: skip

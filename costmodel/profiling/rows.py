@@ -5,18 +5,63 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
+from typing import BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from costmodel.errors import Location, MeasurementError, Problem
-from costmodel.profiling.appended import Appended
+from costmodel.errors import InputError, Location, MeasurementError, Problem
 from costmodel.profiling.shapes import Shape
 from costmodel.records import MutableRecord
+
+
+class Appended:
+    """A file that one process adds lines to. Without a path nothing is written: another process does.
+
+    before: its lines so far. A last one without an end, which a kill has left, is dropped.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.before = b""
+        self._file: BinaryIO | None = None
+        if path is None:
+            return
+        try:
+            if path.exists():
+                with path.open("rb+") as file:
+                    data = file.read()
+                    self.before = data[: data.rfind(b"\n") + 1]
+                    file.truncate(len(self.before))
+            self._file = path.open("ab")
+        except OSError as error:
+            raise InputError.single(
+                f"cannot be written: {error.strerror}", hint="name another --output", location=Location(str(path))
+            ) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def add(self, line: str, *, durable: bool) -> None:
+        """Add a line. durable: wait until it is on the disk."""
+        if self._file is None:
+            return
+        self._file.write(line.encode("utf-8"))
+        self._file.flush()
+        if durable:
+            os.fsync(self._file.fileno())
+
 
 COLUMNS = (
     "row_id", "device", "op", "sub_op", "dtype_in", "dtype_out", "m", "n", "k", "num_groups", "num_experts", "topk",

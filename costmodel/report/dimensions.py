@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from costmodel import declared
-from costmodel.cost import terms
 from costmodel.cost.parameter import Constant, Parameter
+from costmodel.cost.time import dimension_of as dimension_of_term
 from costmodel.schema import metrics
 
 Units: TypeAlias = str  # such as `B/s`, `1` of what is counted
@@ -58,7 +58,7 @@ def units_of_name(name: str) -> Units | None:
     if len(stated) == 2:  # `token/s`; of `token/day` a number
         over = stated[0] if stated[0] in _SCALES else "1"
         return f"{over}/s" if stated[1] == "s" else over
-    dimension = metrics.dimension_of(name) or terms.dimension_of(name)
+    dimension = metrics.dimension_of(name) or dimension_of_term(name)
     return units_of_kind(dimension) if dimension != "count" or is_constant or metrics.dimension_of(name) else None
 
 

@@ -25,7 +25,7 @@ from costmodel.cost.calibration import ANCHORED, Calibration, Form
 from costmodel.cost.operator_time import call_terms
 from costmodel.cost.parameter import Parameter, declarations, value
 from costmodel.cost.power import is_as_timed
-from costmodel.cost.terms import Terms
+from costmodel.cost.time import Terms
 from costmodel.equations import equations_of, place_of
 from costmodel.errors import InputError, suggest
 from costmodel.quantities import Array
@@ -36,13 +36,13 @@ from costmodel.result import shown_line, whole_of
 from costmodel.serving.choice import why_requests
 from costmodel.serving.evaluation import RequestEvaluation
 from costmodel.study.prices import quotes
+from costmodel.workload.architecture import Stage
 from costmodel.workload.operators import KINDS, Elementwise, Operator, base_name
 from costmodel.workload.plans import Decode, Diffusion, ExpertBound, Prefill, Training
 from costmodel.workload.pools import Pools
 from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Disaggregated, Scenario
 from costmodel.workload.schedules import SCHEDULES
-from costmodel.workload.stages import Stage
 
 if TYPE_CHECKING:
     from costmodel.api import Workload

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from costmodel.analytic.operator_timing import TimedOperator
-from costmodel.cost.machine import VECTOR_DTYPE
+from costmodel.cost.time import VECTOR_DTYPE
 from costmodel.network.group_links import GroupLinks, group_links
 from costmodel.network.host import host_bandwidth, host_link, host_peak
 from costmodel.quantities import Quantity

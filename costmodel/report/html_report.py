@@ -17,8 +17,7 @@ from costmodel.report.web.markup import EmbeddedPlot, Section, page, read_plots
 from costmodel.schema.results import Answer, ReproducedFile, SearchFile, SensitivityFile, TopologiesFile, read_answer
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.points import read_sweep
-from costmodel.study.served_requests import is_request_table, read_requests
-from costmodel.study.timelines import is_trace_file, read_slices
+from costmodel.study.timelines import is_request_table, is_trace_file, read_requests, read_slices
 
 PAGE = "report.html"
 Sections = Callable[[Mapping[str, EmbeddedPlot]], list[Section]]

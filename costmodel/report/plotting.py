@@ -11,13 +11,12 @@ from costmodel.report.plots.bars import tornado_plot
 from costmodel.report.plots.breakdown import breakdown_plot
 from costmodel.report.plots.memory import memory_plot
 from costmodel.report.plots.pareto import search_plots
-from costmodel.report.plots.plot import Plot
 from costmodel.report.plots.requests import request_plots, timeline_plots
 from costmodel.report.plots.roofline import roofline_plot
 from costmodel.report.plots.sweep import sweep_plots
 from costmodel.report.plots.topologies import topologies_plot
 from costmodel.report.plots.validation import reproduced_plot
-from costmodel.report.style import figure_bytes, styled
+from costmodel.report.style import Plot, figure_bytes, styled
 from costmodel.schema.results import (
     Answer,
     ReproducedFile,
@@ -29,8 +28,7 @@ from costmodel.schema.results import (
 )
 from costmodel.schema.whole_files import make_folder, write_whole
 from costmodel.study.points import Table
-from costmodel.study.served_requests import ServedRequests
-from costmodel.study.timelines import Slice
+from costmodel.study.timelines import ServedRequests, Slice
 
 T = TypeVar("T")
 Form: TypeAlias = Literal["svg", "png"]

@@ -5,6 +5,7 @@ Colours: Okabe and Ito, Color Universal Design, jfly.uni-koeln.de/color, 2008.
 
 from __future__ import annotations
 
+import csv
 import io
 import math
 import re
@@ -23,6 +24,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from costmodel.records import Record
+from costmodel.report.page import harmless
 from costmodel.report.text import setting
 from costmodel.units import parse, render
 
@@ -201,3 +204,30 @@ def _short(value: float) -> str:
 
 def _formatter(text: Callable[[float], str]) -> FuncFormatter:
     return FuncFormatter(lambda value, _: text(float(value)))
+
+
+# ---- A figure with its data ------------------------------------------------------------------------------------------
+
+
+class Plot(Record):
+    """A figure and its data. data: suffix of the file name -> table as CSV."""
+
+    figure: Figure
+    data: Mapping[str, bytes]
+
+
+def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
+    """Return a CSV table: numbers to full precision, nothing for none."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(harmless, headings))
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue().encode("utf-8", "replace")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, float) else harmless(str(value))

@@ -12,11 +12,11 @@ from pydantic.fields import FieldInfo
 
 from costmodel.declared import DType
 from costmodel.errors import InputError, suggest
-from costmodel.schema.aliases import ALIASES
 from costmodel.schema.case import CaseReferenceFile, EntryFile, TableFile
 from costmodel.schema.device import Source
 from costmodel.schema.files import FILES
 from costmodel.schema.strict import Strict
+from costmodel.schema.tree import ALIASES
 from costmodel.schema.workload import PHASES, ScenarioFile
 
 _HEADER = """# File formats

@@ -15,12 +15,11 @@ from costmodel.records import Record
 from costmodel.schema import build, build_model
 from costmodel.schema.anchor import AnchorFile, SiteScatterFile
 from costmodel.schema.assemble import Assembly, Stop, in_order
-from costmodel.schema.calibration import FitsFile, KernelAnchorsFile
+from costmodel.schema.calibration import EffectsFile, FitsFile, KernelAnchorsFile, RelativesFile
 from costmodel.schema.case import CaseFile, ValidationFile, check_cases
 from costmodel.schema.cluster import ClusterFile, NodeFile, TopologyFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.document import model_document
-from costmodel.schema.effects import EffectsFile, RelativesFile
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile
 from costmodel.schema.hugging_face import import_config
@@ -33,9 +32,8 @@ from costmodel.schema.overrides import read_overrides
 from costmodel.schema.references import Library, as_reference, folder_of
 from costmodel.schema.resolve import measured_steps, resolve_tree
 from costmodel.schema.strict import Strict
-from costmodel.schema.study import StudyFile
 from costmodel.schema.tree import Tree
-from costmodel.schema.what_if import LeversFile, WhatIfFile
+from costmodel.schema.what_if import LeversFile, StudyFile, WhatIfFile
 from costmodel.schema.workload import WorkloadFile
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.framework_parts import TunedTiles

@@ -16,10 +16,9 @@ import numpy as np
 from costmodel.declared import SI, Measure, Whole
 from costmodel.errors import InputError, Location, Problem, did_you_mean, kind_of, suggest
 from costmodel.records import Record, replace
-from costmodel.schema.aliases import path_without_aliases, without_aliases
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.strict import NumberType, Strict, number_at, validate_tree
-from costmodel.schema.tree import Tree, replace_at, to_python
+from costmodel.schema.tree import Tree, path_without_aliases, replace_at, to_python, without_aliases
 from costmodel.units import base_unit
 
 DocumentName: TypeAlias = str  # "workload", "model", "scenario", "cluster", "node", "device" or "framework"

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from costmodel.errors import InputError, Location, Problem, available, did_you_mean, kind_of, suggest
 from costmodel.records import ValueRecord
-from costmodel.schema.aliases import without_aliases
 from costmodel.schema.inputs import exists, is_file, yaml_names
-from costmodel.schema.tree import KEPT, Tree, merge
+from costmodel.schema.tree import KEPT, Tree, merge, without_aliases
 
 FOLDERS: dict[str, str] = {
     **dict.fromkeys(

@@ -14,7 +14,6 @@ from costmodel.hardware import Device
 from costmodel.quantities import is_single, minimum, where
 from costmodel.records import replace
 from costmodel.schema import build, build_model
-from costmodel.schema.aliases import without_aliases
 from costmodel.schema.anchor import Anchors, read_steps
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop, in_order
 from costmodel.schema.device import Source, forecast_notes
@@ -35,15 +34,14 @@ from costmodel.schema.number_formats import (
 )
 from costmodel.schema.overrides import Override, absolute, apply_overrides, is_of, read_overrides, runs
 from costmodel.schema.plausible import unlike_published
-from costmodel.schema.pools import pools_of
 from costmodel.schema.references import Library, as_reference
 from costmodel.schema.reinforcement import Resolved as _Resolved
-from costmodel.schema.reinforcement import check_layout, step_of_parts
+from costmodel.schema.reinforcement import check_layout, pools_of, step_of_parts
 from costmodel.schema.releases import of_release
 from costmodel.schema.resolved import KNOWING, KnownDocuments, ResolvedWorkload
 from costmodel.schema.serving import locate_files
 from costmodel.schema.strict import validate_tree
-from costmodel.schema.tree import Tree, merge
+from costmodel.schema.tree import Tree, merge, without_aliases
 from costmodel.schema.workload import (
     PHASES,
     CommunicationFile,

@@ -17,16 +17,15 @@ from costmodel.analytic.blocks import gathered, take
 from costmodel.analytic.intervals import run_deviation
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
 from costmodel.analytic.stream_times import seconds_of, stream_times
-from costmodel.analytic.training.actions import message_contention
-from costmodel.analytic.training.overlapped_comm import OverlappedComm, overlapped_comm
+from costmodel.analytic.training.overlapped_comm import OverlappedComm, message_contention, overlapped_comm
 from costmodel.analytic.training.step_model import micro_batch_count, training_context
 from costmodel.analytic.training_evaluation import unanchored_step
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import fastest
 from costmodel.quantities import Array, Indices, Quantity
 from costmodel.records import Record, replace
-from costmodel.study.layouts import Variant
-from costmodel.study.placement import stage_sizes
+from costmodel.study.layouts import Variant, stage_sizes
+from costmodel.workload.architecture import stage_layout
 from costmodel.workload.context import Context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import minimum_memory, receive_buffers
@@ -35,7 +34,6 @@ from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import Kind, concurrent_messages, first_rank_chunks, placement_of
 from costmodel.workload.sharding import saved_bytes
-from costmodel.workload.stages import stage_layout
 from costmodel.workload.work import LayerWork, SavedTensor
 
 _ONE_WAY = ("gpipe", "1f1b", "interleaved")  # a chunk's backward pass is one, and all micro-batches go the same way

@@ -16,9 +16,8 @@ from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.model_names import is_config
 from costmodel.schema.references import Library
 from costmodel.schema.resolve import resolve
-from costmodel.schema.study import find_study
 from costmodel.schema.tree import Tree
-from costmodel.schema.what_if import WhatIfFile
+from costmodel.schema.what_if import WhatIfFile, find_study
 from costmodel.study.goals import SEARCHED, read_goal
 from costmodel.study.sweep import Wanted, plan_sweep
 

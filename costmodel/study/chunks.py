@@ -12,9 +12,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from costmodel.analytic.blocks import take
+from costmodel.analytic.blocks import infeasibilities, take
 from costmodel.analytic.grid import evaluate_grid
-from costmodel.analytic.infeasibility import infeasibilities
 from costmodel.api import event_engine
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import CostModelError
@@ -24,9 +23,8 @@ from costmodel.result import BAD_LAYOUT, FITS, OVERLOADED, REASONS, Result
 from costmodel.schema.whole_files import write_aside
 from costmodel.study.expressions import Expression
 from costmodel.study.files import digest, part_path
-from costmodel.study.summary import Reader, reader_of
 from costmodel.study.sweep import INTERVAL, Structure, Sweep
-from costmodel.study.tables import Columns, encode
+from costmodel.study.tables import Columns, Reader, encode, reader_of
 from costmodel.version import __version__
 from costmodel.workload.scenario import Scenario
 

@@ -11,12 +11,13 @@ from itertools import product
 
 import numpy as np
 
+from costmodel.api import Workload
 from costmodel.errors import InputError
 from costmodel.quantities import Array, Indices
 from costmodel.records import Record, replace
 from costmodel.study.axes import Axis
-from costmodel.workload.architecture import Architecture, MoeFfn
-from costmodel.workload.plans import SETS, Decode, Training
+from costmodel.workload.architecture import Architecture, MoeFfn, even_split
+from costmodel.workload.plans import SETS, Decode, Prefill, Serving, Training
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import SCHEDULES
 from costmodel.workload.split_rules import heads_of
@@ -240,3 +241,67 @@ def _virtual(schedule: str, pp: int, depth: int) -> list[int]:
     if schedule not in ("1f1b", "interleaved"):
         return [SCHEDULES[schedule].virtual or 1]
     return [each for each in divisors(max(depth // pp, 1)) if depth % (pp * each) == 0 or each == 1] if pp > 1 else [1]
+
+
+# ---- Which layers stand on which stage where a search tries other numbers of stages than the scenario states ---------
+#
+# A scenario that states `stages` says with them how many layers its ends weigh: as many as their stages have fewer than
+# the longest. On another number of stages they weigh the same, and layers are spread as evenly as that allows.
+
+_ENDS = ("embedding", "head", "mtp")
+
+
+def stage_sizes(architecture: Architecture, plan: Training, stages: int) -> tuple[int, ...] | None:
+    """Return the layers of each of `stages` stages. Null for as even as possible, where the scenario states none.
+
+    Stated sizes stand where the number of stages is theirs. Elsewhere layer after layer goes to the stage with the
+    least on it, the first of equal ones, after each end has been put on its stage with the weight that the stated sizes
+    give it.
+    """
+    stated = plan.stages
+    if stated is None or len(stated) == stages:
+        return stated
+    weights = end_weights(plan)
+    if not any(weights.values()):
+        return even_split(architecture.depth, stages)
+    load = [0] * stages
+    for stage_of, weight in weights.items():
+        load[stage_of % stages] += weight
+    sizes = [0] * stages
+    for _ in range(architecture.depth):
+        lightest = min(range(stages), key=lambda stage: load[stage])
+        load[lightest] += 1
+        sizes[lightest] += 1
+    return tuple(sizes)
+
+
+def end_weights(plan: Training) -> dict[int, int]:
+    """Return the weight in layers of what stands on each stage with an end: place -> layers fewer than the longest."""
+    sizes = plan.stages or ()
+    places = {getattr(plan.placement, name) % len(sizes): getattr(plan.placement, name) for name in _ENDS}
+    return {stage_of: max(sizes) - sizes[stage] for stage, stage_of in places.items()}
+
+
+# ---- The ways in which a search lets ranks of expert parallelism exchange their tokens -------------------------------
+
+_MODES = {Prefill: "normal", Decode: "low_latency", Serving: "low_latency"}
+
+
+def exchange_axis(workload: Workload, name: str) -> str | None:
+    """Return the axis, as `--vary` takes it, over a framework's own gather and DeepEP, null where there is no choice.
+
+    There is one where a scenario of a model with routed experts states no exchange of its own, its framework gathers by
+    default and says that it can use DeepEP on the device (`low_latency_experts`). Dispatched tokens are in FP8 where
+    linear layers are. A prefill takes DeepEP's normal kernels, decoding and a server those of low latency.
+    """
+    scenario, head = workload.scenario(name), f"scenarios.{name}"
+    mode = _MODES.get(type(scenario.plan))  # none for a training step
+    if mode is None or not scenario.architecture.has_experts or scenario.communication.exchange != "gather":
+        return None
+    value = workload.resolved.value
+    able = value(f"{head}.framework.low_latency_experts") or ()
+    if value(f"{head}.communication.exchange") is not None or value(f"{head}.hardware.device.die") not in able:
+        return None
+    tokens = "fp8" if scenario.precision.linear.startswith("fp8") else "bf16"
+    path = f"{head}.communication"
+    return f"{path}.exchange=gather,all_to_all; {path}.mode=normal,{mode}; {path}.dispatch=bf16,{tokens}"

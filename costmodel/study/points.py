@@ -28,11 +28,9 @@ from costmodel.schema.results import SweepFile, read_head, read_json, read_study
 from costmodel.schema.whole_files import make_folder, reporting_os_errors, write_whole
 from costmodel.study.chunks import Cutter, Desk, cutter, make_part
 from costmodel.study.executors import HERE, Pool, in_any_order
-from costmodel.study.files import POINTS, STUDY, as_json, check_folder, digest, found_form, part_path
-from costmodel.study.fingerprint import fingerprint
-from costmodel.study.summary import OnProgress, Summary
+from costmodel.study.files import POINTS, STUDY, as_json, check_folder, digest, fingerprint, found_form, part_path
 from costmodel.study.sweep import INTERVAL, Sweep
-from costmodel.study.tables import PARQUET, Columns, best_form, decode, numbers
+from costmodel.study.tables import PARQUET, Columns, OnProgress, Summary, best_form, decode, numbers
 
 _ENDS = tuple(f"_{end}" for end in INTERVAL)  # of names of columns
 

@@ -22,8 +22,7 @@ from costmodel.quantities import Array, Indices
 from costmodel.records import MutableRecord, Record, field
 from costmodel.study.bounds import Bounder
 from costmodel.study.goals import KEPT, SENSES, Goal, OnProgress, SearchRequest, SearchResult, candidate, ranked
-from costmodel.study.layouts import Space, Variant, check_size, training_space, variants
-from costmodel.study.placement import end_weights, stage_sizes
+from costmodel.study.layouts import Space, Variant, check_size, end_weights, stage_sizes, training_space, variants
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.validity import feasible_layout

@@ -9,7 +9,7 @@ import numpy as np
 from costmodel.equations import equation
 from costmodel.quantities import Bytes, Count, Quantity, ceil, divides, maximum, sum_of, where
 from costmodel.records import Record, replace
-from costmodel.workload.architecture import Architecture, Denoiser, Layer
+from costmodel.workload.architecture import Architecture, Denoiser, Layer, stage_layout
 from costmodel.workload.context import Context, rank_context
 from costmodel.workload.layers import layer_context
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger, operand_bytes
@@ -18,7 +18,6 @@ from costmodel.workload.passes import Pass, PassWork, pass_work
 from costmodel.workload.plans import Diffusion
 from costmodel.workload.scenario import Parallelism, Scenario
 from costmodel.workload.split_rules import Rule, divides_rule, shown
-from costmodel.workload.stages import stage_layout
 
 TEXT_ENCODER, ENCODER, DENOISER, DECODER = "text encoder", "encoder", "denoiser", "decoder"
 

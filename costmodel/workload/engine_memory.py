@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from costmodel.equations import equation
 from costmodel.quantities import Bytes, Count, Seconds, ceil, floor, maximum, minimum, sum_of, uniform_int, where
 from costmodel.records import Record, replace
+from costmodel.workload.architecture import Stage, stage_layout
 from costmodel.workload.engine import FREE, STATIC, EngineMemory
 from costmodel.workload.linear import SERVED
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger, stage_cache_bytes, with_expert_pool
 from costmodel.workload.passes import Pass, PassWork, pass_work, prompt_context
 from costmodel.workload.plans import Serving, drafted_tokens
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.stages import Stage, stage_layout
 
 PROFILED_TOKENS = 2048.0  # of an engine whose scheduler has no budget, and of no engine in particular
 

@@ -10,10 +10,8 @@ import numpy as np
 from costmodel.quantities import Count, Seconds, anywhere, divides, is_single, sum_of, where
 from costmodel.records import Record, replace
 from costmodel.workload import architecture as arch
-from costmodel.workload import residual_streams
 from costmodel.workload.architecture import Layer, Recurrence, SelectiveScan
 from costmodel.workload.attention import add_attention, add_joint_core, add_joint_inputs, add_joint_result
-from costmodel.workload.compressed import add_compressed_attention
 from costmodel.workload.context import Context
 from costmodel.workload.denoising import (
     add_branch_join,
@@ -34,12 +32,19 @@ from costmodel.workload.linear import (
     add_residual_norm,
     norm_vectors,
 )
-from costmodel.workload.mla import add_mla
+from costmodel.workload.mla import add_compressed_attention, add_mla
 from costmodel.workload.operators import Elementwise, HostTime
 from costmodel.workload.output_head import (
+    add_block_attention,
+    add_embedding_of_layers,
     add_final_norm,
+    add_layer_embedding,
+    add_stream_copies,
+    add_stream_reads,
+    add_stream_writes,
     add_vocabulary,
     enter_tensor_parallel,
+    has_streams,
     leave_tensor_parallel,
     overlap_tensor_parallel,
 )
@@ -160,7 +165,7 @@ def add_layer(builder: WorkBuilder, context: Context, layer: arch.Layer) -> None
         if not isinstance(layer.ffn, arch.NoFfn):
             _add_branch(builder, context, layer, "ffn")
     if context.architecture.layer_embedding is not None:
-        residual_streams.add_layer_embedding(builder, context, context.architecture.layer_embedding, layer.norm)
+        add_layer_embedding(builder, context, context.architecture.layer_embedding, layer.norm)
 
 
 def _add_plain_block(builder: WorkBuilder, context: Context, layer: arch.Layer) -> None:
@@ -181,12 +186,10 @@ def _add_branch(builder: WorkBuilder, context: Context, layer: arch.Layer, name:
     """
     hidden, rows = context.architecture.hidden, context.residual_tokens
     if context.architecture.residual_block is not None:
-        residual_streams.add_block_attention(builder, context, name)
-    if residual_streams.has_streams(context):
+        add_block_attention(builder, context, name)
+    if has_streams(context):
         streams = context.architecture.streams
-        residual_streams.add_stream_reads(
-            builder, context, f"{name} hyper-connection", outputs=streams * (streams + 2.0)
-        )
+        add_stream_reads(builder, context, f"{name} hyper-connection", outputs=streams * (streams + 2.0))
         add_norm(builder, context, f"{name} norm", layer.norm, rows, hidden)
     elif layer.norm != "none" and layer.norm_position != "after":
         add_residual_norm(builder, context, f"{name} norm", layer.norm)
@@ -201,8 +204,8 @@ def _add_branch(builder: WorkBuilder, context: Context, layer: arch.Layer, name:
     leave_tensor_parallel(builder, around, name)
     if layer.dropout:
         add_dropout(builder, context, f"{name} dropout")
-    if residual_streams.has_streams(context):
-        residual_streams.add_stream_writes(builder, context, f"{name} hyper-connection")
+    if has_streams(context):
+        add_stream_writes(builder, context, f"{name} hyper-connection")
     elif layer.norm_position == "after":
         add_norm_after(builder, context, f"{name} norm", layer.norm)
     elif layer.norm_position == "both":
@@ -355,11 +358,9 @@ def _embedding(context: Context) -> LayerWork:
     if architecture.positions is not None:
         builder.add_parameters(Parameters.replicated("position table", architecture.positions * architecture.hidden))
     if architecture.layer_embedding is not None:
-        residual_streams.add_embedding_of_layers(
-            builder, context, architecture.layer_embedding, float(architecture.depth)
-        )
-    if residual_streams.has_streams(context):
-        residual_streams.add_stream_copies(builder, context)
+        add_embedding_of_layers(builder, context, architecture.layer_embedding, float(architecture.depth))
+    if has_streams(context):
+        add_stream_copies(builder, context)
     if architecture.encoder is not None:
         total = encoder_parameters(context, architecture.encoder)
         tp = tower_parallelism(context, architecture.encoder).tp

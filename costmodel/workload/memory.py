@@ -12,7 +12,7 @@ from costmodel.equations import equation
 from costmodel.hardware import Cluster, Node
 from costmodel.quantities import Bytes, Count, Mask, anywhere, maximum, minimum, sum_of, where
 from costmodel.records import Record, fields, replace
-from costmodel.workload.architecture import Layer
+from costmodel.workload.architecture import Layer, Stage
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.host_offload import LayerCounts, cache_by_memory, weights_by_memory
@@ -25,7 +25,6 @@ from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Precision
 from costmodel.workload.schedules import ORDERS, Schedule
 from costmodel.workload.sharding import StateSharding, gradient_format, parameters_by_kind, saved_bytes
-from costmodel.workload.stages import Stage
 from costmodel.workload.work import EXPERTS, LayerWork, Parameters
 
 ON_HOST = ("host", "host_cache")

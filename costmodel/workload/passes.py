@@ -9,7 +9,7 @@ from typing import TypeAlias
 from costmodel.equations import equation
 from costmodel.quantities import Count, Quantity, ceil, is_single, maximum, minimum, sum_of, where
 from costmodel.records import Record, replace
-from costmodel.workload.architecture import Architecture, Encoder
+from costmodel.workload.architecture import Architecture, Encoder, Stage
 from costmodel.workload.context import Context, rank_context
 from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.layers import ModelWork, add_layer, draft_work, model_work, tower_parallelism
@@ -18,7 +18,6 @@ from costmodel.workload.mixed import fuses_mixed_attention, label_operators, mer
 from costmodel.workload.operators import Elementwise, Operator
 from costmodel.workload.plans import Generate, Prefill, Serving
 from costmodel.workload.scenario import Precision, Scenario
-from costmodel.workload.stages import Stage
 from costmodel.workload.work import LayerWork, WorkBuilder
 
 

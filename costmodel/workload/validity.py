@@ -8,7 +8,7 @@ import numpy as np
 
 from costmodel.quantities import Mask, Quantity, divides, is_single
 from costmodel.records import replace
-from costmodel.workload.architecture import Attention, DenseFfn, MoeFfn, NoFfn, Recurrence
+from costmodel.workload.architecture import ENDS, Attention, DenseFfn, MoeFfn, NoFfn, Recurrence
 from costmodel.workload.counting import has_linear_layer, has_served_layer
 from costmodel.workload.inference_rules import inference_rules
 from costmodel.workload.mixers import Mixer
@@ -27,7 +27,6 @@ from costmodel.workload.split_rules import (
     shown,
     splits_nothing,
 )
-from costmodel.workload.stages import ENDS
 
 __all__ = ["Rule", "feasible_layout", "rules"]
 

@@ -13,9 +13,8 @@ from costmodel.api import load
 from costmodel.errors import CostModelError
 from costmodel.records import ValueRecord
 from costmodel.report.plots.bars import Bar
-from costmodel.report.plots.plot import Plot
 from costmodel.report.plotting import write_plots
-from costmodel.report.style import BLUE, ORANGE, styled
+from costmodel.report.style import BLUE, ORANGE, Plot, styled
 from costmodel.report.text import metric
 from costmodel.result import Point
 from costmodel.schema.files import list_names, load_cluster, load_device, load_document, load_node

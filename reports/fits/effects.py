@@ -24,7 +24,7 @@ from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.fitting.samples import Samples
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.quantities import Array
-from costmodel.schema.effects import EffectsFile
+from costmodel.schema.calibration import EffectsFile
 from costmodel.schema.fit_plan import FitPlanFile, ImplementationFile
 from costmodel.schema.references import Library
 from costmodel.workload.operators import Gemm

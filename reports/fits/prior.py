@@ -17,7 +17,7 @@ from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.cost.attention import l2_miss_bytes
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.expected_roofline import OVERLAP_P, bare_times, share_on_die
-from costmodel.cost.terms import p_norm
+from costmodel.cost.time import p_norm
 from costmodel.fitting.samples import Samples
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.tables import Table

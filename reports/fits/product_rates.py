@@ -25,7 +25,7 @@ from scipy.optimize import least_squares
 from costmodel.calibration.fit_files import default_framework
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.cost.gemm import GemmForm
-from costmodel.cost.machine import Machine
+from costmodel.cost.time import Machine
 from costmodel.fitting.interval_width import spread
 from costmodel.quantities import Array
 from costmodel.records import Record, replace

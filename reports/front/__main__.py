@@ -22,9 +22,8 @@ from costmodel.calibration.fit_files import basis_of
 from costmodel.errors import InputError
 from costmodel.records import ValueRecord
 from costmodel.report.models import attention
-from costmodel.report.plots.plot import Plot, table
 from costmodel.report.plotting import write_plots
-from costmodel.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, canvas
+from costmodel.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, Plot, canvas, table
 from costmodel.report.text import gib, quantity, shown_basis
 from costmodel.result import Point
 from costmodel.schema.files import list_names, load_document, read_models

@@ -15,9 +15,8 @@ from costmodel.calibration.fit_files import read
 from costmodel.fitting.run_plan import PLAN
 from costmodel.records import Record, ValueRecord
 from costmodel.report.plots.bars import Bar
-from costmodel.report.plots.plot import Plot
 from costmodel.report.plotting import write_plots
-from costmodel.report.style import styled
+from costmodel.report.style import Plot, styled
 from costmodel.schema.calibration import AccuracyFile, FitsFile
 from costmodel.schema.fit_plan import BarFile, FitPlanFile
 from costmodel.schema.references import Library

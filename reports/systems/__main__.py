@@ -14,17 +14,16 @@ import numpy as np
 import yaml
 
 from costmodel.analytic.intervals import RATES, TIMES
-from costmodel.analytic.work_counts import TOTAL, counted_work
 from costmodel.api import load
 from costmodel.errors import InputError
 from costmodel.records import Record
-from costmodel.report.plots.plot import Plot
 from costmodel.report.plotting import write_plots
-from costmodel.report.style import styled
+from costmodel.report.style import Plot, styled
 from costmodel.report.text import metric, setting
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
+from costmodel.study.published.predictions import TOTAL, counted_work
 from costmodel.study.published.reproduce import ASSUMED, IDENTITY, PASS, SKIP, Comparison, load_cases, reproduce
 from costmodel.workload.plans import Prefill
 from reports.figures import Curve, curves_figure

@@ -13,9 +13,8 @@ import click
 import numpy as np
 
 from costmodel.calibration.fit_files import read
-from costmodel.report.plots.plot import Plot
 from costmodel.report.plotting import FORMS
-from costmodel.report.style import figure_bytes, styled
+from costmodel.report.style import Plot, figure_bytes, styled
 from costmodel.report.text import published_value
 from costmodel.schema.case import AccuracyTargetFile, Case, RemarkFile, ValidationFile
 from costmodel.schema.references import Library

@@ -10,8 +10,8 @@ import numpy as np
 
 from costmodel.errors import Problem
 from costmodel.records import Record, ValueRecord
-from costmodel.report.plots.plot import Plot, table
 from costmodel.report.plots.validation import NUMBERS, compared_figure, finding
+from costmodel.report.style import Plot, table
 from costmodel.schema.case import AccuracyTargetFile, Case, ValueSelectionFile
 from costmodel.schema.tree import to_python
 from costmodel.study.published.accuracy import Errors, errors_of, is_unseen

@@ -23,13 +23,13 @@ from costmodel.workload.architecture import (
     MoeFfn,
     Mtp,
     Pattern,
+    stage_layout,
 )
 from costmodel.workload.context import Context
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import stage_work
 from costmodel.workload.operators import AttentionKernel, Gemm
 from costmodel.workload.scenario import Framework, Parallelism
-from costmodel.workload.stages import stage_layout
 
 FRAMEWORKS = (FRAMEWORK, UNFUSED)
 PHASES = ("training", "prefill", "decode")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from costmodel.calibration.fit_files import FitStore, default_framework
-from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.physical_bound import least_time
+from costmodel.cost.time import Machine
 from costmodel.hardware import Device
 from costmodel.schema.files import load_device
 from costmodel.schema.references import Library

@@ -11,12 +11,12 @@ from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.training.step_model import training_context
 from costmodel.cost.calibration import Calibration
 from costmodel.network.group_links import group_links
+from costmodel.workload.architecture import stage_layout
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import stage_work
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, ExpertAllToAll, Gemm
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Disaggregated, Scenario
-from costmodel.workload.stages import stage_layout
 
 SLACK = 1 - 1e-12
 

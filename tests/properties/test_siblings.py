@@ -9,8 +9,8 @@ import pytest
 import costmodel
 from costmodel.calibration.fit_files import FitStore, framework_of
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
-from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import likely_time
+from costmodel.cost.time import Machine
 from costmodel.schema.files import load_device
 from costmodel.schema.references import Library
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Operator, kernel_key

@@ -8,8 +8,8 @@ import costmodel
 from costmodel.calibration.fit_files import default_framework
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.calibration.fit_selection import Chooser, Kernel
-from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
+from costmodel.cost.time import Machine
 from costmodel.hardware import Cluster
 from costmodel.records import replace
 from costmodel.schema.files import load_node

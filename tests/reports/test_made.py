@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from costmodel.report.plots.plot import table
-from costmodel.report.style import canvas, figure_bytes, styled
+from costmodel.report.style import canvas, figure_bytes, styled, table
 from reports.__main__ import PAGES, ROOT, data_of, stale
 from reports.tour import HOWTO, IMAGE
 from reports.tour import TOUR as PAGES_OF_TOUR

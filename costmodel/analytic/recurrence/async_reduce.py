@@ -14,8 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from costmodel.analytic.recurrence.program import K, Program
-from costmodel.analytic.recurrence.waves import Waves, events_before, points_together, started
+from costmodel.analytic.recurrence.program import K, Program, Waves, events_before, points_together, started
 from costmodel.quantities import Array, Indices, Seconds
 from costmodel.records import Record
 

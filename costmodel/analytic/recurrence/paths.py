@@ -13,8 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from costmodel.analytic.recurrence.program import K, Program
-from costmodel.analytic.recurrence.waves import NOTHING
+from costmodel.analytic.recurrence.program import NOTHING, K, Program
 from costmodel.quantities import Array
 
 Paths: TypeAlias = "dict[Program[Any], list[Array]]"  # longest paths of programs, as `longest_path` gives them

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from costmodel.analytic.recurrence.program import Program
-from costmodel.analytic.recurrence.waves import NOTHING, waves_of
+from costmodel.analytic.recurrence.program import NOTHING, Program, waves_of
 from costmodel.quantities import Indices
 from costmodel.records import replace
 from costmodel.workload.schedules import Kind, Schedule, folded_order, steady_state

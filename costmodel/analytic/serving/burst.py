@@ -10,11 +10,10 @@ import numpy as np
 from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait
 from costmodel.analytic.inference import PassModel, PassTimes, draft_passes, operators_of, pass_model_of, pass_times
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
-from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.burst_profile import GROUPS, BurstProfile, burst_profile
 from costmodel.analytic.serving.continuous_batching import demand, most_running
 from costmodel.analytic.serving.generation import GenerateEvaluation
-from costmodel.analytic.stream_times import Perturbations
+from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation
 from costmodel.cost.calibration import Calibration
 from costmodel.equations import equation
 from costmodel.quantities import Array, Count, Joules, Seconds, maximum, minimum, sum_of

@@ -19,12 +19,11 @@ from costmodel.analytic.inference import (
 )
 from costmodel.analytic.metrics import served_metrics
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
-from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.sessions import of_sessions
 from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState, budgeted, separate
 from costmodel.analytic.serving.token_bill import Shares, load_of, token_bill, token_shares
 from costmodel.analytic.serving.waiting import CLIENT, steps_meanwhile
-from costmodel.analytic.stream_times import Perturbations
+from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation
 from costmodel.cost.calibration import Calibration
 from costmodel.equations import equation
 from costmodel.errors import InputError

@@ -19,8 +19,7 @@ from costmodel.analytic.inference import (
 )
 from costmodel.analytic.metrics import invested, largest_batch, spent
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
-from costmodel.analytic.phase_evaluation import PhaseEvaluation
-from costmodel.analytic.stream_times import Perturbations
+from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation
 from costmodel.cost.calibration import Calibration
 from costmodel.equations import equation
 from costmodel.quantities import Count, Joules, Quantity, Seconds, maximum, minimum, where

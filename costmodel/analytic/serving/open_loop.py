@@ -15,7 +15,6 @@ from costmodel.analytic.breakdown import BreakdownLines
 from costmodel.analytic.inference import operators_of
 from costmodel.analytic.metrics import served_metrics
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
-from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.continuous_batching import (
     WAITING_RANKS,
     EngineSteps,
@@ -48,7 +47,7 @@ from costmodel.analytic.serving.waiting import (
     upper_tail,
     waiting_share,
 )
-from costmodel.analytic.stream_times import Perturbations
+from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.distinct_sizes import grid_shape
 from costmodel.equations import equation

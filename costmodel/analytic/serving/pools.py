@@ -13,14 +13,13 @@ from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_
 from costmodel.analytic.inference import PassModel, draft_passes, operators_of, pass_model_of, pass_times
 from costmodel.analytic.metrics import invested, served_metrics, spent
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
-from costmodel.analytic.phase_evaluation import PhaseEvaluation
 from costmodel.analytic.serving.cache_transfer import CacheTransfer
 from costmodel.analytic.serving.continuous_batching import among, decode_steps, mean_keys, most_running
 from costmodel.analytic.serving.nodes import NodePlace, batch_nodes, last_node, with_nodes
 from costmodel.analytic.serving.open_loop import NEAR, OVER, VERDICTS, near_full
 from costmodel.analytic.serving.prefill_pool import PromptPasses
 from costmodel.analytic.serving.waiting import busy_share
-from costmodel.analytic.stream_times import Perturbations
+from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.distinct_sizes import grid_shape
 from costmodel.cost.part_calibrations import other_of

@@ -14,6 +14,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import NO_WORK, Work, work_joules, work_of
 from costmodel.quantities import Count, Flop, Joules, Quantity, Seconds, Watts, anywhere, sum_of, uniform_int
 from costmodel.records import Record, field, replace
+from costmodel.workload.architecture import Stage, stage_layout
 from costmodel.workload.context import Context, rank_context
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger, stage_work, training_ledger
@@ -22,7 +23,6 @@ from costmodel.workload.optimizer import OptimizerOperators, step_operators
 from costmodel.workload.plans import Training, expand
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.schedules import Kind, Schedule, concurrent_messages, folded_order, steady_state
-from costmodel.workload.stages import Stage, stage_layout
 from costmodel.workload.work import LayerWork
 
 Order: TypeAlias = "tuple[str, int, int, int]"  # (schedule, ranks, stages per rank, micro-batches)

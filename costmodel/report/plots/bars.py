@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from costmodel.records import ValueRecord
 from costmodel.report import style
-from costmodel.report.plots.plot import Plot, table
+from costmodel.report.style import Plot, table
 from costmodel.report.text import interval, metric, path_title, short_paths, title_of
 from costmodel.report.text import metric as metric_text
 from costmodel.schema.results import ParameterSensitivity

@@ -6,8 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from costmodel.records import ValueRecord
-from costmodel.report.plots.plot import Plot, table
-from costmodel.report.style import BOUNDS, GREY, SMALL, add_tooltip, canvas, label_rows, linear_axis
+from costmodel.report.style import BOUNDS, GREY, SMALL, Plot, add_tooltip, canvas, label_rows, linear_axis, table
 from costmodel.report.text import interval, metric, quantity, share, title_of
 from costmodel.result import headline_of, shown_line
 from costmodel.schema.results import BreakdownLine, ScenarioResult

@@ -9,8 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from costmodel.report import style
-from costmodel.report.plots.plot import Plot, table
-from costmodel.report.style import BLACK, SMALL, VERMILLION, add_tooltip, canvas, label_rows
+from costmodel.report.style import BLACK, SMALL, VERMILLION, Plot, add_tooltip, canvas, label_rows, table
 from costmodel.report.text import gib, readable, share
 from costmodel.schema.results import ScenarioResult
 from costmodel.units import parse

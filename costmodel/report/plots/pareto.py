@@ -10,8 +10,7 @@ import numpy as np
 
 from costmodel.report.plots.bars import Bar, bars_figure
 from costmodel.report.plots.labels import place_labels
-from costmodel.report.plots.plot import Plot, table
-from costmodel.report.style import BLUE, GREY, VERMILLION, add_tooltip, canvas, linear_axis
+from costmodel.report.style import BLUE, GREY, VERMILLION, Plot, add_tooltip, canvas, linear_axis, table
 from costmodel.report.text import metric, title_of
 from costmodel.result import headline_of
 from costmodel.schema.results import FoundLayout, FoundScenario

@@ -10,10 +10,9 @@ from matplotlib.patches import Patch
 
 from costmodel.quantities import Array
 from costmodel.report import style
-from costmodel.report.plots.plot import Plot, table
+from costmodel.report.style import Plot, table
 from costmodel.report.text import quantity, readable, share, title_of
-from costmodel.study.served_requests import ServedRequests
-from costmodel.study.timelines import ACTIONS, Slice
+from costmodel.study.timelines import ACTIONS, ServedRequests, Slice
 
 QUANTILES = np.linspace(0.0, 1.0, 201)
 POINTS = 400  # of a line over time

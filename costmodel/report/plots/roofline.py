@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from matplotlib.axes import Axes
 
 from costmodel.report.plots.labels import place_labels
-from costmodel.report.plots.plot import Plot, table
-from costmodel.report.style import CYCLE, GREY, SMALL, add_tooltip, display_name, log_axis, panels, tick
+from costmodel.report.style import CYCLE, GREY, SMALL, Plot, add_tooltip, display_name, log_axis, panels, table, tick
 from costmodel.report.text import path_title, quantity, share
 from costmodel.schema.results import BreakdownLine, HardwareResult, ScenarioResult
 

@@ -13,10 +13,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from costmodel.report.plots.lines import MOST_LINES, draw_lines
-from costmodel.report.plots.plot import Plot, table
-from costmodel.report.plots.view import View, is_wide, position_text
-from costmodel.report.style import PALE, add_tooltip, canvas, linear_axis, log_axis, marked_axis
+from costmodel.report.plots.lines import MOST_LINES, View, draw_lines, is_wide, position_text
+from costmodel.report.style import PALE, Plot, add_tooltip, canvas, linear_axis, log_axis, marked_axis, table
 from costmodel.report.text import metric, path_title, short_paths
 from costmodel.schema.results import SweepAxis
 from costmodel.study.points import Table

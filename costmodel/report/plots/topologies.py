@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
 
-from costmodel.report.plots.plot import Plot, table
-from costmodel.report.style import BLUE, GREEN, ORANGE, SMALL, add_tooltip, label_rows
+from costmodel.report.style import BLUE, GREEN, ORANGE, SMALL, Plot, add_tooltip, label_rows, table
 from costmodel.report.style import panels as slide
 from costmodel.report.text import quantity
 from costmodel.schema.results import TopologyResult

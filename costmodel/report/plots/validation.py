@@ -17,9 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from costmodel.errors import CostModelError
-from costmodel.report.plots.plot import Plot, table
 from costmodel.report.reproduce import Compared
-from costmodel.report.style import CYCLE, GREY, SMALL, display_name, log_axis, panels, unit_for
+from costmodel.report.style import CYCLE, GREY, SMALL, Plot, display_name, log_axis, panels, table, unit_for
 from costmodel.report.text import percent, readable
 from costmodel.schema.metrics import dimension_of
 from costmodel.schema.references import Library

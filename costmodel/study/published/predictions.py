@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,9 +13,9 @@ import numpy as np
 
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.grid import evaluate_point, fitting_changes
+from costmodel.analytic.inference import inference_layout, plan_pass, prefill_passes
 from costmodel.analytic.intervals import intervals
 from costmodel.analytic.metrics import sixteen_bit_peak
-from costmodel.analytic.work_counts import counted_work
 from costmodel.api import Workload, architecture_facts
 from costmodel.calibration.fit_files import ROOFLINE
 from costmodel.calibration.fit_selection import Chooser
@@ -31,8 +32,9 @@ from costmodel.schema.overrides import entry
 from costmodel.schema.references import Library
 from costmodel.serving.choice import why_requests
 from costmodel.workload.counting import attention_flop_per_token
-from costmodel.workload.operators import AttentionKernel, Gemm
-from costmodel.workload.plans import Training, expand
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, base_name
+from costmodel.workload.passes import pass_work
+from costmodel.workload.plans import Decode, Prefill, Training, expand
 from costmodel.workload.scenario import Scenario
 
 CONVENTIONS = {"attention": ("causal", "full"), "flop": ("model", "hardware")}
@@ -325,3 +327,38 @@ def _exact(value: Any) -> Value:
 
 def _with_interval(value: float | None, interval: Interval) -> Value:
     return NOTHING if value is None else Value(value, *(interval or (None, None)))
+
+
+# ---- FLOP and bytes of one pass of an inference scenario by line, without times --------------------------------------
+
+TOTAL, LAYERS = "total", "layers"  # the whole pass; without embedding and head
+
+
+def counted_work(scenario: Scenario) -> dict[str, dict[str, float]]:
+    """Return flop, traffic and pairs of every line of a prefill or decode pass on one rank, `TOTAL` and `LAYERS`.
+
+    Over all layers of all pipeline stages, and all steps where sequences are denoised. flop [FLOP]. Traffic [B]. Pairs:
+    (query, key) pairs of all heads and sequences. Raises InputError for other phases.
+    """
+    plan = scenario.plan
+    if not isinstance(plan, Prefill | Decode):
+        raise InputError.single("only a prefill or decode scenario counts its work by line", hint="change the phase")
+    work, steps = pass_work(plan_pass(scenario, plan)), 1.0
+    if isinstance(plan, Prefill):
+        steps = float(plan.steps * prefill_passes(scenario, plan).count)
+    lines: dict[str, dict[str, float]] = defaultdict(lambda: {"flop": 0.0, "traffic": 0.0, "pairs": 0.0})
+    for stage in inference_layout(scenario):
+        for index, (times, kind) in enumerate(zip(work.repeats(stage), work.kinds, strict=True)):
+            inner = (LAYERS,) if 0 < index <= len(work.body.layers) else ()
+            for operator in kind.forward:
+                if not isinstance(operator, Gemm | AttentionKernel | Elementwise):
+                    continue
+                pairs = 0.0
+                if isinstance(operator, AttentionKernel):
+                    pairs = float(operator.sequences * operator.heads * operator.qk_pairs)
+                for name in (base_name(operator.name), TOTAL, *inner):
+                    line = lines[name]
+                    line["flop"] += steps * times * float(operator.flop)
+                    line["traffic"] += steps * times * float(operator.traffic)
+                    line["pairs"] += steps * times * pairs
+    return dict(lines)

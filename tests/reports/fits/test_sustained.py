@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from costmodel.calibration.fit_files import default_framework
-from costmodel.cost.machine import Machine
+from costmodel.cost.time import Machine
 from costmodel.schema.files import load_device
 from reports.fits.product_rates import main, sustained, times
 from reports.fits.product_rates import read_sustained as read

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from costmodel.calibration.fit_files import default_framework
-from costmodel.cost.machine import Machine
+from costmodel.cost.time import Machine
 from costmodel.records import replace
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Gemm

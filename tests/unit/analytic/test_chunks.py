@@ -10,11 +10,11 @@ from builders import CLUSTER, DENSE_MODEL, DEVICE, FRAMEWORK, GENERATE, UNFUSED,
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.inference import pass_ledger, pass_model, pass_times, prefill_passes
 from costmodel.analytic.serving.generation import prompt_passes_of
-from costmodel.analytic.work_counts import TOTAL, counted_work
 from costmodel.api import load
 from costmodel.cost.calibration import Calibration
 from costmodel.records import replace
 from costmodel.result import Point
+from costmodel.study.published.predictions import TOTAL, counted_work
 from costmodel.workload.engine import Scheduler
 from costmodel.workload.passes import prompt_passes
 from costmodel.workload.plans import Decode, Generate, Prefill, Serving

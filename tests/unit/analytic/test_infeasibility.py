@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from builders import DECODE, DENSE_MODEL, MOE_MODEL, ONE_NODE, STEP, scenario
 
-from costmodel.analytic import infeasibility as module
-from costmodel.analytic.blocks import single, take
-from costmodel.analytic.infeasibility import infeasibilities
+from costmodel.analytic import blocks as module
+from costmodel.analytic.blocks import infeasibilities, single, take
 from costmodel.result import reason_kind
 from costmodel.workload.scenario import Parallelism, Scenario
 from costmodel.workload.validity import feasible_layout, rules

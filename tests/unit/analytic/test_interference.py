@@ -7,7 +7,7 @@ from builders import FP8, FRAMEWORK, MOE_MODEL, PREFILL, STEP, scenario
 
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.inference import stage_contention
-from costmodel.analytic.training.actions import message_contention
+from costmodel.analytic.training.overlapped_comm import message_contention
 from costmodel.api import load
 from costmodel.cost.calibration import Calibration
 from costmodel.records import replace

@@ -9,8 +9,8 @@ import pytest
 from builders import BF16, DENSE_MODEL, FRAMEWORK, GQA, LATENT, PREFILL, context, scenario, spreads
 
 from costmodel.analytic.evaluation import evaluate, ledger_of
-from costmodel.analytic.work_counts import counted_work
 from costmodel.records import replace
+from costmodel.study.published.predictions import counted_work
 from costmodel.workload.architecture import (
     Architecture,
     Attention,

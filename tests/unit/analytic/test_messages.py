@@ -12,8 +12,7 @@ from builders import FRAMEWORK
 from costmodel.analytic.messages import CollectiveRequest, CollectiveTime, Routing, answer
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.collective import CollectiveForm
-from costmodel.cost.machine import Machine
-from costmodel.cost.time import Time, message
+from costmodel.cost.time import Machine, Time, message
 from costmodel.errors import InputError
 from costmodel.hardware import Cluster
 from costmodel.network.collectives import collective_time

@@ -7,20 +7,18 @@ import pytest
 from builders import CLUSTER, DEVICE, FRAMEWORK, MACHINE, ONE_NODE, links_of, scenario
 
 import costmodel
-from costmodel.analytic.operator_timing import OperatorTimer, operator_timer
+from costmodel.analytic.operator_timing import OperatorTimer, operator_key, operator_timer
 from costmodel.analytic.stream_times import Perturbation, seconds_of, stream_times
 from costmodel.analytic.training.step_model import training_context
 from costmodel.cost.calibration import ROOFLINE, Calibration, FamilyFit
 from costmodel.cost.distinct_sizes import DistinctSizes
 from costmodel.cost.kernels import gemm_time
-from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.spread import Spread
-from costmodel.cost.time import Time
+from costmodel.cost.time import Machine, Time
 from costmodel.network.collectives import collective_time
 from costmodel.records import fields, replace
 from costmodel.workload.layers import model_work
-from costmodel.workload.operator_key import operator_key
 from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll, Gemm, Group, base_name
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Communication

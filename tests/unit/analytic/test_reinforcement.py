@@ -9,8 +9,7 @@ from builders import BF16, CLUSTER, DEVICE, GENERATE, SERVING, STEP, scenario, w
 from costmodel.analytic.evaluation import evaluate, ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.intervals import RunScatter, intervals
-from costmodel.analytic.reinforcement import ReinforcementEvaluation
-from costmodel.analytic.reinforcement_moves import new_weights
+from costmodel.analytic.reinforcement import ReinforcementEvaluation, new_weights
 from costmodel.analytic.serving.burst_profile import burst_profile
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration

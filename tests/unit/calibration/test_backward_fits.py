@@ -7,8 +7,8 @@ import pytest
 
 from costmodel.calibration.fit_files import default_framework
 from costmodel.calibration.fit_lookup import load_calibration
-from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
+from costmodel.cost.time import Machine
 from costmodel.records import replace
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import AttentionKernel

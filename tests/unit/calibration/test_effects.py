@@ -13,9 +13,8 @@ from costmodel.calibration.effects import Effects, Kernels, held_out_error
 from costmodel.calibration.fit_files import FitStore, read
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.cost.spread import Spread, UnseenGroups
-from costmodel.schema.calibration import FamilyFitFile
+from costmodel.schema.calibration import FamilyEffectsFile, FamilyFitFile
 from costmodel.schema.device import DeviceFile
-from costmodel.schema.effects import FamilyEffectsFile
 from costmodel.schema.references import Library
 from reports.fits.unseen_groups import Errors, scatter
 

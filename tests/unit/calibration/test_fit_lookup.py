@@ -11,7 +11,7 @@ from small_world import write
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.kernels import gemm_time
-from costmodel.cost.machine import Machine
+from costmodel.cost.time import Machine
 from costmodel.errors import InputError
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Gemm

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from costmodel.calibration.fit_files import FitStore, default_framework
-from costmodel.cost import elementwise, gemm_mechanisms, gemm_tiles
+from costmodel.cost import elementwise, gemm, gemm_tiles
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.machine import Machine
+from costmodel.cost.time import Machine
 from costmodel.quantities import Array
 from costmodel.schema.files import load_device
 from costmodel.schema.references import Library
@@ -77,10 +77,10 @@ def times(family: str) -> list[Array]:
 @pytest.mark.parametrize(
     ("module", "name", "value"),
     [
-        (gemm_mechanisms, "REREAD_STEEPNESS", 4.0),
-        (gemm_mechanisms, "REREAD_STEEPNESS", 9.0),
-        (gemm_mechanisms, "L2_STEEPNESS", 3.0),
-        (gemm_mechanisms, "L2_STEEPNESS", 6.0),
+        (gemm, "REREAD_STEEPNESS", 4.0),
+        (gemm, "REREAD_STEEPNESS", 9.0),
+        (gemm, "L2_STEEPNESS", 3.0),
+        (gemm, "L2_STEEPNESS", 6.0),
         (gemm_tiles, "MIN_SPLIT_K", 128),
         (gemm_tiles, "MIN_SPLIT_K", 512),
         (elementwise, "OVERLAP_P", 3.0),

@@ -15,10 +15,9 @@ from costmodel.calibration.row_prediction import predict
 from costmodel.cost.anchored_fit import AnchoredFit, SharedErrors, half_width, time_shares
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.expected_roofline import bare_times
-from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.spread import Spread
-from costmodel.cost.time import Time
+from costmodel.cost.time import Machine, Time
 from costmodel.errors import InputError
 from costmodel.measurements.tables import read_tables
 from costmodel.records import replace

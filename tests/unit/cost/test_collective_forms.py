@@ -14,9 +14,9 @@ from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.collective import ClusterSteps, CollectiveForm, CustomAllReduce, HostBridge, Nvls
 from costmodel.cost.expert_all_to_all import LowLatencyForm, NormalForm
 from costmodel.cost.form_registry import FORMS as FORMS_BY_KIND
-from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import declarations
 from costmodel.cost.residual import Domain
+from costmodel.cost.time import Machine
 from costmodel.errors import InfeasibleError
 from costmodel.hardware import Cluster
 from costmodel.network.expert_all_to_all import token_copies

@@ -9,7 +9,7 @@ import pytest
 from builders import FRAMEWORK
 
 from costmodel.cost.elementwise import ElementwiseForm, SerialRows
-from costmodel.cost.machine import Machine
+from costmodel.cost.time import Machine
 from costmodel.records import replace
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Elementwise

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.gemm import GemmForm, scaled_droop
-from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.parameter import build
+from costmodel.cost.time import Machine
 from costmodel.hardware import Device
 from costmodel.records import replace
 from costmodel.schema.files import load_device

@@ -16,9 +16,8 @@ from costmodel.cost.kernels import (
     mixed_terms,
     tile_terms,
 )
-from costmodel.cost.machine import Machine
 from costmodel.cost.promotion import expected_loop, shortest_loop
-from costmodel.cost.time import Time, kernel
+from costmodel.cost.time import Machine, Time, kernel
 from costmodel.hardware import MathUnit
 from costmodel.quantities import Quantity
 from costmodel.records import replace

@@ -11,12 +11,12 @@ import costmodel
 from costmodel.calibration.fit_files import framework_of
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
 from costmodel.cost.calibration import LEAST_WEIGHT, FamilyFit, MeanFit, OtherFits
-from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.physical_bound import least_time
 from costmodel.cost.residual import Domain, Residual
 from costmodel.cost.spread import UnseenGroups
-from costmodel.fitting.ladders import kernels, typical
+from costmodel.cost.time import Machine
+from costmodel.fitting.growth import kernels, typical
 from costmodel.quantities import Quantity
 from costmodel.report.equations import Chain, traced
 from costmodel.schema.files import load_device

@@ -7,9 +7,9 @@ from builders import DEVICE, FRAMEWORK, with_level
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.cost.machine import Machine
+from costmodel.cost.mixed_attention import SelectedForm
 from costmodel.cost.scan import ScanForm
-from costmodel.cost.selected_attention import SelectedForm
+from costmodel.cost.time import Machine
 from costmodel.records import replace
 from costmodel.workload.operators import AttentionKernel
 

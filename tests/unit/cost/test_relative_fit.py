@@ -9,10 +9,9 @@ import pytest
 
 from costmodel.calibration.fit_files import FitStore, framework_of
 from costmodel.calibration.fit_lookup import load_calibration
-from costmodel.cost.anchored_fit import time_shares
-from costmodel.cost.machine import Machine
+from costmodel.cost.anchored_fit import RelativeFit, time_shares
 from costmodel.cost.operator_time import operator_time
-from costmodel.cost.relative_fit import RelativeFit
+from costmodel.cost.time import Machine
 from costmodel.schema.files import load_device
 from costmodel.schema.references import Library
 from costmodel.workload.operators import Gemm

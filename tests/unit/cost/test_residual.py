@@ -8,10 +8,9 @@ from builders import MACHINE
 
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.elementwise import ElementwiseForm
-from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import parameters
 from costmodel.cost.residual import Domain, Residual
-from costmodel.cost.time import Time
+from costmodel.cost.time import Machine, Time
 from costmodel.workload.operators import Elementwise
 
 RESIDUAL = Residual(

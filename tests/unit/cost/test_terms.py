@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from costmodel.cost.terms import p_norm, p_norm_below
+from costmodel.cost.time import p_norm, p_norm_below
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (5, 1, 4)])

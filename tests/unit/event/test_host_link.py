@@ -11,11 +11,10 @@ from builders import DECODE, FP8, HOSTED, MOE_MODEL, PREFILL, scenario, with_dev
 from costmodel.analytic.evaluation import PassEvaluation
 from costmodel.analytic.grid import evaluate_point
 from costmodel.cost.calibration import Calibration
-from costmodel.event.device_links import LinkUse, pass_link_use
 from costmodel.event.engine import run
 from costmodel.event.evaluation import EventEngine
 from costmodel.event.graph import Graph, Task
-from costmodel.event.links import Links
+from costmodel.event.links import Links, LinkUse, pass_link_use
 from costmodel.hardware import Link
 from costmodel.network.flows import FlowSession
 from costmodel.network.group_links import group_links

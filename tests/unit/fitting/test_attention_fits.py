@@ -8,9 +8,9 @@ from builders import DEVICE, FRAMEWORK
 
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.form_registry import FORMS
-from costmodel.cost.machine import Machine
 from costmodel.cost.parameter import build, parameters
 from costmodel.cost.residual import Nearness, Residual
+from costmodel.cost.time import Machine
 from costmodel.fitting.family_fit import Recipe, Samples, fit_family, fold_numbers
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.quantities import Array

@@ -10,8 +10,7 @@ from scipy.optimize import approx_fprime
 
 from costmodel.calibration.residual_files import read_residuals, write_residuals
 from costmodel.cost.residual import Residual
-from costmodel.fitting.bump_refinement import FURTHEST, _Descent, refine_bumps
-from costmodel.fitting.regression import KernelShare, residual
+from costmodel.fitting.regression import FURTHEST, KernelShare, _Descent, refine_bumps, residual
 from costmodel.quantities import Array
 
 RIDGE = 0.1

@@ -8,11 +8,10 @@ import pytest
 from costmodel.calibration.fit_files import default_framework
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.elementwise import ElementwiseForm
-from costmodel.cost.machine import Machine
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.residual import Domain, Residual
-from costmodel.fitting.growth import FALLS, WORTH, FittedRows, bumps, growing
-from costmodel.fitting.ladders import NEAR, bases, kernels, ladders
+from costmodel.cost.time import Machine
+from costmodel.fitting.growth import FALLS, NEAR, WORTH, FittedRows, bases, bumps, growing, kernels, ladders
 from costmodel.quantities import Array
 from costmodel.records import replace
 from costmodel.schema.files import load_device

@@ -12,8 +12,7 @@ from synthetic import LAUNCH, stream_table
 from costmodel.errors import InputError, MeasurementError
 from costmodel.fitting.calibrate import calibrate
 from costmodel.measurements.row_mapping import map_rows
-from costmodel.measurements.tables import read_tables
-from costmodel.measurements.timings import timed_for
+from costmodel.measurements.tables import read_tables, timed_for
 
 SOONER = 2e-6  # seconds by which a kernel in a graph ends sooner
 SHORT = 30e-6

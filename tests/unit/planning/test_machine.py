@@ -13,7 +13,7 @@ from costmodel.errors import InputError
 from costmodel.planning.machine import Machine, Row, what_runs
 from costmodel.planning.request import PlanRequest
 from costmodel.records import replace
-from costmodel.schema.architectures import listed_models
+from costmodel.schema.model_support import listed_models
 from costmodel.schema.references import Library
 
 NODE = "nodes/rtx-4090-x1"

@@ -12,7 +12,7 @@ import pytest
 from costmodel.cli.options import print_json
 from costmodel.report import page
 from costmodel.report.page import Number
-from costmodel.report.plots.plot import table as plot_table
+from costmodel.report.style import table as plot_table
 from costmodel.report.text import interval, metric, quantity, setting, share
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from costmodel.errors import InputError
 from costmodel.report.html_report import write_report
-from costmodel.study.served_requests import read_requests
+from costmodel.study.timelines import read_requests
 
 HEAD = "request_id,start_time,ttft,tpot,latency,scheduled,last_token\n"
 

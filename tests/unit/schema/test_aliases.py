@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from small_world import edit, problems_of, write
 
 import costmodel
-from costmodel.schema.aliases import ALIASES
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.export import json_schema
@@ -17,6 +16,7 @@ from costmodel.schema.files import load_device, validate
 from costmodel.schema.model import ModelFile, MoeFile
 from costmodel.schema.resolve import resolve
 from costmodel.schema.strict import Strict
+from costmodel.schema.tree import ALIASES
 from costmodel.schema.workload import (
     CommunicationFile,
     DiffusionFile,

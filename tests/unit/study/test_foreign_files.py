@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from costmodel.errors import InputError
-from costmodel.study.served_requests import NEEDED, read_requests
-from costmodel.study.timelines import read_slices
+from costmodel.study.timelines import NEEDED, read_requests, read_slices
 
 EVENT = {"ph": "X", "cat": "kernel", "ts": 0, "dur": 1, "name": "gemm", "pid": 1, "tid": 2}
 

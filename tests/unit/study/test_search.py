@@ -18,8 +18,7 @@ from costmodel.records import replace
 from costmodel.study.axes import Axis
 from costmodel.study.bounds import Bounder
 from costmodel.study.goals import Candidate, Goal, SearchResult, read_goal
-from costmodel.study.layouts import Variant, divisors, training_space, variants
-from costmodel.study.placement import stage_sizes
+from costmodel.study.layouts import Variant, divisors, stage_sizes, training_space, variants
 from costmodel.study.search import Space, search, searched, settings
 from costmodel.study.search_steps import _placement, alike_layers
 from costmodel.study.sensitivity import STEP, sensitivities

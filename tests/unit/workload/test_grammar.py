@@ -9,12 +9,20 @@ from builders import DECODE, DENSE_MODEL, FP8, GQA, MOE, STEP, context, kv_bytes
 
 from costmodel.analytic.evaluation import evaluate
 from costmodel.records import replace
-from costmodel.workload.architecture import Architecture, Attention, DenseFfn, HeadGroup, Layer, MoeFfn, Pattern
+from costmodel.workload.architecture import (
+    Architecture,
+    Attention,
+    DenseFfn,
+    HeadGroup,
+    Layer,
+    MoeFfn,
+    Pattern,
+    stage_layout,
+)
 from costmodel.workload.counting import attention_flop_per_token, parameter_count
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.operators import Collective, Elementwise, Gemm, Operator
 from costmodel.workload.scenario import Parallelism
-from costmodel.workload.stages import stage_layout
 from costmodel.workload.work import LayerWork
 
 D, V, F = 1024, 32_000, 2816  # of the models below: hidden, vocabulary, FFN

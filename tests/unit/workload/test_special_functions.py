@@ -6,7 +6,7 @@ import pytest
 from scipy.special import betainc, gammaincc
 from scipy.stats import binom
 
-from costmodel.workload.special_functions import beta_below, binomial_density, gamma_above
+from costmodel.workload.order_statistics import beta_below, binomial_density, gamma_above
 
 DEVIATIONS = [-8.0, -3.0, -0.1, 0.0, 0.1, 1.0, 6.0, 30.0]
 

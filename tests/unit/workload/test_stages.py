@@ -7,8 +7,8 @@ from builders import DENSE_MODEL, MOE_MODEL
 
 from costmodel.errors import InputError
 from costmodel.records import replace
+from costmodel.workload.architecture import even_split, layer_runs, stage_layout
 from costmodel.workload.plans import Placement
-from costmodel.workload.stages import even_split, layer_runs, stage_layout
 
 
 def test_layers_are_spread_evenly_and_the_last_stages_get_fewer() -> None:

@@ -21,7 +21,6 @@ from costmodel.analytic.recurrence import (
     makespan,
 )
 from costmodel.analytic.stream_times import stream_times
-from costmodel.analytic.training.actions import layer_seconds
 from costmodel.analytic.training.layer_overlap import (
     LayerPart,
     LayerSegment,
@@ -29,6 +28,7 @@ from costmodel.analytic.training.layer_overlap import (
     async_reduce_times,
     pass_seconds,
 )
+from costmodel.analytic.training.overlapped_comm import layer_seconds
 from costmodel.analytic.training.step_model import step_model
 from costmodel.analytic.training.step_times import step_streams
 from costmodel.cost.calibration import Calibration
