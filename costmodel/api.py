@@ -118,7 +118,6 @@ class Workload(Record):
         return self._resolve(changes, [scenario]).scenarios[scenario], shape
 
     def _resolve(self, changes: Mapping[str, object], scenarios: Iterable[str]) -> ResolvedWorkload:
-        """Return some scenarios with all changes. The workload that a model starts names its clusters itself."""
         cluster = self._cluster if self.start is None else None
         return _with_lengths(_resolve(self._source, changes, cluster, self._library, scenarios))
 
@@ -229,7 +228,6 @@ class Workload(Record):
         return replace(self, _calibrations=known)
 
     def _single_parts(self) -> Iterator[Scenario]:
-        """Yield the scenarios that are no step of several parts, and the parts of those that are."""
         for each in self.resolved.scenarios.values():
             yield from each.parts or (each,)
 

@@ -380,7 +380,6 @@ class NameSet(FieldType):
 
 
 def _number(value: Any, expected: str, example: str) -> float:
-    """Return a Python number. Raise where `value` is none. expected, example: what to write, for the error."""
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         given = repr(value) if isinstance(value, str) else kind_of(value)
@@ -414,7 +413,6 @@ def exceeds(value: Quantity, limit: Quantity) -> bool:
 
 
 def _range(value: Quantity) -> tuple[float, float]:
-    """Return the least and the largest element."""
     return (value, value) if isinstance(value, float) else (float(value.min()), float(value.max()))
 
 

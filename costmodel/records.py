@@ -57,7 +57,6 @@ def asdict(record: Struct) -> dict[str, Any]:
 
 
 def _numbers(value: object) -> object:
-    """Return NumPy's numbers as Python's."""
     as_list = getattr(value, "tolist", None)  # NumPy's, which is not imported for it
     if as_list is not None:
         return as_list()

@@ -293,7 +293,6 @@ class Point(Record):
         return {name: seconds / whole if whole else 0.0 for name, seconds in totals.items()}
 
     def _service(self) -> dict[str, Any]:
-        """Return what only serving has."""
         parts = {"verdict": self.verdict}
         tails = None if self.percentiles is None else {name: dict(each) for name, each in self.percentiles.items()}
         return {name: part for name, part in {**parts, "percentiles": tails}.items() if part is not None}

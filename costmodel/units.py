@@ -140,7 +140,6 @@ def render(value: float, dimension: str) -> str:
 
 
 def _scaled(value: float, base: str, prefixes: list[str]) -> str:
-    """Return `value` with the largest prefix that leaves at least one before the decimal point."""
     scales = sorted((_SCALES[prefix], prefix) for prefix in prefixes)
     fitting = [pair for pair in scales if abs(value) >= pair[0] * (1 - 1e-15)]
     scale, prefix = fitting[-1] if fitting else (scales[0] if value else (1.0, ""))

@@ -247,7 +247,6 @@ class _StepParts:
         yield from _spread(reductions, max(longer, 0.0))
 
     def optimizer(self) -> Iterator[_Exposed]:
-        """Yield the operators with which the slowest rank ends the step."""
         step, comm = self._step, self._comm
         times = [float(end.seconds) for end in optimizer_times(step, self._streams)]
         end = step.optimizer_steps[times.index(max(times))]

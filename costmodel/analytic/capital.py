@@ -106,5 +106,4 @@ def facts(cluster: Cluster) -> dict[str, Any]:
 
 
 def _finite(value: Dollars | None) -> float | None:
-    """Return a price as JSON can hold it."""
     return None if value is None or not np.isfinite(value) else float(value)

@@ -187,7 +187,6 @@ def _shift(evaluation: Evaluation, metrics: Mapping[str, float | None]) -> float
 
 
 def _breakdown(evaluation: Evaluation, metrics: Mapping[str, float | None]) -> list[Entry]:
-    """Return the parts of the headline, with what measured first tokens take longer, or less."""
     entries, shift = evaluation.breakdown(), _shift(evaluation, metrics)
     return summing_to(sum(entry.time for entry in entries) + shift, entries, FIRST_TOKENS) if shift else entries
 

@@ -237,7 +237,6 @@ def _uncontended_transfer(operator: Message, flat: Cluster) -> float:
 
 
 def _sound(cluster: Cluster) -> Any:
-    """Return the network without failures and with PXN, as measurements found it."""
     return None if cluster.network is None else replace(cluster.network, failed=(), pxn=True)
 
 
@@ -306,7 +305,6 @@ def _limited(operator: Message, cluster: Cluster, times: tuple[Seconds, Seconds]
 
 
 def _fastest(operator: Message, links: GroupLinks) -> str:
-    """Return the algorithm whose closed form is shortest."""
     return (
         operator.mode
         if isinstance(operator, ExpertAllToAll)

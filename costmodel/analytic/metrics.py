@@ -177,7 +177,6 @@ def _decode_metrics(scenario: Scenario, plan: Decode, ledger: Ledger, times: Pas
 
 
 def _spent(scenario: Scenario, rate: Quantity, work: Watts) -> Metrics:
-    """Return money and energy of a pass that generates `rate` tokens per second and device."""
     return {**spent(scenario.cluster.node, 1.0, rate, work), **invested(scenario, scenario.devices)}
 
 

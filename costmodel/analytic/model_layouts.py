@@ -206,7 +206,6 @@ def _eased(question: Question) -> list[Choice]:
 
 
 def _powers(most: int) -> list[int]:
-    """Return the powers of two up to a number."""
     return list(takewhile(lambda power: power <= most, (2**n for n in range(32))))
 
 
@@ -300,7 +299,6 @@ def head_lines(model: str) -> list[str]:
 
 
 def _quoted(name: str) -> str:
-    """Return a name as YAML reads it."""
     return name if _PLAIN.fullmatch(name) else json.dumps(name)
 
 

@@ -213,13 +213,11 @@ MOST = 8192  # times of a machine that are kept
 
 @lru_cache(maxsize=MACHINES)
 def _known(*machine: Hashable) -> Kept:  # noqa: ARG001  what times depend on besides the operators
-    """Return the times that are known on a machine."""
     return Kept()
 
 
 @lru_cache(maxsize=64)
 def _grid_of(cluster: Cluster, framework: Framework) -> tuple[int, ...]:
-    """Return the shape of the grid that the numbers of a cluster and a framework span."""
     return np.broadcast_shapes(grid_shape(cluster), grid_shape(framework))
 
 

@@ -129,7 +129,6 @@ def _step_relief(plan: Reinforcement, part: str) -> str:
 
 
 def _training_relief(plan: Training, part: str) -> str:
-    """Return what shrinks a part of a training step's ledger."""
     stages = {"weights": 3, "gradients": 2, "optimizer": 1}
     if plan.zero < stages.get(part, 0):
         return f"shard it (`optimizer.zero: {stages[part]}`) or {SPLIT}"
@@ -166,7 +165,6 @@ def _has_smallest_batch(scenario: Scenario, plan: Plan) -> bool:
 
 
 def _is_narrowest(dtype: str) -> bool:
-    """Tell whether no format takes fewer bytes an element."""
     return ELEMENT_BYTES[dtype] <= min(ELEMENT_BYTES.values())
 
 

@@ -127,7 +127,6 @@ class _Law(Record):
 
     @property
     def among(self) -> Array:
-        """Return the correlations of measured values."""
         return np.array([[self._correlation(one, other) for other in self.readings] for one in self.readings])
 
     def _correlation(self, one: Reading, other: Reading) -> float:
@@ -213,7 +212,6 @@ def _readings(anchor: Anchor, calibration: Calibration, engine: Engine, closed: 
 
 
 def _number(value: Quantity) -> Quantity:
-    """Return a float where nothing varies."""
     return np.asarray(value) if np.ndim(value) else float(np.asarray(value))
 
 
@@ -226,12 +224,10 @@ class _Search(Record):
 
     @property
     def power(self) -> float:
-        """Return 1 of a time and -1 of a rate."""
         return -1.0 if self.step.metric in RATES else 1.0
 
     @property
     def ratio(self) -> float:
-        """Return measured over predicted time."""
         return math.exp(self.power * (math.log(self.step.value) - self.log_at(0.0)))
 
     def log_at(self, z: float) -> float:

@@ -307,7 +307,6 @@ class ReinforcementEvaluation(PhaseEvaluation[PartTimes]):
 
 
 def _named(part: str, operators: list[TimedOperator] | tuple[TimedOperator, ...]) -> Iterator[TimedOperator]:
-    """Yield operators under the name of their part."""
     for timed in operators:
         operator = replace(timed.operator, name=f"{part}: {timed.operator.name}")
         yield replace(timed, operator=operator)

@@ -94,7 +94,6 @@ class Guard:
 
 
 def _name_of(host: str) -> str:
-    """Return the name in a Host header, without its port and brackets."""
     return (urlsplit(f"//{host}").hostname or "") if host.isascii() else ""
 
 

@@ -128,7 +128,6 @@ def asked(state: State, search_path: Sequence[str | Path]) -> tuple[Workload, di
 
 
 def _text(value: object) -> str:
-    """Return a lever's value as `--set` takes it."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
@@ -157,7 +156,6 @@ def _usual(workload: Workload, run: str, point: Point) -> dict[str, str]:
 
 
 def _shown(value: Any) -> str:
-    """Return a value of a scenario for people."""
     if isinstance(value, dict):
         return str(value.get("compute") or value.get("name") or "")
     if isinstance(value, (list, tuple, set, frozenset)):

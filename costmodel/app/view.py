@@ -95,7 +95,6 @@ def _controls(one: Predicted) -> dict[str, Any]:
 
 
 def _shown(name: str, one: Predicted) -> dict[str, Any]:
-    """Return the parts of a scenario's answer."""
     document = one.document
     if not document:
         return {"name": name, "one": one, "document": None}
@@ -129,7 +128,6 @@ def _operators(breakdown: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _compared(named: Sequence[tuple[str, Predicted]]) -> Markup:
-    """Return the metrics of several scenarios in columns, with the ratio of each to the first."""
     shown = [(name, one) for name, one in named if one.document]
     if len(shown) < 2:
         return Markup()
@@ -171,12 +169,10 @@ def _percent(value: float | None) -> str:
 
 
 def _saved(worth: Worth) -> str:
-    """Return the interval of what a lever saves."""
     return NONE if worth.ratio is None else f"{_percent(1 - worth.ratio[1])} .. {_percent(1 - worth.ratio[0])}"
 
 
 def _tails(one: Predicted) -> Markup:
-    """Return the percentiles of the times of requests, nothing where there are none."""
     percentiles = {name: each for name, each in (one.document.get("percentiles") or {}).items() if each}
     keys = list(dict.fromkeys(key for each in percentiles.values() for key in each))
     rows = table("of requests", *(f">{key}" for key in keys))

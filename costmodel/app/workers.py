@@ -96,7 +96,6 @@ class Workers:
         self._pools: dict[str, ProcessPool] = {}
 
     def _pool(self, name: str) -> ProcessPool:
-        """Return the pool of that name, another one where it broke."""
         pool = self._pools.get(name)
         if pool is None or not pool.active:
             pool = ProcessPool(self._counts[name], initializer=_prepare, initargs=self._given, context=self._context)

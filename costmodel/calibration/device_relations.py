@@ -83,7 +83,6 @@ def _l2_bytes_per_cycle(device: DeviceFile) -> float | None:
 
 
 def _processor_cycles(device: DeviceFile) -> float:
-    """Return the cycles of all processors in a second."""
     return float(device.clock.tensor_reference) * float(device.processors)
 
 
@@ -98,5 +97,4 @@ def _log_balance(device: DeviceFile) -> float:
 
 
 def _peak(device: DeviceFile) -> float:
-    """Return a device's peak in the first of the formats that distinguish devices [FLOP/s]."""
     return next((float(device.math[name].peak) for name in _UNITS if name in device.math), math.nan)

@@ -314,7 +314,6 @@ class FitStore:
         return min(cycle_rate(own) / max(map(cycle_rate, relatives), default=cycle_rate(own)), 1.0)
 
     def _device_file(self, device: str) -> DeviceFile | None:
-        """Return a device's file. None for a device that was made in Python."""
         if device not in self._device_files and self._library.has("devices", device):
             self._device_files[device] = read(self._library, "devices", device, DeviceFile)
         return self._device_files.get(device)
@@ -348,7 +347,6 @@ class FitStore:
 
 
 def _spread_of(own: RelativeFitFile) -> list[SpreadFile]:
-    """Return the spread that a device's rows have about a relative's fit which they move."""
     half = float(own.half_width)
     return [SpreadFile.model_construct(time=1.0, low=math.exp(-half), median=1.0, high=math.exp(half), rows=own.rows)]
 

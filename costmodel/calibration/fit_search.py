@@ -125,7 +125,6 @@ class FitSearch:
 
     @cached_property
     def _far(self) -> list[str]:
-        """Return the devices of other dies, the nearest first."""
         return [each for each in self._store.of_other_dies(self._device) if each not in self._chain]
 
     def on_device(self, device: str, key: str, named: Sequence[str]) -> list[Candidate]:

@@ -232,7 +232,6 @@ class Chooser:
 
     @cached_property
     def _of_chain(self) -> list[_Candidate]:
-        """Return the files of the device and of those that it inherits from."""
         return self._files_of([name for name, _ in self._store.chain(self._device)])
 
     @cached_property

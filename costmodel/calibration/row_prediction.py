@@ -124,7 +124,6 @@ def _write_parquet(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
 
 
 def _numeric(column: Sequence[str]) -> list[float | None]:
-    """Return the numbers of a column, none where it is blank."""
     return [float(cell) if cell.strip() else None for cell in column]
 
 

@@ -58,7 +58,6 @@ def command(*, measurements: tuple[Path, ...], device: str | None, of_runs: bool
 
 
 def _anchor(runs: tuple[Path, ...], output: Path, search_path: tuple[str, ...], *, as_json: bool) -> int:
-    """Write an anchor file of measured steps, and show what they say."""
     from costmodel.study.anchoring import anchor_site
 
     site = anchor_site(runs, output, search_path)

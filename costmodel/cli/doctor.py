@@ -50,7 +50,6 @@ def command(*, as_json: bool, search_path: tuple[str, ...]) -> int:
 
 
 def _versions(problems: list[Problem]) -> dict[str, Any]:
-    """Return the versions of what always has to be there."""
     import costmodel
     from costmodel import packages
     from costmodel.version import __version__
@@ -72,7 +71,6 @@ def _versions(problems: list[Problem]) -> dict[str, Any]:
 
 
 def _extras() -> dict[str, Any]:
-    """Return each extra with what it gives and what it lacks."""
     from costmodel.packages import extras
 
     return {

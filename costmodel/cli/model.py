@@ -37,7 +37,6 @@ def list_command(*, support: bool, as_json: bool, search_path: tuple[str, ...]) 
 
 
 def _list_support(*, as_json: bool) -> int:
-    """List the families of config.json that are read, and those that are not."""
     from costmodel.schema.model_support import support
 
     document = support()

@@ -88,7 +88,6 @@ class Asked(ValueRecord):
         return loaded
 
     def _document(self) -> Tree:
-        """Return the document of the workload, anchored by files."""
         from costmodel.schema.references import Library
         from costmodel.study.served_anchors import with_anchors
 

@@ -69,7 +69,6 @@ class _Sections(click.Command):
 
 
 def _text_options(function: F) -> F:
-    """Add the options that take a text."""
     for flag, metavar, text in reversed(_OPTIONS):
         function = click.option(flag, metavar=metavar, help=text)(function)
     return function
@@ -139,7 +138,6 @@ def _planner(request: PlanRequest, *, in_full: bool) -> Callable[[PlanRequest, O
 
 
 def _servers(request: PlanRequest, on_progress: OnProgress, *, in_full: bool = True) -> Planned:
-    """Plan servers of a model for a load: `costmodel.planning.servers`."""
     from costmodel.planning.deployments import document
     from costmodel.planning.servers import plan_servers
     from costmodel.report.plan import show_plans
@@ -172,7 +170,6 @@ def _money(request: PlanRequest, entries: list[dict[str, Any]]) -> dict[str, Any
 
 
 def _machine(request: PlanRequest, on_progress: OnProgress) -> Planned:
-    """List what runs on one machine: `costmodel.planning.machine`."""
     from costmodel.planning.machine import what_runs
 
     machine = what_runs(request, on_progress)
@@ -186,7 +183,6 @@ def _machine(request: PlanRequest, on_progress: OnProgress) -> Planned:
 
 
 def _training(request: PlanRequest, on_progress: OnProgress) -> Planned:
-    """Plan a training run: `costmodel.planning.training`."""
     from costmodel.planning.training import plan_training
     from costmodel.planning.training_document import document
 
@@ -244,7 +240,6 @@ def _from_script(request: PlanRequest, source: str) -> Planned:
 
 
 def _request(options: Mapping[str, Any]) -> PlanRequest:
-    """Return what the options ask for. Raises InputError on one that says nothing, or two that contradict."""
     from costmodel.planning.request import read_request
 
     given = {name: value for name, value in options.items() if value is not None and name not in ("devices", "changes")}

@@ -40,7 +40,6 @@ def command(sources: tuple[Path, ...], output: Path | None, metric: str | None) 
 
 
 def _folder(source: Path) -> Path:
-    """Return the default output folder of a source."""
     if source.is_dir():
         return source / "report"
     stem = source.stem if source.suffix == ".json" else source.name.partition(".")[0]

@@ -143,7 +143,6 @@ class _NarrowedSpread(Spread, kw_only=True):
 
     @property
     def is_exact(self) -> bool:
-        """Tell whether predicted times are taken as true."""
         return self.whole.is_exact
 
 

@@ -458,7 +458,6 @@ class Calibration(Record):
         return self._at_any_shape(operator).is_joined(operator)
 
     def _at_any_shape(self, operator: Operator) -> FamilyFit:
-        """Return the fit of an operator before others join it."""
         fit = self.companion(operator) or self.families.get(f"{operator.family}/{operator.variant}")
         return self.family(operator.family) if fit is None else fit
 

@@ -93,7 +93,6 @@ class VarlenForm(DeclaredRecord, kw_only=True):
         )  # fmt: skip
 
     def _q_tiles(self, part: AttentionKernel) -> Count:
-        """Return the query tiles of one sequence and head."""
         return ceil(part.q_len / self.tile[0])
 
     @equation
@@ -184,6 +183,5 @@ class SelectedForm(DeclaredRecord, kw_only=True):
 
 
 def _slots(attention: AttentionKernel) -> Quantity:
-    """Return the keys that a query's CTA runs over."""
     chosen: Count = attention.selected
     return where(chosen > 0.0, chosen, attention.qk_pairs / maximum(attention.q_len, 1.0))

@@ -206,7 +206,6 @@ def call_terms(operator: Operator, machine: Machine, fit: FamilyFit) -> Terms:
 
 
 def _closed_terms(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Terms:
-    """Return the terms of an operator without a fit."""
     terms = TERMS[type(operator)]
     if isinstance(operator, Kernel):
         return terms(operator, machine, fit)
@@ -218,7 +217,6 @@ def _closed_terms(operator: Operator, machine: Machine, cluster: Cluster | None,
 
 
 def _time(operator: Operator, machine: Machine, cluster: Cluster | None, fit: FamilyFit) -> Time:
-    """Return the time of an operator that has work."""
     if fit.form is not None:
         return fit.fitted_time(fit.form, operator, machine)
     if isinstance(operator, Gemm):

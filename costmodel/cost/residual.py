@@ -112,12 +112,10 @@ class Residual(Record, dict=True):
 
     @functools.cached_property
     def _exponents(self) -> Array:
-        """Return the exponents of all bumps, as `_quadratics` has them."""
         return _quadratics(self.centres, self._bump_lengths)
 
     @functools.cached_property
     def _bump_lengths(self) -> Array:
-        """Return the lengths of every bump, shape (supports, axes)."""
         if self.bump_lengths is None:
             return np.broadcast_to(self.lengths, self.centres.shape)
         return self.bump_lengths

@@ -120,13 +120,11 @@ class XqaForm(DeclaredRecord, kw_only=True):
         return log2(attention.kv_len), log2(ctas), log2(queries), log2(attention.macs_per_pair)
 
     def _runs_xqa(self, attention: AttentionKernel, machine: Machine) -> Mask:
-        """Tell where the library takes XQA's kernels."""
         ctas = attention.sequences * attention.kv_heads * maximum(floor(attention.kv_len / _HISTORY), 1.0)
         is_full = ctas * self.min_block_factor >= machine.device.processors
         return self._may_group(attention.heads / attention.kv_heads) & is_full
 
     def _may_group(self, q_per_kv: Quantity) -> Mask:
-        """Tell where queries that share a key head may run together."""
         return (q_per_kv > 1.0) & (q_per_kv <= self.max_q_per_kv)
 
     def _padded(self, q_per_kv: Quantity) -> Quantity:
@@ -163,7 +161,6 @@ class XqaForm(DeclaredRecord, kw_only=True):
 
     @property
     def _mmha(self) -> DecodeForm:
-        """Return the form of the masked multi-head kernel."""
         kernel = self.mmha
         return DecodeForm(
             launch=kernel.launch, copies=NO_COPIES, compute_efficiency=kernel.compute_efficiency,

@@ -64,7 +64,6 @@ class ActionTasks:
         )
 
     def _lone(self, slot: Slot) -> list[ActionTask]:
-        """Return the pass of a single chunk."""
         comm, label = self._step.overlapped_comm, lone_stage(slot)
         layers = self._layers(label, slot.kind)
         if comm is None:

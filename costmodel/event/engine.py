@@ -162,7 +162,6 @@ class _Run:
             self._send(number)
 
     def _occupy(self, number: int, sign: int) -> None:
-        """Record that a task starts (1) or stops (-1) to take processors from kernels, or to slow them down."""
         task, device = self._graph.tasks[number], self._device[number]
         self._busy_processors[device] += sign * float(task.processors)
         self._slowing[device] += sign * task.slows_kernels
@@ -226,7 +225,6 @@ class _Run:
         return float(task.message.limit) * speed if speed else 0.0
 
     def _advance_flows(self) -> None:
-        """Advance the flows to now, and end those that have completed."""
         completed = self._flows.advance(self._clock.now)
         ready = [follower for flow in completed for follower in self._end(self._task_of.pop(flow))]
         if ready:
@@ -276,7 +274,6 @@ class _Run:
         return f"{name} waits for {', '.join(named) or 'its turn'}"
 
     def _speed_of(self, number: int) -> float:
-        """Return the speed of a task that runs, or the rate of its flow."""
         flow = next((flow for flow, task in self._task_of.items() if task == number), None)
         return self._progress.get(number, (0.0, 0.0, 1.0))[2] if flow is None else self._flows.rate(flow)
 

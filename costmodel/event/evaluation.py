@@ -171,7 +171,6 @@ class _Simulated(ABC, Generic[Model, Times]):
         """Return the metrics that follow from the times of a simulation."""
 
     def metrics(self, perturbations: Perturbations) -> Metrics:
-        """Return the metrics. Perturbed ones by simulation, or with the closed form's change."""
         if perturbations is None:
             return self._metrics(self._times)
         if not self._engine.perturbs(self._scenario, perturbations):
@@ -182,23 +181,18 @@ class _Simulated(ABC, Generic[Model, Times]):
         return stacked([self._metrics(self._simulate(model)[0]) for model in models])
 
     def families(self) -> frozenset[str]:
-        """Return the operator families whose times are uncertain."""
         return self._closed.families()
 
     def operators(self) -> list[TimedOperator]:
-        """Return every distinct operator, in the order of a pass."""
         return self._closed.operators()
 
     def details(self) -> Mapping[str, object]:
-        """Return nothing."""
         return {}
 
     def verdict(self) -> str | None:
-        """Return nothing: no requests arrive."""
         return self._closed.verdict()
 
     def percentiles(self) -> Mapping[str, Mapping[str, float]] | None:
-        """Return nothing: no requests differ."""
         return self._closed.percentiles()
 
     def notes(self) -> tuple[str, ...]:
@@ -242,12 +236,10 @@ class _SimulatedStep(_Simulated[StepModel, StepTimes]):
         return training_metrics(self._scenario, self._plan, self._model, times)
 
     def breakdown(self) -> list[Entry]:
-        """Return the operators of the step, which with the bubble sum to its time."""
         times = self._times
         return summing_to(float(times.step) - float(times.bubble), self._closed.breakdown(), STREAM_STALLS)
 
     def schedule(self, perturbations: Perturbations = None) -> Mapping[str, Quantity] | None:
-        """Return the step's parts."""
         return schedule_times(self._times) if perturbations is None else self._closed.schedule(perturbations)
 
 
@@ -272,12 +264,10 @@ class _SimulatedPass(_Simulated[PassModel, PassTimes]):
         return pass_metrics(self._scenario, self._plan, self.ledger, times)
 
     def breakdown(self) -> list[Entry]:
-        """Return the operators of the pass, which sum to the headline."""
         entries, total = self._pass.breakdown_of(self._times)
         return summing_to(total, entries, STREAM_STALLS)
 
     def schedule(self, perturbations: Perturbations = None) -> Mapping[str, Quantity] | None:
-        """Return nothing: only a training step has a schedule."""
         return self._closed.schedule(perturbations)
 
 
@@ -379,7 +369,6 @@ def simulate_grid(scenario: Scenario, calibration: Calibration, shape: tuple[int
 
 
 def _points(mask: npt.NDArray[np.bool_]) -> list[tuple[int, ...]]:
-    """Return the indices of a mask's points."""
     return [tuple(index) for index in np.argwhere(mask).tolist()]
 
 
@@ -387,7 +376,6 @@ def _intervals(
     scenario: Scenario, calibration: Calibration, fits: npt.NDArray[np.bool_], engine: EventEngine,
     names: Collection[str],
 ) -> dict[str, Interval]:  # fmt: skip
-    """Return the intervals of some metrics over the grid."""
     lows, highs = ({name: empty_grid(fits.shape) for name in names} for _ in range(2))
     for index in _points(fits):
         spans = evaluate_single(single(scenario, index), calibration, engine.evaluate).intervals

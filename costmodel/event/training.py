@@ -136,7 +136,6 @@ class _Builder:
         self._running: dict[int, tuple[int, ...]] = {}  # by rank, the task that ends its asynchronous reductions
 
     def add_actions(self) -> None:
-        """Add the tasks of all actions."""
         actions = [action for rank in self.schedule.ranks for action in rank]
         titles = [(action.kind.value, _title(action)) for action in actions]
         previous: tuple[int, ...] = ()
@@ -168,7 +167,6 @@ class _Builder:
         return [first + i for i, task in enumerate(action) if i not in waited and not task.is_async]
 
     def add_sends(self) -> None:
-        """Add the messages between stages."""
         p2p = self.step.p2p
         send = float(seconds_of(p2p.send, None))
         wire = wire_seconds(p2p.send, send) / p2p.concurrent
@@ -271,7 +269,6 @@ def _process(schedule: Schedule, rank: int) -> str:
 
 
 def _single_send(step: StepModel) -> TimedOperator:
-    """Return one of the concurrent messages between stages."""
     p2p = step.p2p
     operator = p2p.send.operator
     assert isinstance(operator, Collective), "it has a size"
@@ -279,7 +276,6 @@ def _single_send(step: StepModel) -> TimedOperator:
 
 
 def _title(action: Action) -> str:
-    """Return the title of an action: its kind and its micro-batches."""
     chunks = [chunk for chunk in (action.forward, action.backward) if chunk is not None]
     names = " and ".join(f"micro-batch {chunk.micro_batch} on stage {chunk.stage}" for chunk in chunks)
     return f"{action.kind.value.replace('_', ' ')}: {names}"

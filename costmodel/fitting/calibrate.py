@@ -228,7 +228,6 @@ class _Fitter(ValueRecord):
         )  # fmt: skip
 
     def origin(self, output: Path) -> Origin:
-        """Return what a file of fits says that it was made from."""
         command = f"costmodel calibrate {' '.join(self.tables)} --device {self.device.name} --output {output.name}"
         if self.framework is not None:
             command += f" --framework {self.framework}"

@@ -312,7 +312,6 @@ class _FormRows(Record):
     seconds: Array
 
     def residual(self, bumps: _Bumps) -> Residual:
-        """Return the residual of the rows."""
         total = self.other_times + np.sum(self.times, axis=0)
         shares = [KernelShare(features, time / total) for features, time in zip(self.features, self.times, strict=True)]
         log_errors = np.log(self.seconds / total)
@@ -329,22 +328,18 @@ class _FormRows(Record):
         predictions.distances[mask] = self.distances(correction)
 
     def domain(self, bumps: _Bumps) -> Domain:
-        """Return where the rows lie."""
         features = np.concatenate(self.features)
         radius = NEAR / float(np.exp(np.log(bumps.lengths).mean()))
         return Domain(features.min(axis=0), features.max(axis=0), radius)
 
     def take(self, mask: RowMask) -> _FormRows:
-        """Return the rows where a mask holds."""
         features, times = [each[mask] for each in self.features], [time[mask] for time in self.times]
         return _FormRows(self.axes, features, times, self.other_times[mask], self.seconds[mask])
 
     def distances(self, correction: Residual) -> Array:
-        """Return how far the nearest support is from every row [lengths]."""
         return np.asarray(correction.distance(list(self.features[0].T)))
 
     def predict(self, correction: Residual | None) -> Array:
-        """Return the time of every row [s]."""
         total = self.other_times
         for time, features in zip(self.times, self.features, strict=True):
             factor = 1.0 if correction is None else np.asarray(correction.factor(list(features.T)))
@@ -367,7 +362,6 @@ class _Fold(Record):
 
     @staticmethod
     def of(seen: Samples, held_out: Samples, recipe: Recipe, mask: RowMask) -> _Fold:
-        """Return the fold of some rows."""
         fit = _FormFit.on(seen, recipe)
         shape_only = _shape_only(seen, held_out, fit.form, recipe)
         return _Fold(fit.form, fit.rows(seen), fit.rows(held_out), shape_only, _roofline(held_out), mask)
@@ -389,7 +383,6 @@ class _FormFit(Record):
 
     @staticmethod
     def on(samples: Samples, recipe: Recipe) -> _FormFit:
-        """Return the form fitted to (a sample of) some rows."""
         sets = [_sampled(rows) for rows in (samples, *samples.siblings)]
         other_times = [rows.other_times() for rows in sets]
         companion = parameters(FORMS[COMPANION]) if samples.has(recipe.companion) else {}
@@ -412,7 +405,6 @@ class _FormFit(Record):
         return _FormFit(recipe, own, recipe.build(own.values), joint)
 
     def rows(self, samples: Samples) -> _FormRows:
-        """Return some rows as the form sees them."""
         form, count = self.form, samples.repeats
         other_times = samples.other_times(None if self.companion is None else self.companion.fits())
         features, times = samples.features(form, count), samples.form_times(form, count)
@@ -426,7 +418,6 @@ def _parted(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str, fl
 
 
 def _sampled(samples: Samples) -> Samples:
-    """Return as many of the rows as a form is fitted to."""
     if len(samples) <= ROWS:
         return samples
     taken = np.zeros(len(samples), dtype=bool)
@@ -435,7 +426,6 @@ def _sampled(samples: Samples) -> Samples:
 
 
 def _roofline(samples: Samples) -> Array:
-    """Return the bare roofline's time of every row [s]."""
     times = [np.broadcast_to(roofline_time(part, samples.framework), part.rows.shape) for part in samples.parts]
     return np.concatenate(times)
 

@@ -125,7 +125,6 @@ def residual(
 
 
 def _ridge(matrix: Array, log_errors: Array, prior: Array) -> tuple[Array, Array]:
-    """Return the heights of the bumps, and what each row weighs in the end."""
     weights: Array = np.ones(len(log_errors))
     solution: Array = np.zeros(len(prior))
     for _ in range(ROUNDS):
@@ -255,7 +254,6 @@ class _Descent(Record):
 
     @staticmethod
     def of(start: Residual, shares: Sequence[KernelShare], log_errors: Array, ridge: float) -> _Descent:
-        """Return the objective of some rows."""
         middle = start.centres.mean(axis=0)
         shapes = (np.concatenate([share.features for share in shares]) - middle) / start.lengths
         powers = np.concatenate([shapes**2, shapes, np.ones((len(shapes), 1))], axis=1)
@@ -268,7 +266,6 @@ class _Descent(Record):
         return offsets, longer, free[2 * self.places.size :]
 
     def objective(self, free: Array) -> tuple[float, Array]:
-        """Return what is minimised, and its gradient."""
         offsets, longer, weights = self.parted(free)
         places, sharp = self.places + offsets, np.exp(-2.0 * longer)
         level = -0.5 * (places**2 * sharp).sum(axis=1, keepdims=True)

@@ -126,7 +126,6 @@ def _groups(table: Table, rows: Indices, columns: Sequence[str]) -> Groups:
 
 
 def _shapes(table: Table, samples: Samples) -> Groups:
-    """Return the shape of every row, so that no shape is both fitted and held out."""
     return _groups(table, np.concatenate([part.rows for part in samples.parts]), NUMBERS)
 
 

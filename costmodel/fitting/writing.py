@@ -164,7 +164,6 @@ def _spread(knots: Iterable[Knot]) -> Iterator[str]:
 
 
 def _parameters(fit: FamilyFitResult) -> dict[str, str]:
-    """Return the form's parameters and constants as they are written."""
     known = declarations(fit.recipe.kind)
     constants = {name: _constant(value, known[name].kind.dimension) for name, value in fit.recipe.constants.items()}
     return _values(fit.recipe.form, fit.estimate.values) | constants
@@ -211,5 +210,4 @@ def _quoted(value: str) -> str:
 
 
 def _word(value: str) -> str:
-    """Return a name as it stands, in quotes where YAML would read something else."""
     return value if _PLAIN.fullmatch(value) and value not in _WORDS else _quoted(value)

@@ -160,7 +160,6 @@ def _pairs(batch: RowGroup, new: Array, keys: Array) -> Array:
 
 
 def _window(batch: RowGroup, keys: Array) -> Array:
-    """Return how many keys a query sees at most."""
     return np.fmin(batch.rows.number("window"), keys)
 
 

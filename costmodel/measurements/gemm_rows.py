@@ -130,7 +130,6 @@ def expert_layer(batch: RowGroup) -> list[Operator]:
 
 
 def _out(batch: RowGroup) -> float:
-    """Return the bytes of one element of the result."""
     name = batch.text("dtype_out") or batch.text("dtype_in")
     if name not in ELEMENT_BYTES:
         raise Unmapped(f"number format {name} of a result is unknown")

@@ -106,7 +106,6 @@ def _is_exact(table: Table, part: OperatorRows) -> bool:
 
 
 def _arithmetic(operators: Sequence[Operator], device: Device) -> Array:
-    """Return the least time of the products [s]."""
     total: Any = 0.0
     for operator in operators:
         for kernel in getattr(operator, "parts", (operator,)):

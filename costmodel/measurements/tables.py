@@ -245,7 +245,6 @@ def table_of(sheet: RawTable, meta: Mapping[str, Mapping[str, str]] | None = Non
 
 
 def _numbers(sheet: RawTable, name: str) -> Array:
-    """Return a column of numbers above zero, NaN where it is blank."""
     numbers = _floats(sheet, name)
     if name in _ZERO_IS_NONE:
         numbers = np.where(numbers == 0, np.nan, numbers)

@@ -110,7 +110,6 @@ class _LinkTable:
         self.numbers: dict[str, Indices] = {}
 
     def add(self, kind: str, names: Sequence[str], bandwidth: BytesPerSecond | None) -> Indices:
-        """Return the numbers of new links of one bandwidth."""
         if bandwidth is None:
             return np.full(len(names), UNBOUNDED, np.intp)
         first = len(self.capacity)
@@ -120,7 +119,6 @@ class _LinkTable:
         return np.arange(first, first + len(names))
 
     def add_per_device(self, kind: str, devices: int, bandwidth: BytesPerSecond | None) -> None:
-        """Add a link out of and one into each device."""
         for side in ("up", "down"):
             self.numbers[f"{kind}_{side}"] = self.add(kind, [f"{kind}{d}.{side}" for d in range(devices)], bandwidth)
 

@@ -258,7 +258,6 @@ def _chain(size: float, rank_layout: Layout) -> Iterator[Phase]:
 
 
 def _multicast(size: float, rank_layout: Layout) -> Iterator[Phase]:
-    """Yield one copy out of the root, which switches copy to all."""
     rank = np.arange(rank_layout.ranks)
     yield Phase(rank, rank, np.full(rank_layout.ranks, size), switched=True)
 

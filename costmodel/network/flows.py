@@ -272,7 +272,6 @@ class FlowSession:
         return list(neighbours)
 
     def _connected(self, numbers: Iterable[int]) -> list[int]:
-        """Return flows, and all that share links with them directly or through others, by number."""
         reached = dict.fromkeys(numbers)
         if len(reached) == 1 and all(
             len(self._flows_on[link]) == 1 for flow in reached for link in self._flows[flow].loads

@@ -188,7 +188,6 @@ class LinkLoads(MutableRecord, dict=True):
 
 
 def _flows(phase: Phase, members: Indices) -> Flows:
-    """Return the messages of a phase between devices, group after group."""
     source, target, size = phase.source, phase.target, phase.size
     if phase.uniform:
         source, target = pairs(members.shape[1])

@@ -90,7 +90,6 @@ class _Entries(MutableRecord):
             self._weights.append(weights)
 
     def incidence(self, capacity: Array) -> Incidence:
-        """Return the links by flow."""
         whole = [np.all(np.equal(weight, 1.0)) and len(owner) == self.flows for weight, owner in self._pairs()]
         if whole and all(whole) and all(owner is self._owner[0] for owner in self._owner):
             rows = np.stack(self._links, axis=1)
@@ -122,7 +121,6 @@ class _NicHops(Record):
 
     @property
     def is_whole(self) -> bool:
-        """Tell whether no flow is divided."""
         return bool((self.share == 1.0).all())
 
 
@@ -194,7 +192,6 @@ def _nic_hops(links: ClusterLinks, flows: Flows, outside: Indices) -> _NicHops:
 def _usable_rails(
     links: ClusterLinks, source: Indices, target: Indices, egress: Indices, *, changes_rail: bool
 ) -> _NicHops:
-    """Return flows whose NIC does not work, divided evenly over the rails that work at both ends."""
     local, works = links.ranks_per_node, links.works
     rail = np.tile(np.arange(local), len(source))
     flow, begin, end, usual = (np.repeat(each, local) for each in (np.arange(len(source)), source, target, egress))

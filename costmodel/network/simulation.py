@@ -139,7 +139,6 @@ def _fullest(time: float, carried: Array, capacity: Array) -> tuple[int, float]:
 
 
 def _one_of_each(run: FlowRun) -> dict[str, float]:
-    """Return the bandwidth of a link of each kind that a uniform all-to-all crosses [B/s]."""
     node = build_cluster_links(replace(run.cluster, network=None), 1, run.shares)
     links = {kind: int(node.numbers[f"{kind}_up"][0]) for kind in ("intra", "pcie")}
     capacity = {kind: float(node.capacity[link]) for kind, link in links.items() if link != UNBOUNDED}
@@ -183,7 +182,6 @@ def _by_hashes(phase: Phase, run: FlowRun) -> tuple[float, Array, float] | None:
 
 
 def _uniform_flows(rank_layout: Layout) -> int:
-    """Return the messages of an all-to-all in all groups."""
     return rank_layout.ranks * (rank_layout.ranks - 1) * rank_layout.groups
 
 

@@ -160,7 +160,6 @@ def _last_cache() -> int:
 
 
 def _number(text: str) -> float:
-    """Return a number, zero where a tool states none."""
     return float(text) if _is_number(text) else 0.0
 
 

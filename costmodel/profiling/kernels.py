@@ -132,7 +132,6 @@ def _grouped(shape: Shape, operands: Operands) -> Kernel:
 
 
 def _ends(groups: int, rows: int, operands: Operands) -> torch.Tensor:
-    """Return behind which row each group ends."""
     return rows * torch.arange(1, groups + 1, dtype=torch.int32, device=operands.device)
 
 
@@ -201,7 +200,6 @@ def _only(shape: Shape) -> AbstractContextManager[None]:
 
 
 def _attention_name(shape: Shape, operands: Operands) -> str:
-    """Return the name of torch's attention with the backend that runs: the one of the shape, or what torch chooses."""
     if shape.backend:
         return f"{_ATTENTION} {shape.backend}"
     heads = shape.size("q_heads"), shape.size("kv_heads")

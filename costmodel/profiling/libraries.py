@@ -169,18 +169,15 @@ def _vllm(shape: Shape, operands: Operands) -> Kernel:
 
 
 def _by_token(shape: Shape, operands: Operands) -> tuple[Any, Any, Any]:
-    """Return queries, keys and values, each [batch, tokens, heads, width]."""
     q, k, v = core_operands(shape, operands)
     return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
 def _full(shape: Shape, operands: Operands) -> Any:
-    """Return the length of every sequence."""
     return torch.full((shape.size("batch"),), shape.size("kv_len"), dtype=torch.int32, device=operands.device)
 
 
 def _steps(batch: int, each: int, operands: Operands) -> Any:
-    """Return where every sequence begins, and where the last one ends."""
     return each * torch.arange(batch + 1, dtype=torch.int32, device=operands.device)
 
 

@@ -208,7 +208,6 @@ def _gpu() -> Machine:
 
 
 def _formats(capability: tuple[int, int]) -> tuple[str, ...]:
-    """Return the number formats that a GPU of NVIDIA's multiplies."""
     narrow: tuple[str, ...] = ("fp8_e4m3", "fp8_e4m3_blk128") if capability >= (8, 9) else ()
     if capability >= (10, 0) and hasattr(torch, "float4_e2m1fn_x2"):
         narrow = (*narrow, FP4)
@@ -216,13 +215,11 @@ def _formats(capability: tuple[int, int]) -> tuple[str, ...]:
 
 
 def _formats_of_amd(architecture: str) -> tuple[str, ...]:
-    """Return the number formats that a GPU of AMD's multiplies. Torch has no scales of blocks for it."""
     has_fp8 = architecture in ("cdna3", "cdna4") or architecture.startswith("gfx12")
     return ("bf16", *(("fp8_e4m3",) if has_fp8 else ()), "fp16", "fp32")
 
 
 def _cudnn() -> str:
-    """Return the version of cuDNN as people write it: 91002 is 9.10.2."""
     number = torch.backends.cudnn.version()
     if number is None:
         return ""

@@ -179,7 +179,6 @@ class _Family(MutableRecord):
         self.score = float(scores[self.row])
 
     def take(self) -> Shape:
-        """Return the chosen kernel, which counts as measured from here on."""
         chosen = self.row
         distance = np.sqrt(((self.places - self.places[chosen]) ** 2).sum(axis=1))
         self.distances = np.minimum(self.distances, distance)

@@ -194,7 +194,6 @@ def _threads(output: Path) -> int | None:
 
 
 def _name(bench: Bench) -> str:
-    """Return the name of a device that no file describes."""
     if bench.kind == "cpu":
         return "this-cpu"
     return "".join(letter if letter.isalnum() else "-" for letter in bench.facts.product.lower()).strip("-")
@@ -226,7 +225,6 @@ class _Watched:
         self._watch, self._now, self._costs = watch, now, costs
 
     def series(self, calls: Sequence[Call]) -> Series:
-        """Return how long some calls took."""
         begin = self._now()
         series = self._watch.series(calls)
         self._costs.timed += self._now() - begin
@@ -247,7 +245,6 @@ class _Run:
         self._tries = SecondTries()
 
     def go(self, on_progress: Progress) -> ProfileRun:
-        """Time what there is time for."""
         path = self._request.output if self._ranks.first else None
         log = None if path is None else path.with_suffix(".failed.jsonl")
         with RowTable(path, self._result.device) as table, FailureLog(log) as failures:
@@ -291,7 +288,6 @@ class _Run:
         return iter(agreed), len(agreed)
 
     def _dtypes(self) -> tuple[str, ...]:
-        """Return the number formats to time: those asked for that the device multiplies, as tables spell them."""
         asked = self._request.dtypes or _USUAL[self._bench.kind]
         named = [dtype for name in asked for dtype in DTYPES[name] if dtype in self._bench.formats]
         return tuple(named) or self._bench.formats
@@ -393,7 +389,6 @@ class _Run:
         }  # fmt: skip
 
     def _message(self, shape: Shape) -> tuple[Kernel, Timing]:
-        """Time a message together with the other ranks."""
         from costmodel.profiling.collectives import collective, time_together
         from costmodel.profiling.watches import HostWatch
 
@@ -455,7 +450,6 @@ class _Run:
 
 
 def _said(error: Exception) -> str:
-    """Return the kind of an error and the first line of its message."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 

@@ -51,7 +51,6 @@ def _answers(metrics: Sequence[Pair]) -> Iterator[str]:
 
 
 def _moved(pair: Pair) -> float:
-    """Return by how much an operator's time differs [s]."""
     return abs((pair.first or 0.0) - (pair.second or 0.0))
 
 

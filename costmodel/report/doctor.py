@@ -38,7 +38,6 @@ def show_doctor(document: Mapping[str, Any]) -> None:
 
 
 def _show_packages(packages: Mapping[str, Any]) -> None:
-    """Print the packages that are required: in short those that are not met."""
     rows = table("package", "version", "required", "met")
     for name, package in packages.items():
         if is_verbose() or not package["met"]:
@@ -49,7 +48,6 @@ def _show_packages(packages: Mapping[str, Any]) -> None:
 
 
 def _show_extras(extras: Mapping[str, Any]) -> None:
-    """Print the extras: in short those that are not installed."""
     if not extras:
         show("extras: none: the package's metadata list no extras")
         return
@@ -65,13 +63,11 @@ def _show_extras(extras: Mapping[str, Any]) -> None:
 
 
 def _first(names: Sequence[str], shown: int) -> str:
-    """Return the first of some names, and how many more there are."""
     more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
 
 
 def _show_roots(roots: Sequence[Mapping[str, Any]]) -> None:
-    """Print the folders in the order in which a file is looked for."""
     for root in roots:
         counts = ", ".join(f"{root['counts'][kind]:,} {kind}" for kind in _COLUMNS)
         path = root["path"] if root["exists"] else f"{root['path']} (absent)"
@@ -82,7 +78,6 @@ def _show_roots(roots: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _machine(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield lines on the accelerator and on what is kept between runs."""
     facts, numba, catalogue = document["accelerator"], document["numba"], document["catalogue"]
     if facts is None:
         yield "accelerator: none: torch is needed to find one; pip install 'costmodel[profile]'"

@@ -367,7 +367,6 @@ def _considered(calibration: Calibration, operator: Operator) -> tuple[str, ...]
 
 
 def _parameters(form: Form) -> dict[str, tuple[float, Parameter]]:
-    """Return the fitted parameters of a form. Those of mechanisms that it lacks are left out."""
     fitted = {}
     for name, declaration in declarations(type(form)).items():
         number = value(form, declaration)
@@ -387,7 +386,6 @@ def _pool(scenario: Scenario, operator: str) -> Scenario | None:
 
 
 def _part(operator: str) -> str:
-    """Return the part of a phase that an operator's name begins with."""
     return operator.partition(":")[0].removesuffix(" draft")
 
 

@@ -103,7 +103,6 @@ def _loads(exchange: operators.ExpertAllToAll, links: GroupLinks) -> Inputs:
 
 
 def _work(operator: operators.Kernel) -> Inputs:
-    """Return the sizes of a kernel, its FLOP and its compulsory bytes."""
     work = {"FLOP": (float(operator.flop), "flop"), "traffic": (float(operator.traffic), "size")}
     if isinstance(operator, operators.Gemm):
         shape = {"m": operator.m, "n": operator.n, "k": operator.k, "groups": operator.groups}
@@ -137,7 +136,6 @@ def _attention_shape(operator: operators.AttentionKernel) -> dict[str, Quantity]
 
 
 def _device(operator: operators.Kernel, scenario: Scenario) -> Inputs:
-    """Return the numbers of the device that a kernel's time depends on."""
     device = scenario.cluster.device
     processors = device.processors - scenario.communication.processors
     bandwidth = device.device_memory.bandwidth

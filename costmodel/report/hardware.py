@@ -169,7 +169,6 @@ def _values(value: Any, field: str) -> Iterator[tuple[str, str]]:
 
 
 def _leaf(field: str, value: Any) -> str:
-    """Return a leaf in its unit, blank for null."""
     if value is None:
         return ""
     *parents, key = field.split(".")
@@ -188,7 +187,6 @@ def _leaf(field: str, value: Any) -> str:
 
 
 def _in(value: float | None, unit: str, dimension: str, digits: int) -> str:
-    """Return a value as a number of `unit`."""
     return NONE if value is None else f"{value / _unit(unit, dimension):.{digits}f}"
 
 

@@ -102,7 +102,6 @@ def _figures(files: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def _described(answer: Answer, prefix: str) -> tuple[str, str, Sections]:
-    """Return title, sentence and sections of the JSON output of a command."""
     if isinstance(answer, SearchFile):
         about = "The best layouts found, and the Pareto front of tokens/s per device and per user."
         return f"Layouts of {answer.workload}", about, lambda plots: pages.search_sections(answer, plots, prefix)

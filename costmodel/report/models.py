@@ -110,7 +110,6 @@ def _kind(mixer: mixers.Mixer) -> str:
 
 
 def _short(value: float) -> str:
-    """Return a number of parameters in billions or millions."""
     size, unit = next(((size, unit) for size, unit in _SIZES if value >= size), _SIZES[-1])
     scaled = value / size
     return f"{scaled:,.{0 if scaled >= MANY else 1}f}{unit}"

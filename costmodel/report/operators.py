@@ -70,7 +70,6 @@ def show_lines(
 
 
 def _part(line: Line) -> str:
-    """Return the time of a line, its share, what bounds it and what it rests on."""
     return f"{quantity(line.time, 'time')}, {share(line.share)}, {line.bound}-bound, {shown_basis(line.basis)}"
 
 
@@ -105,7 +104,6 @@ def show_explanations(
 
 
 def _show_short(explanation: Explanation) -> None:
-    """Print the equations, what they sum to, and the fit that answers."""
     show_blocks(explanation.blocks)
     if explanation.parts:
         parts = ", ".join(f"{name} {quantity(value, 'time')}" for name, value in explanation.parts.items())
@@ -117,7 +115,6 @@ def _show_short(explanation: Explanation) -> None:
 
 
 def _show_list(explanations: Sequence[Explanation], argument: str) -> None:
-    """Print operators with the time of one run each."""
     rows = table("operator", ">one run", "bound", "basis", "equation")
     longest, *_ = ordered = sorted(explanations, key=lambda each: -(each.time or 0.0))
     for each in ordered:
@@ -141,7 +138,6 @@ def _show_line(line: Line | None) -> None:
 
 
 def _show_values(heading: str, values: Mapping[str, tuple[float, str]]) -> None:
-    """Print values and their dimensions by name, where there are any."""
     if not values:
         return
     rows = table(heading, ">value")
@@ -224,7 +220,6 @@ def _show_all(blocks: Sequence[Block]) -> None:
 
 
 def _value(value: Value, dimension: str) -> str:
-    """Return a number in its unit, of several how many and the largest."""
     if isinstance(value, list) and len(value) > 1:
         return f"{len(value)}, up to {quantity(max(value), dimension)}"
     value = value[0] if isinstance(value, list) else value

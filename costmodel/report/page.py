@@ -256,7 +256,6 @@ def _markdown(content: str | Table, style: str) -> str:
 
 
 def _csv(content: Table) -> str:
-    """Return a table as CSV. An interval takes two columns. A unit is in the heading, or in a column of its own."""
     columns = [
         column
         for i, name in enumerate(content.names)

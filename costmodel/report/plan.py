@@ -79,7 +79,6 @@ def _instead(plans: deployments.Plans) -> str:
 
 
 def _cheaper_tokens(best: deployments.Deployment, others: Sequence[deployments.Deployment]) -> Iterator[str]:
-    """Yield the deployment whose output tokens cost least, where they cost less than those of the first."""
     known = [
         (deployments.costs(one)["output"], at, one)
         for at, one in enumerate(others)
@@ -109,7 +108,6 @@ def _chance(one: deployments.Deployment) -> str:
 
 
 def _in_nodes(one: deployments.Deployment) -> str:
-    """Return how many nodes are rented, where some of their devices stay empty."""
     if not one.empty:
         return ""
     whole = "a node" if one.nodes == 1 else f"{one.nodes} nodes"
@@ -155,7 +153,6 @@ def _rent(plan: Mapping[str, Any]) -> str:
 
 
 def _times(one: deployments.Deployment) -> str:
-    """Return what the plan's times are, those that were played first."""
     if one.played is None:
         means = ", ".join(f"{name} {_mean(one, name)}" for name in _MEANS)
         return f"mean {means} (not played)"
@@ -169,7 +166,6 @@ def _times(one: deployments.Deployment) -> str:
 
 
 def _mean(one: deployments.Deployment, name: str) -> str:
-    """Return the mean in closed form of a time."""
     value = one.point.metrics.get(name.lower())
     return NONE if value is None else deployments.shown(value)
 

@@ -89,7 +89,6 @@ def compared(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[
 
 
 def _facts(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a deployment is, and what it does. Costs in dollars, times in seconds."""
     metrics, costs = entry["metrics"], entry.get("cost_per_million") or {}
     return {
         "cluster": " + ".join(dict.fromkeys(pool["cluster"] for pool in _pools(entry))), "devices": entry["devices"],
@@ -174,7 +173,6 @@ def marks(plans: Sequence[Mapping[str, Any]]) -> tuple[list[Mark], list[Mark]]:
 
 
 def _text(value: object) -> str:
-    """Return a value of a request: names of a list, whole numbers without a point."""
     if isinstance(value, list):
         return " and ".join(map(str, value))
     return count(value) if isinstance(value, float) else str(value)

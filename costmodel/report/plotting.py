@@ -70,7 +70,6 @@ def plots_of(source: Source) -> Iterator[NamedPlot]:
 
 
 def _plots_of_each(parts: Mapping[str, T], plots: Callable[[str, T], Iterable[NamedPlot]]) -> Iterator[NamedPlot]:
-    """Yield the plots of each part of a source as KIND-NAME."""
     for name, file in file_names(parts).items():
         yield from ((f"{kind}-{file}", plot) for kind, plot in plots(name, parts[name]))
 

@@ -56,7 +56,6 @@ def show_comparisons(comparisons: Sequence[Comparison], *summaries: Sequence[Sum
 
 
 def _answer(comparisons: Sequence[Comparison]) -> str:
-    """Return how near predictions are to published results, and how many of these are in their intervals."""
     errors = sorted(abs(each.error) for each in comparisons if each.error is not None)
     if not errors:
         return f"{len(comparisons):,} published results, none compared"
@@ -70,12 +69,10 @@ def _answer(comparisons: Sequence[Comparison]) -> str:
 
 
 def _distance(result: Comparison) -> float:
-    """Return by how much a prediction is off, no end where there is none."""
     return math.inf if result.error is None else abs(result.error)
 
 
 def _is_inside(result: Comparison) -> bool:
-    """Tell whether a published value lies in the interval of its prediction."""
     ends = result.low, result.high, result.published
     return all(each is not None for each in ends) and result.low <= result.published <= result.high  # type: ignore[operator]
 

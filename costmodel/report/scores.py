@@ -73,7 +73,6 @@ def show_fits(run: CalibrationRun) -> None:
 
 
 def _show_errors(run: CalibrationRun) -> None:
-    """Print the table of the fits."""
     evidence = run.outcome.evidence
     errors = (f"{'' if key == 'residual' else '??'}>{heading}" for key, heading in _MODELS.items())
     rows = table("family", "?formula", ">rows", "?>groups", "?held out by", *errors, ">median", ">bias")

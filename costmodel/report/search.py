@@ -61,7 +61,6 @@ def show_search(result: SearchResult, first: str, scenario: str) -> None:
 
 
 def _show_layouts(result: SearchResult) -> None:
-    """Print the best layouts, and the front."""
     best = result.best if is_verbose() else result.best[:_FEW]
     show(_layouts(best, result))
     if any(layout.tied for layout in best):
@@ -82,7 +81,6 @@ def show_front(result: SearchResult, heading: str) -> None:
 
 
 def _answer(result: SearchResult) -> str:
-    """Return the best layout, its headline with the 80 % interval, and what its tokens cost."""
     best = result.best[0]
     headline = headline_of(best.metrics)
     layout = "".join(
@@ -98,7 +96,6 @@ def _answer(result: SearchResult) -> str:
 
 
 def _spread(front: Sequence[Candidate]) -> Sequence[Candidate]:
-    """Return a few layouts of a Pareto front, from one end to the other."""
     if len(front) <= _FEW:
         return front
     return [front[round(i * (len(front) - 1) / (_FEW - 1))] for i in range(_FEW)]
@@ -184,7 +181,6 @@ def _layouts(rows: Sequence[Candidate], result: SearchResult, *, front: bool = F
 
 
 def _heading(name: str) -> str:
-    """Return a metric's name as short as a column."""
     name = name.replace("tokens_per_second_per_", "tokens/s/")
     return name.replace("cost_per_million_", "cost/M ").replace("cost_per_trillion_", "cost/T ")
 

@@ -48,7 +48,6 @@ def show_sensitivities(resolved: ResolvedWorkload, name: str, scenarios: Mapping
 
 
 def _answer(scenario: str, name: str, rows: Sequence[Sensitivity]) -> str:
-    """Return the parameter of which 10 % better moves the metric most, and by how much."""
     best = rows[0]
     if best.better is None or best.if_better is None:
         return f"{scenario}: change of {readable(name)} with each hardware parameter 10 % better and 10 % worse"
@@ -60,7 +59,6 @@ def _answer(scenario: str, name: str, rows: Sequence[Sensitivity]) -> str:
 
 
 def _show_marks(rows: Sequence[Sensitivity]) -> None:
-    """Print what the marks mean that some rows have, and what processors and clocks bring with them."""
     if any(row.tied for row in rows):
         show("~ 10 % worse, this parameter and its neighbour come in the other order")
     if any(row.is_kinked for row in rows):

@@ -88,7 +88,6 @@ def _ratios(workload: Workload, points: Mapping[str, Point], base: Workload | No
 
 
 def _show_all(workload: Workload, points: Mapping[str, Point], *, detailed: bool, engine: str) -> None:
-    """Print all that is known of the scenarios: as a table, or one by one."""
     facts = workload.model()
     show(_title(workload) + (", event simulation" if engine == "event" else ""), "bold")
     show(
@@ -123,7 +122,6 @@ def _show_short(workload: Workload, name: str, point: Point) -> None:
 
 
 def _show_where(points: Mapping[str, Point]) -> None:
-    """Print where the time of each scenario goes, a line each, and what a server's users see."""
     for name, point in points.items():
         if point.fits:
             show(f"  {name} on {devices(point)}: {_largest_times(point)}")
@@ -134,14 +132,12 @@ def _show_where(points: Mapping[str, Point]) -> None:
 
 
 def _title(workload: Workload) -> str:
-    """Return what is simulated. A workload's own title does not name another cluster."""
     cluster = workload.asked()["cluster"]
     on = ", ".join(cluster) if isinstance(cluster, list) else cluster
     return f"{workload.name} on {on}" if on else workload.resolved.title or workload.name
 
 
 def _show_overview(points: Mapping[str, Point]) -> None:
-    """Print one row per scenario, and where its time goes."""
     rows = table("scenario", "?cluster", ">predicted", ">80 % interval", "?>tokens/s/device", "bound", ">memory")
     for name, point in points.items():
         rows.add(
@@ -168,7 +164,6 @@ def _show_overview(points: Mapping[str, Point]) -> None:
 
 
 def _show_prices(points: Mapping[str, Point]) -> None:
-    """Print what the systems cost an hour, at which rents, and whether these compare."""
     offers = {name: point.offer for name, point in points.items() if point.fits and point.offer is not None}
     rents = quotes((offer.document() for offer in offers.values()), "rental")
     if not rents:
@@ -181,7 +176,6 @@ def _show_prices(points: Mapping[str, Point]) -> None:
 
 
 def _show_quotes(point: Point) -> None:
-    """Print the prices that costs rest on, with their kinds, dates and sources."""
     if point.offer is None:
         return
     for of, name in (("rental", "cost_rate"), ("purchase", "capital_cost")):
@@ -190,7 +184,6 @@ def _show_quotes(point: Point) -> None:
 
 
 def _tails(percentiles: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the percentiles of the times of requests on a line."""
     parts = []
     for name, each in percentiles.items():
         values = " / ".join(quantity(value, "time") for value in each.values())
@@ -251,7 +244,6 @@ def _show_detail(name: str, point: Point, more: Sequence[str | None]) -> None:
 
 
 def _show_tails(point: Point) -> None:
-    """Print the percentiles of the times of requests, where a serving scenario has some."""
     known = {name: each for name, each in (point.percentiles or {}).items() if each}
     if not known:
         return
@@ -353,7 +345,6 @@ def _anchor_line(anchor: Mapping[str, Any]) -> str:
 
 
 def _goodput_line(goodput: Mapping[str, float]) -> str:
-    """Return where the time of a long run goes."""
     shares = {name: f"{value:.2%}" for name, value in goodput.items() if name != "failures_per_day"}
     return (
         f"goodput of a long run: {shares['goodput']}; checkpointing {shares['writing']}, lost work {shares['lost']}, "
@@ -362,7 +353,6 @@ def _goodput_line(goodput: Mapping[str, float]) -> str:
 
 
 def _show_operators(point: Point, most: int = LISTED_OPERATORS) -> None:
-    """Print the longest operators, the others as one line, and the bubble."""
     whole = point.whole or 1.0
     shown, others = point.breakdown[:most], point.breakdown[most:]
     rest, bubble = sum(entry.time for entry in others), point.metrics.get("bubble_time") or 0.0
@@ -396,7 +386,6 @@ def interval_of(intervals: Mapping[str, Sequence[float] | None], name: str) -> s
 
 
 def _basis(point: Point) -> str:
-    """Return the share of the time by basis, the largest first."""
     shares = sorted(((value, name) for name, value in point.basis().items() if value > 0), reverse=True)
     words = ((value, shown_basis(name)) for value, name in shares)
     return ", ".join(word if value > 0.995 else f"{word} {value:.0%}" for value, word in words) or NONE
@@ -407,7 +396,6 @@ def _memory(point: Point) -> str:
 
 
 def _ledger_line(point: Point) -> str:
-    """Return used and available memory, and the parts in GiB, the largest first."""
     parts = sorted(((value, name) for name, value in (point.memory or {}).items() if value), reverse=True)
     listed = ", ".join(f"{readable(name)} {gib(value)}" for value, name in parts)
     hosted = f"; {gib(point.on_host)} in host memory per device" if point.on_host else ""
@@ -415,7 +403,6 @@ def _ledger_line(point: Point) -> str:
 
 
 def _largest_times(point: Point) -> str:
-    """Return the longest operators and waits, with their shares of the headline."""
     times = [(entry.time, shown_line(entry.name)) for entry in point.breakdown]
     times.append((point.metrics.get("bubble_time") or 0.0, "bubble"))
     longest = sorted(times, key=lambda pair: -pair[0])[:SHOWN_OPERATORS]
@@ -437,7 +424,6 @@ def _largest_parts(point: Point) -> str:
 def _next_steps(
     arguments: str, workload: Workload, points: Mapping[str, Point], *, detailed: bool
 ) -> Iterator[str]:  # fmt: skip
-    """Yield commands that lead on from here."""
     for name, point in points.items():
         if not point.fits and point.memory and point.on_device > point.capacity:
             from costmodel.study.room import with_room  # loads when it is used

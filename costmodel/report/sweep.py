@@ -45,7 +45,6 @@ def show_sweep(document: Mapping[str, Any], summaries: Mapping[str, Mapping[str,
 
 
 def _show_summaries(document: Mapping[str, Any], summaries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print one line per scenario, and where each is best."""
     dimensions = {axis["path"]: axis["dimension"] for axis in document["axes"]}
     rows = table("scenario", "?>points", ">feasible", "metric", ">best", ">80 % interval", ">worst")
     positions = table("scenario", "axis", ">best value")
@@ -68,7 +67,6 @@ def _show_summaries(document: Mapping[str, Any], summaries: Mapping[str, Mapping
 
 
 def _answer(name: str, summary: Mapping[str, Any], document: Mapping[str, Any]) -> str:
-    """Return the best value of a scenario with its interval and where it is, and how many points can run."""
     best, worst, headline = summary["best"], summary["worst"], summary["headline"]
     points = f"{summary['fit']:,} of {summary['points']:,} points run"
     if not best:
@@ -85,7 +83,6 @@ def _answer(name: str, summary: Mapping[str, Any], document: Mapping[str, Any]) 
 
 
 def _differs(summary: Mapping[str, Any]) -> bool:
-    """Tell whether a scenario is better at some points than at others."""
     best, worst = summary["best"], summary["worst"]
     return bool(best) and (summary["fit"] == 1 or best["value"] != worst["value"])
 

@@ -92,7 +92,6 @@ _MWH = 3.6e9  # J, from which on energies are those that power stations sell
 
 @cache
 def _base(dimension: str) -> str:
-    """Return the SI unit of a dimension, empty for a pure number."""
     return _unit_text(base_unit(dimension))
 
 

@@ -80,7 +80,6 @@ def _slice_events(side: str, slices: Sequence[Slice], first_process: int) -> Ite
 
 
 def _compressed(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield gzip without a time stamp."""
     compressor = zlib.compressobj(wbits=_GZIP)
     for line in lines:
         yield compressor.compress(line)
@@ -129,7 +128,6 @@ def _meta(name: str, process: int, thread: int, args: Mapping[str, Any]) -> Even
 def _slice(
     name: str, category: str, times: tuple[float, float], thread_id: tuple[int, int], args: Mapping[str, Any]
 ) -> Event:
-    """Return a slice from the first to the second time [s]. thread_id: process and thread."""
     start, finish = (_microseconds(time) for time in times)
     process, thread = thread_id
     return {

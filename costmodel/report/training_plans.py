@@ -47,7 +47,6 @@ def show_training(plans: TrainingPlans) -> None:
 
 
 def _span(seconds: float) -> str:
-    """Return a length of time in days, hours, minutes or seconds, whichever is the largest that it has one of."""
     units = {"days": DAY, "h": HOUR, "min": 60.0, "s": 0.0}
     name = next(name for name, unit in units.items() if seconds >= unit)
     return f"{count(seconds / (units[name] or 1.0), 3)} {name}"
@@ -63,7 +62,6 @@ def _chance(run: TrainingRun, plans: TrainingPlans) -> str:
 
 
 def _beside(run: TrainingRun, other: TrainingRun) -> str:
-    """Return the run with more memory beside the fastest, which leaves little."""
     left = 1.0 - run.memory / run.point.capacity
     slower = percent(other.seconds / run.seconds - 1.0, 0)
     return (

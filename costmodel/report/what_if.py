@@ -42,7 +42,6 @@ def show_worths(scenarios: Mapping[str, Sequence[Worth]]) -> None:
 
 
 def _answer(scenario: str, own: Sequence[Worth]) -> str:
-    """Return the change that saves most of a scenario, and how much."""
     if not own:
         return f"{scenario}: no change of the list saves anything of it as it is"
     best, headline = own[0], own[0].metric
@@ -54,7 +53,6 @@ def _answer(scenario: str, own: Sequence[Worth]) -> str:
 
 
 def _show_best(rows: Sequence[Worth], own: Sequence[Worth], others: Iterable[Sequence[Worth]]) -> None:
-    """Print the best changes with their ceilings, and the names of the best that are measured against another start."""
     named = _has_names(own)
     view = table("lever", *(["?change"] if named else []), ">alone", ">80 % interval", ">at most")
     for row in own[:MOST]:
@@ -71,7 +69,6 @@ def _show_best(rows: Sequence[Worth], own: Sequence[Worth], others: Iterable[Seq
 
 
 def _show_all(scenario: str, rows: Sequence[Worth], own: Sequence[Worth], others: Iterable[Sequence[Worth]]) -> None:
-    """Print all that is known of the changes of a scenario."""
     _show_own(scenario, own)
     for levers, heading in zip(others, _APART, strict=True):
         if levers:
@@ -132,12 +129,10 @@ def _show_apart(heading: str, rows: Sequence[Worth]) -> None:
 
 
 def _has_names(rows: Sequence[Worth]) -> bool:
-    """Tell whether changes have short names besides what they are."""
     return any(row.name not in (None, row.term) for row in rows)
 
 
 def _named(row: Worth, *, named: bool) -> tuple[str, ...]:
-    """Return the name of a change and what it is, once where these are the same."""
     return (row.name or "", row.term) if named else (row.term,)
 
 
@@ -166,7 +161,6 @@ def _interval(row: Worth, digits: int = 2) -> str:
 
 
 def _difference(row: Worth) -> str:
-    """Return the interval of what a change saves, in the headline's unit."""
     if row.difference is None:
         return NONE
     low, high = (metric(row.metric, end) for end in row.difference)
@@ -174,7 +168,6 @@ def _difference(row: Worth) -> str:
 
 
 def _worth(row: Worth) -> str:
-    """Return the rent that a change is worth."""
     return NONE if row.worth is None else Number(metric("cost_rate", row.worth), row.worth)
 
 

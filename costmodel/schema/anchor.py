@@ -137,7 +137,6 @@ class Anchors(MutableRecord, eq=False):
         return replace(scenario, anchor=Anchor(tuple(steps), read_scatter(self.library, scenario)))
 
     def _others(self, name: str) -> Iterator[tuple[str, Tree | None]]:
-        """Yield the other scenarios of the workload, with the anchors that they state."""
         scenarios = self.workload.child("scenarios")
         for other, tree in scenarios.value.items() if scenarios is not None and scenarios.is_mapping else ():
             if other != name and tree.is_mapping:
@@ -273,7 +272,6 @@ def _step(file: MeasuredStepFile, tree: Tree, field: str, scenario: Scenario) ->
 
 
 def _items(tree: Tree | None) -> list[Tree]:
-    """Return the entries of `anchor`: one, or a list of them."""
     if tree is None or tree.value is None:
         return []
     return list(tree.value) if isinstance(tree.value, list) else [tree]
@@ -285,7 +283,6 @@ def _class(scenario: Scenario) -> str:
 
 
 def _site(scenario: Scenario) -> tuple[str, str, str]:
-    """Return framework, device and cluster."""
     return scenario.framework.name, scenario.cluster.device.name, scenario.cluster.name
 
 

@@ -67,7 +67,6 @@ def _quote(file: DeviceFile, name: str) -> hardware.Quote | None:
 
 
 def _power(file: PowerFile, original: PowerFile) -> hardware.Power:
-    """Return the power of a board. A `limit` stands for the board's own."""
     return record(hardware.Power, file, tdp=file.tdp if file.limit is None else file.limit, timed=original.tdp)
 
 
@@ -76,7 +75,6 @@ def _clock(file: DeviceFile, unit: MathUnitFile) -> Quantity:
 
 
 def _memory_level(level: MemoryLevelFile, processors: Count) -> hardware.MemoryLevel:
-    """Return a level with the totals of the device."""
     number = processors if level.per == "processor" else 1.0
     bandwidth = None if level.bandwidth is None else level.bandwidth * number
     driver = 0.0 if level.driver is None else level.driver * number
@@ -298,7 +296,6 @@ def _mean(lengths: requests_files.LengthsFile | None, stated: Count | None, leas
 
 
 def _speculative(file: workload.SpeculativeFile) -> plans.Speculative:
-    """Return drafts: a chance for all levels, or one each."""
     each = None if file.acceptances is None else tuple(map(float, file.acceptances))
     first = file.acceptance if file.acceptance is not None else (each or (0.0,))[0]
     branches = None if file.branches is None else tuple(map(float, file.branches))
@@ -346,7 +343,6 @@ def _engine_memory(file: workload.EngineMemoryChoiceFile, kernels: scenario.Fram
 
 
 def _first(stated: Count | None, default: Count | None) -> Count | None:
-    """Return what is stated, else the default."""
     return default if stated is None else stated
 
 

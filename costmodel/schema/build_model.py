@@ -63,7 +63,6 @@ def _matrices(files: Sequence[model_file.ProjectorFile]) -> tuple[tuple[Count, C
 
 
 def _layers(file: model_file.ModelFile) -> tuple[arch.Layer, ...]:
-    """Return the runs of layers of the list. A run that recurs is the same object, so that it is costed once."""
     known: dict[str, arch.Layer] = {}
 
     def run(layer: model_file.LayerFile) -> arch.Layer:
@@ -129,7 +128,6 @@ _NEIGHBOURHOOD_TILES = {1: 64.0, 2: 8.0, 3: 4.0}  # along each axis, 64 places i
 
 
 def _axis(file: pattern_files.AxisFile, tile: float) -> neighbourhood.Axis:
-    """Return an axis. Where it states no tile, kernels have `tile` places of it, and with tiles of one none."""
     if file.query_tile is None:
         return record(neighbourhood.Axis, file, query_tile=tile, key_tile=tile)
     untiled = {"query_tile": None, "key_tile": None} if file.query_tile == 1 and file.key_tile == 1 else {}

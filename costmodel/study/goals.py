@@ -313,7 +313,6 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _rounded(value: float) -> float:
-    """Return a value without the digits that only the order of arithmetic makes."""
     return float(f"{value:.{_DIGITS}g}")
 
 

@@ -114,7 +114,6 @@ def _alternative(switch: SwitchFile, lever: LeverFile) -> AlternativeFile:
 
 
 def _against(workload: Workload, scenario: str, switch: SwitchFile, lever: LeverFile) -> Worth | None:
-    """Return what a switch with a side of its own is worth, null where the scenario is that side. Or why it is none."""
     term = switch.term or lever.term
 
     def refused(why: str) -> Worth:
@@ -150,6 +149,5 @@ def _spans_nodes(scenario: Scenario) -> bool:
 
 
 def _sides(switch: SwitchFile) -> dict[str, str]:
-    """Return what a switch is set against, as text by path."""
     factors = {path: f"x {factor:g}" for path, factor in switch.against_times.items()}
     return {**{path: str(value) for path, value in switch.against.items()}, **factors}

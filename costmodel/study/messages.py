@@ -55,7 +55,6 @@ def read_message(
 
 
 def _options(name: str, text: str) -> dict[str, Any]:
-    """Return the options of a kind by the field of the request that they set."""
     said: dict[str, Any] = {}
     for option in filter(None, text.split(",")):
         key, equals, value = option.partition("=")

@@ -132,7 +132,6 @@ def settings(workload: Workload, result: SearchResult) -> dict[str, str]:
 
 
 def _text(value: object, dimension: str) -> str:
-    """Return a value of a layout or of an axis as `--set` takes it."""
     if isinstance(value, bool | str) or dimension == "count":
         return str(value).lower() if isinstance(value, bool) else str(value)
     return render(float(value), dimension)  # type: ignore[arg-type]
@@ -296,7 +295,6 @@ def search_reinforcement(
 
 
 def _pools(plan: Reinforcement, devices: int) -> Iterator[tuple[int, int]]:
-    """Yield the devices of the engines and those of training."""
     if plan.placement == "colocated":
         yield devices, devices
         return

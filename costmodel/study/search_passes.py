@@ -50,7 +50,6 @@ class _Rows(NamedTuple):
     user: Array
 
     def select(self, rows: Indices) -> _Rows:
-        """Return some of them."""
         return _Rows(self.position[rows], self.score[rows], self.rate[rows], self.user[rows])
 
     def near(self, layout: Indices, others: int) -> _Rows:
@@ -69,7 +68,6 @@ class _Rows(NamedTuple):
         return self.select(kept[self.score[kept] <= (best * _NEAR if best > 0.0 else best / _NEAR)])
 
     def front(self) -> _Rows:
-        """Return those that no other beats in both rates, the fastest for a user first."""
         return self.select(np.array(list(front(np.arange(len(self.position)), self.rate, self.user)), dtype=np.intp))
 
 
@@ -81,11 +79,9 @@ class _Grid(Record):
     shape: tuple[int, ...]
 
     def index(self, flat: int) -> tuple[int, ...]:
-        """Return the position of a point on each dimension."""
         return tuple(int(position) for position in np.unravel_index(flat, self.shape))
 
     def at(self, position: int) -> dict[str, float | int]:
-        """Return the layout and the values of all axes at a point."""
         row, *others = self.index(position)
         values = {
             axis.path: axis.plain()[at] for together, at in zip(self.axes, others, strict=True) for axis in together
@@ -93,7 +89,6 @@ class _Grid(Record):
         return {**self.space.at(row), **values}
 
     def names(self, head: str, places: tuple[Indices, ...]) -> dict[str, Array]:
-        """Return the values of all axes on a piece of the grid, by the paths that formulas use."""
         sizes = tuple(len(part) for part in places)
         columns_by_path: dict[str, Array] = {}
         for dimension, part in enumerate(places):
@@ -123,7 +118,6 @@ class _Found(Record):
     edge: _Rows
 
     def candidates(self, rows: _Rows, goal: Goal) -> list[Candidate]:
-        """Return some of the points in full."""
         return [
             candidate(
                 evaluate_point(single(self.scenario, self.grid.index(position)), self.calibration),

@@ -55,17 +55,14 @@ class _Layout(Record, dict=True):
 
     @cached_property
     def alone(self) -> Scenario:
-        """Return the scenario of this layout."""
         return single(self.scenario, (self.row,))
 
     @cached_property
     def simulated(self) -> Evaluation:
-        """Return its evaluation, with percentiles of requests one by one."""
         return with_tails(self.alone, self.calibration)
 
     @cached_property
     def point(self) -> Point:
-        """Return its result in full."""
         return evaluate_point(self.alone, self.calibration, lambda *_: self.simulated)
 
     def __lt__(self, other: _Layout) -> bool:
@@ -330,7 +327,6 @@ def _why_none(request: SearchRequest, reason: int, one: _Layout) -> str:
 
 
 def _limits(scenario: Scenario) -> Iterator[tuple[str, float]]:
-    """Yield the metrics that the scenario's objective limits, with their limits."""
     for name, limit in asdict(scenario.plan.slo).items() if isinstance(scenario.plan, Serving) else ():
         if limit is not None:
             yield _METRICS[name], float(limit)

@@ -130,7 +130,6 @@ class _Race(MutableRecord, eq=False):
         return fits
 
     def _names(self, rows: Indices) -> dict[str, Array]:
-        """Return the values of some layouts by the paths that formulas use."""
         paths, columns = self.space.paths(self.head), self.space.columns.values()
         return {path: column[rows] for path, column in zip(paths, columns, strict=True)}
 
@@ -176,7 +175,6 @@ def search_steps(request: SearchRequest, result: SearchResult, on_progress: OnPr
 
 
 def _run(race: _Race, groups: Sequence[_Group], on_progress: OnProgress) -> None:
-    """Evaluate layouts until no other can be among the best."""
     promises = np.array([group.bounds.min() for group in groups])
     for number, group in enumerate(groups):
         if promises[number] >= race.limit:

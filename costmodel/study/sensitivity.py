@@ -130,7 +130,6 @@ def sensitivities(workload: Workload, scenario: str, metric: str) -> list[Sensit
 
 
 def _parameters(workload: Workload, scenario: str) -> Iterator[tuple[str, float, NumberType]]:
-    """Yield (path, value, kind) of every positive number of a scenario's hardware."""
     resolved = workload.resolved
     for path, value in _leaves(resolved.document["scenarios"][scenario]["hardware"], "hardware"):
         if not isinstance(value, float) or not value > 0.0:
@@ -247,7 +246,6 @@ def _slope(steps: _Steps, value: float, base: float, moved: _Steps) -> tuple[flo
 
 
 def _zero(value: float) -> float:
-    """Return an elasticity or a change without what rounding leaves of none."""
     return 0.0 if abs(value) < 1e-9 else float(value)
 
 

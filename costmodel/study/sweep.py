@@ -237,7 +237,6 @@ class Sweep(Record, dict=True):
 
 
 def _reason(error: InputError, scenario: str) -> str:
-    """Return an error as the table says it: without its place. Of a layout, as of one that numeric axes make."""
     first = error.problems[0]
     if first.of_layout:
         return f"{REASONS[BAD_LAYOUT]}: {first.field.removeprefix(f'scenarios.{scenario}.')}: {first.message}"

@@ -54,7 +54,6 @@ def _csv(columns: Columns, counts: Collection[str]) -> bytes:
 
 
 def _texts(column: npt.NDArray[Any], *, whole: bool) -> list[str]:
-    """Return a column as text, numbers to full precision. A missing one is empty."""
     if column.dtype == bool:
         return ["true" if value else "false" for value in column.tolist()]
     if column.dtype.kind == "U":
@@ -155,8 +154,6 @@ class Reader(ValueRecord):
         }  # fmt: skip
 
     def _at(self, columns: Columns, headline: str, row: int) -> dict[str, Any]:
-        """Return a point: its place on the axes, the headline metric there and its interval."""
-
         def number(name: str) -> float:
             return float(numbers(columns[name][row : row + 1])[0])
 

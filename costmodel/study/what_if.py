@@ -237,7 +237,6 @@ def _metric(workload: Workload, scenario: str) -> str:
 
 @lru_cache(maxsize=8)  # all changes of a scenario have it as one side
 def _base(workload: Workload, scenario: str) -> tuple[Whole, Evaluation]:
-    """Return a scenario and its evaluation. Raises InputError where it cannot run."""
     outcome = _run(workload, scenario)
     if isinstance(outcome, str):
         raise InputError.single(f"scenario {scenario} cannot run: {outcome}", field="--scenario")
@@ -332,6 +331,5 @@ def _both_perturbed(before: Evaluation, after: Evaluation, metric: str) -> list[
 
 @lru_cache(maxsize=8)  # a list of changes asks for the same side again and again
 def _perturbed(side: Evaluation, families: frozenset[str], metric: str) -> Array:
-    """Return a metric by itself, then with each family at the one and the other end of its spread."""
     moves = perturbations_of(families, 0)
     return np.broadcast_to(np.asarray(side.metrics(moves)[metric], dtype=np.float64), (1 + 2 * len(families),))

@@ -245,7 +245,6 @@ class _Heads(Record):
     share: Quantity = 1.0
 
     def sizes(self, context: Context, mixer: Attention) -> kernels.HeadSizes:
-        """Return the heads on this rank."""
         return kernels.HeadSizes(
             self.group.share * self.share * mixer.q_heads / context.parallel.tp,
             self.group.share * per_rank(mixer.kv_heads, context.parallel.tp),
@@ -276,7 +275,6 @@ def _add_group(builder: WorkBuilder, context: Context, mixer: Attention, heads: 
 
 
 def _add_kernel(builder: WorkBuilder, context: Context, mixer: Attention, heads: _Heads, *, dropout: bool) -> None:
-    """Add softmax(Q K^T) V of one head group, fused or unfused, and the selection of its keys."""
     sizes, kernel = heads.sizes(context, mixer), mixer.kernel
     pattern = Pattern() if kernel.realised == "masked" else heads.group.pattern
     pairs = context.pairs(pattern, causal=mixer.causal)

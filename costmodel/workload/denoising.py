@@ -57,7 +57,6 @@ def denoiser_output(builder: WorkBuilder, context: Context, denoiser: Denoiser) 
 
 
 def _matrix(name: str, rows: Count, inputs: Count, outputs: Count) -> Linear:
-    """Return a matrix with a bias that every rank of a tensor-parallel group has whole."""
     return Linear(name, operator="embedding", producer="input", rows=rows, inputs=inputs, outputs=outputs, bias=outputs)
 
 

@@ -366,7 +366,6 @@ def _add_host_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> No
 
 
 def _expert_gemms(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[linear.Linear, linear.Linear]:
-    """Return the up projections (with their gates) and the down projections of a rank's active experts."""
     hidden, width = context.architecture.hidden, ffn.intermediate / context.parallel.etp
     matrices, matrix = (2.0 if ffn.gated else 1.0), ffn.experts * hidden * ffn.intermediate
     up_bias, down_bias = (ffn.experts * size if ffn.bias else 0.0 for size in (matrices * ffn.intermediate, hidden))

@@ -95,7 +95,6 @@ def _with_reference(work: LayerWork, reference: LayerWork, *, has_copy: bool) ->
 
 
 def _model_work(context: Context) -> ModelWork:
-    """Return the operators of every kind of layer of the model itself."""
     architecture = context.architecture
     return ModelWork(
         _embedding(context),
@@ -115,7 +114,6 @@ def draft_work(context: Context) -> LayerWork:
 
 
 def _layer(context: Context, layer: arch.Layer, name: str) -> LayerWork:
-    """Return one layer: mixer and feed-forward part, each behind its norm."""
     builder = WorkBuilder(name, context.recompute, context.is_frozen)
     context = layer_context(context, layer)
     add_host_time(builder, context, layer)
@@ -147,7 +145,6 @@ def layer_context(context: Context, layer: arch.Layer) -> Context:
 
 
 def _layer_input(context: Context) -> Count:
-    """Return the bytes of a layer's input on the residual stream."""
     return context.residual_tokens * context.architecture.hidden * context.residual
 
 
@@ -287,7 +284,6 @@ def _add_parallel_block(builder: WorkBuilder, context: Context, layer: arch.Laye
 
 
 def _add_mixer(builder: WorkBuilder, context: Context, layer: arch.Layer) -> None:
-    """Add a layer's mixer between norm and residual add."""
     mixer, context = layer.mixer, context.part("attention")
     if isinstance(mixer, arch.Attention):
         add_attention(builder, context, mixer, norm=layer.norm, dropout=layer.dropout)
@@ -318,7 +314,6 @@ def _add_plain_projection(builder: WorkBuilder, context: Context) -> None:
 
 
 def _add_ffn(builder: WorkBuilder, context: Context, layer: arch.Layer, *, owns_input: bool = True) -> None:
-    """Add a layer's feed-forward part between norm and residual add."""
     if isinstance(layer.ffn, arch.DenseFfn):
         add_dense_ffn(builder, context.part("ffn"), layer.ffn, owns_input=owns_input)
     elif isinstance(layer.ffn, arch.MoeFfn):

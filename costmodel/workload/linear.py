@@ -381,7 +381,6 @@ class _LocalLinear:
         return [Elementwise(f"{self.linear.name} expansion", size, kind="copy", calls=calls)]
 
     def forward(self) -> Operator:
-        """Return y = x W."""
         shape = self.linear.rows, self.outputs, self.inputs
         weight = where(self.expanded, ELEMENT_BYTES[self.dtype], self.weight)
         gemm = self._gemm("", shape, (self.operand, weight, self.context.residual))

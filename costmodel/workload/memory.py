@@ -373,7 +373,6 @@ def _working_memory(batch: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, B
 
 
 def _state_bytes(precision: Precision) -> Bytes:
-    """Return the bytes of AdamW's states of one parameter: master copy and two moments."""
     master = 0.0 if precision.master is None else ELEMENT_BYTES[precision.master]
     return master + 2 * ELEMENT_BYTES[precision.moments]
 

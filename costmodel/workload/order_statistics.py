@@ -240,7 +240,6 @@ def binomial_density(successes: float, trials: float, chance: float, rest: float
 
 
 def _deviance(number: float, mean: float) -> float:
-    """Return k log(k/m) + m - k."""
     excess = (mean - number) / number
     if abs(excess) > 0.1:
         return mean - number - number * math.log(mean / number)

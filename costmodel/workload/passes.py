@@ -259,7 +259,6 @@ def _patches(context: Context, encoder: Encoder) -> tuple[Operator, ...]:
 
 
 def _layers(context: Context, encoder: Encoder) -> Iterator[Operator]:
-    """Yield the layers' operators, those of equal layers again and again."""
     for layer in encoder.layers:
         builder = WorkBuilder("encoder")
         add_layer(builder, context, layer)
@@ -271,7 +270,6 @@ def _layers(context: Context, encoder: Encoder) -> Iterator[Operator]:
 
 
 def _projectors(context: Context, encoder: Encoder) -> tuple[Operator, ...]:
-    """Return the matrices from `merge` patches to a token."""
     builder = WorkBuilder("projectors")
     for matrix in encoder.projectors:
         add_linear(builder, context, Linear(

@@ -93,7 +93,6 @@ def _launched(timed: Sequence[Work]) -> dict[int, list[Work]]:
 
 
 def _devices(document: Mapping[str, Any], shown: str) -> list[str]:
-    """Return the names of the devices that the trace describes."""
     properties = document.get("deviceProperties")
     listed = properties if isinstance(properties, list) else []
     return [

@@ -128,7 +128,6 @@ def _rate(stated: float | str | None, shown: str) -> float | None:
 
 
 def _number(text: float | str) -> float:
-    """Return a number, NaN where a text is none."""
     try:
         return float(text)
     except ValueError:
@@ -191,7 +190,6 @@ def _of_snapshot(text: str, shown: str) -> Benchmark:
 
 
 def _is_whole(line: str) -> bool:
-    """Tell whether a line is a JSON document by itself."""
     try:
         return isinstance(json.loads(line), dict)
     except ValueError:

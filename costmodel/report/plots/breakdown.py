@@ -63,7 +63,6 @@ def _note(scenario: ScenarioResult) -> str:
 
 
 def _bars(scenario: ScenarioResult) -> list[_Bar]:
-    """Return the longest operators, one bar for the others, and the bubble."""
     ranked = sorted(scenario.breakdown, key=lambda line: -(line.time + line.hidden))
     lines, others = ranked[:SHOWN], ranked[SHOWN:]
     bars = [_Bar(shown_line(line.name), line.time, line.hidden, line.share, line.bound) for line in lines]
@@ -81,7 +80,6 @@ def _sums(lines: list[BreakdownLine]) -> tuple[float, float, float]:
 
 
 def _draw(axes: Axes, i: int, bar: _Bar) -> None:
-    """Draw one bar: exposed time filled (the bubble empty), hidden time hatched behind it."""
     colour = BOUNDS.get(bar.bound or "", GREY)
     filling = "white" if bar.name == BUBBLE and bar.bound is None else colour
     words = f"{quantity(bar.exposed, 'time', 3)}, {share(bar.part)}"

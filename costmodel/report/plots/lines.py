@@ -51,7 +51,6 @@ def _end(view: View, i: int, part: Grid) -> Iterator[tuple[float, float, str, st
 
 
 def _line(axes: Axes, x: Array, part: Grid, colour: str, *, band: bool) -> None:
-    """Draw the feasible points in the order of the axis, and the band of their intervals."""
     feasible = np.flatnonzero(~np.isnan(part.value))
     i = feasible[np.argsort(x[feasible])]
     dense = len(x) > DENSE
@@ -63,7 +62,6 @@ def _line(axes: Axes, x: Array, part: Grid, colour: str, *, band: bool) -> None:
 
 
 def _dots(axes: Axes, view: View, part: Grid, colour: str, line: str) -> None:
-    """Draw the feasible points, if they are few, each with its numbers. line: what they have in common, or empty."""
     feasible = np.flatnonzero(~np.isnan(part.value))
     for i in feasible if len(feasible) <= DOTTED else ():
         x, y = view.axes[0].values[i], float(part.value[i])

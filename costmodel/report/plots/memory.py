@@ -55,7 +55,6 @@ def _filled(result: ScenarioResult) -> float:
 
 
 def _draw(axes: Axes, i: int, name: str, result: ScenarioResult) -> None:
-    """Draw a scenario's parts one behind the other, and the capacity as a line across them."""
     unit, start = parse("1 GiB", "size"), 0.0
     for part, colour in PARTS.items():
         size = getattr(result.memory, part) / unit

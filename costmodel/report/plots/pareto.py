@@ -85,7 +85,6 @@ def _best(scenario: str, rows: Sequence[FoundLayout]) -> Plot:
 
 
 def _data(rows: Sequence[FoundLayout]) -> bytes:
-    """Return layouts with their metrics, in SI."""
     names, metrics = list(rows[0].at), list(rows[0].metrics)
     lines = (
         [row.devices, *(row.at.get(name) for name in names), *(row.metrics.get(name) for name in metrics),

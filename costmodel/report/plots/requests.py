@@ -29,7 +29,6 @@ def request_plots(requests: ServedRequests) -> dict[str, Plot]:
 
 
 def _times(requests: ServedRequests) -> Plot:
-    """Draw the share of requests that took at most each time."""
     values = {name: np.sort(each[np.isfinite(each)]) for name in NAMES for each in (getattr(requests, name),)}
     values = {name: each for name, each in values.items() if len(each)}
     spans = {
@@ -62,7 +61,6 @@ def _present(begin: Array, end: Array, at: Array) -> Array:
 
 
 def _load(requests: ServedRequests) -> Plot:
-    """Draw the requests that wait and those that run, over time."""
     at = np.linspace(0.0, float(np.nanmax(requests.end)), POINTS)
     waiting = _present(requests.arrival, requests.scheduled, at)
     running = _present(requests.scheduled, requests.end, at)

@@ -78,12 +78,10 @@ def _tooltip(line: BreakdownLine) -> str:
 
 
 def _area(line: BreakdownLine) -> float:
-    """Return the area of an operator's marker [pt^2]."""
     return max(AREA * line.share, LEAST_AREA)
 
 
 def _set_axes(axes: Axes, lines: list[BreakdownLine], peaks: list[float]) -> None:
-    """Set both axes with room around the operators and above the highest peak."""
     intensities, rates = zip(*map(_position, lines), strict=True)
     x_ends = min(intensities) / 4, max(intensities) * 4
     y_ends = min(rates) / 4, max([*rates, *peaks]) * 2
@@ -96,7 +94,6 @@ def _set_axes(axes: Axes, lines: list[BreakdownLine], peaks: list[float]) -> Non
 
 
 def _draw_roofs(axes: Axes, device: HardwareResult, colours: Mapping[str, str]) -> None:
-    """Draw the peak of each number format and the bandwidth of each memory level, with their names."""
     low, high = axes.get_xlim()
     top = max((device.peaks[dtype] for dtype in colours), default=axes.get_ylim()[1])
     for dtype, colour in colours.items():
@@ -117,7 +114,6 @@ def _draw_roofs(axes: Axes, device: HardwareResult, colours: Mapping[str, str]) 
 
 
 def _list(side: Axes, lines: list[BreakdownLine], colours: Mapping[str, str], scenario: ScenarioResult) -> None:
-    """List the longest operators by their numbers, and the share of the time without a point."""
     rows = [
         (str(i), f"{display_name(line.name, LONGEST)} {share(line.share)}", colours.get(line.dtype or "", GREY))
         for i, line in enumerate(lines[:LISTED], start=1)

@@ -64,7 +64,6 @@ def _views(sweep: Table, scenario: str) -> Iterator[View]:
 
 
 def _data(view: View) -> bytes:
-    """Return the points that a plot shows, the last of its axes fastest."""
     rows: list[list[object]] = []
     for index in np.ndindex(*view.grid.value.shape):
         numbers = [float(part[index]) for part in (view.grid.value, view.grid.low, view.grid.high)]
@@ -105,7 +104,6 @@ def draw_map(view: View) -> Figure:
 
 
 def _add_tooltips(axes: Axes, view: View) -> None:
-    """Lay an invisible cell with a tooltip over each cell of the map."""
     for (column, row), value in np.ndenumerate(view.grid.value):
         cell = axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1.0, 1.0, alpha=0.0, linewidth=0.0))
         position = f"{view.position_text(0, column)}, {view.position_text(1, row)}"
@@ -114,6 +112,5 @@ def _add_tooltips(axes: Axes, view: View) -> None:
 
 
 def _scale(axis: Axis, shown: SweepAxis, what: str) -> None:
-    """Label an axis with some of its values."""
     positions = range(0, len(shown.values), math.ceil(len(shown.values) / TICKS))
     marked_axis(axis, what, shown.dimension, [shown.values[i] for i in positions], positions)

@@ -125,7 +125,6 @@ def _draw(axes: Axes, kind: str, shown: Sequence[Compared], marks: Mapping[str, 
 
 
 def _compare_axes(axes: Axes, kind: str, ends: tuple[float, float]) -> None:
-    """Give predicted against published values logarithmic axes, a diagonal, and the lines of `BAND` on its sides."""
     line = np.array(ends)
     axes.plot(line, line, color=GREY, linewidth=0.8, zorder=1)
     for factor in (BAND, 1.0 / BAND):
@@ -140,7 +139,6 @@ def _compare_axes(axes: Axes, kind: str, ends: tuple[float, float]) -> None:
 
 
 def _label(axis: Axis, what: str, kind: str, ends: tuple[float, float]) -> None:
-    """Label an axis: short units at the ticks, long ones next to the name."""
     dimension = kind if kind in LONG_UNITS or kind == "time" else "ratio" if kind == "share" else "count"
     log_axis(axis, what, dimension, ends)
     if dimension in LONG_UNITS:

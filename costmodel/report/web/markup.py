@@ -181,7 +181,6 @@ def rows_of(data: bytes) -> list[dict[str, str]]:
 
 
 def _inlined(svg: str, prefix: str, caption: str) -> str:
-    """Return an SVG as a part of a page: prefixed ids, no namespace, as wide as there is room."""
     root = ElementTree.fromstring(svg)
     for parent in root.iter():
         for child in [child for child in parent if child.tag.removeprefix(_SVG) in _DROPPED]:

@@ -102,7 +102,6 @@ def _overview(scenarios: Mapping[str, ScenarioResult]) -> str:
 def _scenario(
     name: str, scenario: ScenarioResult, plots: Mapping[str, EmbeddedPlot], file: tuple[str, str]
 ) -> Iterator[str]:
-    """Yield the parts of a scenario's section. file: beginning and end of the names of its plots."""
     prefix, ending = file
     yield (
         f"<p>{text(scenario.phase)} on {scenario.devices:,} devices of {text(scenario.cluster)}; "
@@ -122,7 +121,6 @@ def _scenario(
 
 
 def _prices(scenario: ScenarioResult) -> Iterator[str]:
-    """Yield the prices that costs rest on, with their kinds, dates and sources."""
     models = [] if scenario.hardware is None else [scenario.hardware.model_dump()]
     for of, name in (("rental", "cost_rate"), ("purchase", "capital_cost")):
         if scenario.metrics.get(name) is not None:
@@ -150,12 +148,10 @@ def _operators(breakdown: Sequence[BreakdownLine]) -> Table:
 
 
 def _used(scenario: ScenarioResult) -> float:
-    """Return the memory in use on the most-loaded device [B]."""
     return sum(float(getattr(scenario.memory, part)) for part in PARTS)
 
 
 def _ledgers(scenarios: Mapping[str, ScenarioResult]) -> str:
-    """Return the memory of the most-loaded device of each scenario by part."""
     rows = table("scenario", *(f">{readable(part)}" for part in PARTS), ">total", ">capacity", "fits")
     for name, scenario in scenarios.items():
         memory = scenario.memory
@@ -197,7 +193,6 @@ def sweep_sections(study: SweepFile, plots: Mapping[str, EmbeddedPlot]) -> list[
 
 
 def _columns(study: SweepFile) -> dict[str, tuple[str, Callable[[float], str]]]:
-    """Return the heading and the formatter of each column of numbers."""
     short = short_paths([axis.path for axis in study.axes])
     columns: dict[str, tuple[str, Callable[[float], str]]] = {
         axis.path: (short[axis.path], partial(setting, dimension=axis.dimension)) for axis in study.axes
@@ -228,7 +223,6 @@ def timeline_sections(plots: Mapping[str, EmbeddedPlot]) -> list[Section]:
 
 
 def _totals(data: bytes) -> str:
-    """Return the time of each kind of work of each row of a timeline."""
     seconds: dict[tuple[str, str], list[float]] = {}
     for piece in rows_of(data):
         seconds.setdefault((piece["row"], piece["kind"]), []).append(float(piece["seconds"]))
@@ -327,7 +321,6 @@ def reproduced_sections(results: ReproducedFile, plots: Mapping[str, EmbeddedPlo
 
 
 def _errors(results: Sequence[Compared]) -> list[str]:
-    """Return the number of results, of errors, their median and mean, and the share of values within intervals."""
     errors = [abs(result.error) for result in results if result.error is not None]
     inside = [
         result.low <= result.published <= result.high

@@ -317,7 +317,6 @@ def _entry(values: Mapping[str, Any], name: str, metric: str) -> Any:
 
 
 def _sum_of_parts(parts: Mapping[str, float], names: str, metric: str) -> Value:
-    """Return a part, or the sum of several as `weights+reserve`."""
     return _exact(math.fsum(_entry(parts, part, metric) for part in names.split("+")))
 
 
