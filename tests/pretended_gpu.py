@@ -9,7 +9,7 @@ from typing import Any
 from costmodel.profiling.device_file import Facts
 from costmodel.profiling.machine import BoardLog
 from costmodel.profiling.shapes import Shape
-from costmodel.profiling.watches import Series, Timing
+from costmodel.profiling.timing import Series, Timing
 
 H100 = Facts(
     product="Pretended H100", architecture="sm90", processors=132, clock=1.98e9, clock_max=1.98e9, memory=80 * 2**30,

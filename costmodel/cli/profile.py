@@ -46,7 +46,7 @@ def command(**options: Any) -> int:
     from costmodel.cli.progress import progress
     from costmodel.profiling.archive import write_archive
     from costmodel.profiling.running import SECONDS, ProfileRequest, run
-    from costmodel.report.doctor import show_run
+    from costmodel.report.profiling import show_run
 
     output, search_path, archive = options["output"], options["search_path"], options["archive"]
     folders = (*search_path, str(output.with_suffix("")))

@@ -13,7 +13,7 @@ from costmodel.errors import InputError
 from costmodel.profiling.kernels import Kernel
 from costmodel.profiling.operands import Operands
 from costmodel.profiling.shapes import BYTES, Shape
-from costmodel.profiling.watches import Call, Maker, Stopwatch, Timing, fixed_series
+from costmodel.profiling.timing import Call, Maker, Stopwatch, Timing, fixed_series
 
 _WARM, _REPEATS = 3, 20  # calls of each message
 _PATIENCE = timedelta(minutes=5)  # that a rank waits for another one's word

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from costmodel.profiling.operands import TYPES, Operands
 from costmodel.profiling.shapes import BYTES, FP4, Shape
-from costmodel.profiling.watches import Call, Maker
+from costmodel.profiling.timing import Call, Maker
 from costmodel.records import ValueRecord
 
 

@@ -14,7 +14,7 @@ from costmodel.profiling.kernels import BUILDERS as TORCH_BUILDERS
 from costmodel.profiling.kernels import Builder, Kernel, core_operands
 from costmodel.profiling.operands import TYPES, Operands
 from costmodel.profiling.shapes import TORCH, VLLM, Shape
-from costmodel.profiling.watches import Call
+from costmodel.profiling.timing import Call
 
 MODULES = {"flash_attn_3": "flash_attn_interface"}  # libraries whose module has another name
 _PAGE = 64  # tokens of a page: what FlashMLA takes

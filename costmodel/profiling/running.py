@@ -28,7 +28,7 @@ from costmodel.profiling.shapes import (
     shapes,
     sustained,
 )
-from costmodel.profiling.watches import Call, Rule, Series, Timing, measure
+from costmodel.profiling.timing import Call, Rule, Series, Timing, measure
 from costmodel.records import MutableRecord, ValueRecord, field, replace
 from costmodel.schema.whole_files import make_folder, write_whole
 

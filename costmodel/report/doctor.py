@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from costmodel.profiling.failures import passes
-from costmodel.profiling.running import ProfileRun
 from costmodel.report.page import is_verbose, show, show_hint, table
 
 _SHOWN, _MISSING_SHOWN = 5, 2  # hidden files, and missing packages, that are listed
@@ -97,32 +94,3 @@ def _machine(document: Mapping[str, Any]) -> Iterator[str]:
         yield "compiled catalogue: none: every run reads its files anew"
     else:
         yield f"compiled catalogue: {catalogue['entries']:,} entries in {catalogue['folder']}"
-
-
-# ---- The terminal view of a profiling run ----------------------------------------------------------------------------
-
-_FAILED_SHOWN = 3  # failed kernels that are listed
-
-
-def show_run(run: ProfileRun, output: Path) -> None:
-    """Print how much was measured, what failed, and the command that uses the table."""
-    more = f"; {run.left:,} more kernels could be measured" if run.left else ""
-    show(f"{run.new:,} new rows of {run.device}, {run.rows:,} in {output}{more}")
-    if run.new:
-        show(f"{100 * run.timing:.0f} % of the time was spent on timed series", "dim")
-    for row, reason in list(run.failed.items())[:_FAILED_SHOWN]:
-        show(f"{row}: {reason}", "dim")
-    if run.failed:
-        listed = output.with_suffix(".failed.jsonl").name
-        later = sum(map(passes, run.failed.values()))
-        show(
-            f"{len(run.failed):,} kernels could not run on this machine: the next run tries {later:,} of them again, "
-            f"which lacked memory or a capture; delete {listed} to try all", "dim",
-        )  # fmt: skip
-    if run.uncaptured:
-        row, reason = next(iter(run.uncaptured.items()))
-        show(f"{len(run.uncaptured):,} rows have no time in a graph, such as {row}: {reason}", "dim")
-    folder = output.with_suffix("")
-    path = "" if run.device_file is None else f" --path {folder}"
-    calibration = f"{folder}/hardware/calibrations/{run.device}/torch.yaml"
-    show(f"costmodel calibrate {output} --device {run.device} --output {calibration}{path}")

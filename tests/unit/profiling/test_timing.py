@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from costmodel.profiling.watches import Call, Rule, Series, fixed_series, measure
+from costmodel.profiling.timing import Call, Rule, Series, fixed_series, measure
 
 
 class Clock:
