@@ -30,6 +30,7 @@ from costmodel.result import Point
 from costmodel.schema.case import Case, resolve_case, resolve_device
 from costmodel.schema.overrides import entry
 from costmodel.schema.references import Library
+from costmodel.schema.tree import to_python
 from costmodel.serving.choice import why_requests
 from costmodel.workload.counting import attention_flop_per_token
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, base_name
@@ -245,11 +246,25 @@ def predict(
     own = _of_workload(workload, name)
     if own.point is None or own.point.fits or not isinstance(own.scenario.plan, Training):
         return own
-    changes = fitting_changes(own.scenario, workload.calibration(own.scenario))
+    changes = [
+        change
+        for change in fitting_changes(own.scenario, workload.calibration(own.scenario))
+        if not any(_states(case, setting.partition(":")[0]) for setting in change.remedy.settings)
+    ]
     if not changes:
         return own
     changed = replace(workload, resolved=replace(resolved, scenarios={name: changes[0].remedy.scenario}))
     return replace(own, remedied=_of_workload(changed, name), remedy=", ".join(changes[0].remedy.settings))
+
+
+def _states(case: Case, key: str) -> bool:
+    """Tell whether a case itself states a key of its scenario."""
+    stated = {} if case.scenario is None else to_python(case.scenario)
+    inner: Any = stated
+    for name in key.split("."):
+        inner = inner.get(name) if isinstance(inner, Mapping) else None
+    paths = (*case.overrides, *(stated.get("set") or {}))
+    return inner is not None or any(f".{path}".endswith(f".{key}") for path in paths)
 
 
 def _of_workload(workload: Workload, name: str) -> Prediction:

@@ -246,7 +246,7 @@ def _compare(case: Case, expected: Expectation, predictions: Mapping[str, Predic
     if own.infeasible is not None and not expected.metric.startswith(("memory.", "host_memory.", "model.", "routing.")):
         if own.remedied is None:
             return _uncompared(case, expected, INFEASIBLE, own.infeasible)
-        reason = f"with `{own.remedy}`, the fastest setting with which it fits: as stated it {own.infeasible}"
+        reason = f"with `{own.remedy}`, the fastest unstated setting with which it fits: as stated it {own.infeasible}"
         own = own.remedied
     predicted = own.value(expected.metric, case.conventions)
     if expected.check in ("ratio", "ordering"):

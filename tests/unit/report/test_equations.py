@@ -65,7 +65,7 @@ def _check(blocks: list[dict[str, Any]]) -> None:
     ("name", "scenario", "files"),
     [
         ("deepseek_v3", "decode", {"gemm", "elementwise", "expert_all_to_all", "kernels"}),
-        ("deepseek_v3_hybrid", "decode", {"transfers", "expected_roofline"}),
+        ("deepseek_v3_hybrid", "decode", {"operator_time", "expected_roofline"}),
         ("mixtral_8x7b_h100", "prefill", {"gemm", "attention", "collective"}),
     ],
 )

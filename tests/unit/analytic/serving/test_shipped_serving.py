@@ -175,9 +175,9 @@ def test_an_engine_that_preempts_nobody_has_blocks_for_every_last_token(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("framework", "stated", "found"), [("sglang", {}, "fp32"), ("sglang", {"router": "bf16"}, "bf16")]
+    ("framework", "stated", "found"), [("sglang", {}, "bf16"), ("sglang", {"router": "fp32"}, "fp32")]
 )
-def test_engines_score_experts_in_32_bits_unless_another_format_is_stated(
+def test_engines_score_experts_in_16_bits_unless_another_format_is_stated(
     tmp_path: Path, framework: str, stated: Any, found: str
 ) -> None:
     precision = {"compute": "fp8-inference", **stated}
