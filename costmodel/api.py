@@ -28,8 +28,7 @@ from costmodel.schema.model_names import is_model
 from costmodel.schema.references import Library
 from costmodel.schema.tree import Tree
 from costmodel.version import __version__
-from costmodel.workload.architecture import Architecture
-from costmodel.workload.counting import kv_bytes_per_token, parameter_count, training_flop_per_token
+from costmodel.workload.counting import COUNTING_LENGTH, architecture_facts
 from costmodel.workload.plans import Serving, Training
 from costmodel.workload.pools import Pools
 from costmodel.workload.scenario import Scenario
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 Vary: TypeAlias = "Mapping[str | tuple[str, ...], Any]"
 
 ENGINES = ("analytic", "event")
-COUNTING_LENGTH = 4096.0  # tokens of a sequence where no scenario states one: the length DeepSeek's Table 2 counts at
 
 
 class Workload(Record):
@@ -483,21 +481,6 @@ def _with_lengths(resolved: ResolvedWorkload) -> ResolvedWorkload:
     from costmodel.serving.lengths import with_lengths
 
     return replace(resolved, scenarios={name: with_lengths(each) for name, each in resolved.scenarios.items()})
-
-
-def architecture_facts(architecture: Architecture, length: float = COUNTING_LENGTH) -> dict[str, Any]:
-    """Return what can be counted of a model: parameters, KV bytes a token at BF16, training FLOP a token."""
-    count = parameter_count(architecture)
-    return {
-        "name": architecture.name,
-        "parameters": float(count.total),
-        "active_parameters": float(count.active),
-        "active_parameters_with_embedding": float(count.active_with_embedding),
-        "mtp_parameters": float(count.mtp),
-        **({} if architecture.encoder is None else {"encoder_parameters": float(count.encoder)}),
-        "kv_cache_bytes_per_token": float(kv_bytes_per_token(architecture)),
-        "training_flop_per_token": float(training_flop_per_token(architecture, count.active, length)),
-    }
 
 
 def _check_engine(engine: str) -> None:

@@ -21,8 +21,9 @@ from costmodel.analytic.inference import (
 from costmodel.analytic.metrics import BoundTimes, bound_metrics, bound_times, pass_metrics
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, uncertain_families
 from costmodel.analytic.paces import Engines, paced
-from costmodel.analytic.serving.continuous_batching import ServingEvaluation, admission
+from costmodel.analytic.serving.continuous_batching import ServingEvaluation
 from costmodel.analytic.serving.disaggregation import DisaggregatedEvaluation, pools_ledger
+from costmodel.analytic.serving.engine_state import admission
 from costmodel.analytic.serving.generation import GenerateEvaluation, generate_ledger
 from costmodel.analytic.serving.open_loop import OpenLoopEvaluation
 from costmodel.analytic.serving.sessions import at_means, busy_sessions, rate_of_sessions, under_way

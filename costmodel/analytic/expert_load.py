@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.analytic.inference import inference_context
-from costmodel.analytic.serving.continuous_batching import admission, engine_passes, full_state, steady_state
+from costmodel.analytic.serving.engine_state import admission, engine_passes, full_state, steady_state
 from costmodel.analytic.serving.generation import decode_pass
 from costmodel.analytic.training.step_model import training_context
 from costmodel.quantities import Quantity, sum_of

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from costmodel.analytic.evaluation import ledger_of
-from costmodel.analytic.serving.continuous_batching import admission
+from costmodel.analytic.serving.engine_state import admission
 from costmodel.errors import ImplausibleInput, InputError, LayoutError
 from costmodel.hardware import Cluster
 from costmodel.quantities import is_single

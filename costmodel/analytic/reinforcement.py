@@ -22,12 +22,12 @@ from costmodel.equations import equation
 from costmodel.quantities import Bytes, Count, Joules, Quantity, Seconds, maximum, sum_of, where
 from costmodel.records import Record, fields, replace
 from costmodel.result import Entry, Metrics
+from costmodel.workload.adapters import Adapters
 from costmodel.workload.context import Context
 from costmodel.workload.host_offload import weight_bytes
 from costmodel.workload.layers import model_work
 from costmodel.workload.memory import Ledger, most_loaded
 from costmodel.workload.operators import Collective, Elementwise, Group, HostTransfer, Operator
-from costmodel.workload.plans import Adapters
 from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.sharding import is_nothing

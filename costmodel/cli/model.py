@@ -59,8 +59,8 @@ def show_command(*, name: str, chosen: str | None, as_json: bool, search_path: t
 
     NAME is a model on the search path, a model file, a Hugging Face config.json, or the folder that contains one.
     """
-    from costmodel.api import architecture_facts
     from costmodel.schema.files import read_model
+    from costmodel.workload.counting import architecture_facts
 
     model = read_model(name, search_path, chosen)
     facts = architecture_facts(model.architecture)

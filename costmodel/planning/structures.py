@@ -37,6 +37,7 @@ MOST_OF_TRACE = {True: 20_000, False: 2_000}  # requests of a trace that are pla
 
 DRAFTS = f"{HEAD}speculative"
 LONGEST = 2**20  # tokens of a context at most
+_EIGHT = 8  # bits of a number of the formats that are tried; narrower ones keep layers in 16 that are not counted so
 
 
 class Structure(Record):
@@ -145,6 +146,20 @@ def _narrower(scenario: Scenario, search_path: tuple[str, ...]) -> Iterator[str]
 def bits(weights: str) -> int:
     """Return the bits of a stored weight, without its share of a block's scale, which is below one."""
     return int(BITS_PER_BYTE * element_bytes(weights))
+
+
+def training_formats(scenario: Scenario, search_path: tuple[str, ...]) -> Iterator[str]:
+    """Yield the number formats of training of whose products, in 8 bits, the device has the math unit.
+
+    A scale for 32 elements (MXFP8) takes one that scales blocks by itself.
+    """
+    for name in Library(search_path).names("precisions") if bits(scenario.precision.linear) > _EIGHT else ():
+        document = load_document("precisions", name, search_path)
+        linear = str(document["linear"])
+        unit = scenario.cluster.device.math.get(linear.removeprefix("mx"))
+        is_able = unit is not None and (not linear.startswith("mx") or unit.scaling == "native")
+        if document["master"] is not None and is_able and bits(linear) == _EIGHT:
+            yield name
 
 
 def is_unfitted(point: Point) -> bool:

@@ -19,14 +19,13 @@ from costmodel.errors import ImplausibleInput, InputError, Problem
 from costmodel.planning import commands
 from costmodel.planning.goodput import Goodput, goodput_of
 from costmodel.planning.request import PlanRequest
-from costmodel.planning.structures import bits, check_model, is_unfitted, unknown_clusters
+from costmodel.planning.structures import check_model, is_unfitted, training_formats, unknown_clusters
 from costmodel.records import Record, field, replace
 from costmodel.result import Point
-from costmodel.schema.files import load_cluster, load_document
+from costmodel.schema.files import load_cluster
 from costmodel.schema.model_names import is_model
 from costmodel.schema.overrides import ON
 from costmodel.schema.published_tables import PublishedRun, published_runs
-from costmodel.schema.references import Library
 from costmodel.study.goals import Candidate, OnProgress
 from costmodel.study.layouts import OWN, VARIED
 from costmodel.study.search import Space, searched, settings
@@ -44,7 +43,6 @@ _FULL = 0.9  # of memory, from which on a run that leaves a tenth is shown besid
 _FEW = 3  # numbers of devices that are looked at, after which half counts as done
 _EVEN = 0.5  # the least probability to end in time of a run that is recommended, where no confidence is asked for
 _USUAL = {("micro_batch", "1"), ("recompute", "none"), ("optimizer.zero", "1"), ("schedule", "1f1b")}
-_EIGHT = 8  # bits of a number of the formats that are tried; narrower ones keep layers in 16 that are not counted so
 _THIRD = 1.0 / 3.0  # of a published run's MFU, below which a plan says why
 _QLORA = "'scenarios.training.adapters={rank: 16, base_precision: nf4}'"
 
@@ -238,7 +236,7 @@ class Ladder(Record):
         if not is_free or not isinstance(plan, Training) or plan.adapters is not None:
             return self
         first, ladders = self.numbers[self._start], [self]
-        for name in _narrower(self._own, self.request.search_path):
+        for name in training_formats(self._own, self.request.search_path):
             request = replace(self.request, changes=(*self.request.changes, (path, name)))
             ladders.append(replace(Ladder.of(request, self.cluster, self.on_progress), looked=self.looked))
         runs = [(one.run(first), number) for number, one in enumerate(ladders)]
@@ -468,20 +466,6 @@ def _is_of_layout(path: str, value: str) -> bool:
     below = path.split(".", 2)[-1]
     is_batch = below == "global_batch" and not value.startswith("[")
     return path.startswith("scenarios.") and below in (*OWN, *VARIED) and not is_batch
-
-
-def _narrower(scenario: Scenario, search_path: tuple[str, ...]) -> Iterator[str]:
-    """Yield the number formats of training of whose products, in 8 bits, the device has the math unit.
-
-    A scale for 32 elements (MXFP8) takes one that scales blocks by itself.
-    """
-    for name in Library(search_path).names("precisions") if bits(scenario.precision.linear) > _EIGHT else ():
-        document = load_document("precisions", name, search_path)
-        linear = str(document["linear"])
-        unit = scenario.cluster.device.math.get(linear.removeprefix("mx"))
-        is_able = unit is not None and (not linear.startswith("mx") or unit.scaling == "native")
-        if document["master"] is not None and is_able and bits(linear) == _EIGHT:
-            yield name
 
 
 def _numbers(node: int, most: int) -> Iterator[int]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from costmodel.analytic.metrics import invested, spent
 from costmodel.analytic.operator_timing import TimedOperator
-from costmodel.analytic.serving.continuous_batching import ServingEvaluation, most_running, without_effect
+from costmodel.analytic.serving.continuous_batching import ServingEvaluation, without_effect
+from costmodel.analytic.serving.engine_state import most_running
 from costmodel.analytic.serving.token_bill import load_of, token_bill
 from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation
 from costmodel.cost.calibration import Calibration

@@ -396,10 +396,10 @@ def policy_of(scenario: Scenario, plan: Serving, requests: Requests, longest: in
     """
     scheduler, drafts = plan.scheduler, int(drafted_tokens(plan.speculative))
     most = len(requests.arrival)
-    places = UNLIMITED_SEQUENCES if scheduler.max_num_seqs is None else int(scheduler.max_num_seqs)
+    places = UNLIMITED_SEQUENCES if plan.seats is None else int(plan.seats)
     mixed = scheduler.mixes
     budget = longest if scheduler.token_budget is None else int(scheduler.token_budget)
-    if mixed and scheduler.max_num_seqs is None:
+    if mixed and plan.seats is None:
         places = max(min(places, budget // (1 + drafts)), 1)
     if mixed and budget < places * (1 + drafts):
         raise InputError.single(

@@ -68,7 +68,7 @@ def _sizes(plan: Serving) -> Sizes:
     longest = int(plan.input_tokens + plan.output_tokens)
     scheduler = plan.scheduler
     return Sizes(
-        UNLIMITED_SEQUENCES if scheduler.max_num_seqs is None else int(scheduler.max_num_seqs),
+        UNLIMITED_SEQUENCES if plan.seats is None else int(plan.seats),
         int(plan.input_tokens) if scheduler.token_budget is None else int(scheduler.token_budget),
         longest,
     )

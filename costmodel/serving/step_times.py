@@ -18,7 +18,7 @@ import numpy.typing as npt
 from costmodel.analytic.inference import draft_passes, pass_model_of, pass_times
 from costmodel.analytic.operator_timing import operator_timer
 from costmodel.analytic.segments import ELSEWHERE
-from costmodel.analytic.serving.continuous_batching import starts_ahead
+from costmodel.analytic.serving.engine_state import starts_ahead
 from costmodel.analytic.stream_times import Perturbations, stream_times
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Count
@@ -27,6 +27,7 @@ from costmodel.serving.prices import Tables, step_time
 from costmodel.serving.state import Step
 from costmodel.workload.context import Context
 from costmodel.workload.framework_parts import EagerPrompts
+from costmodel.workload.linear import SERVED
 from costmodel.workload.mixed import fuses_mixed_attention
 from costmodel.workload.operators import AttentionKernel, HostTime, MixedAttention, Operator
 from costmodel.workload.passes import Pass, PassWork, pass_work, prompt_context, request_context
@@ -153,8 +154,9 @@ class StepPricer:
         return float(self._scenario.pace.prompts * host)
 
     def by_contexts(self, _: LayerWork, operator: Operator) -> bool:
-        """Tell whether an operator's time depends on the keys of the requests."""
-        return isinstance(operator, AttentionKernel | MixedAttention) or operator.name not in self._shared
+        """Tell whether an operator's time depends on each request: on its keys, or on its adapter."""
+        own = isinstance(operator, AttentionKernel | MixedAttention) or operator.name.startswith(SERVED)
+        return own or operator.name not in self._shared
 
     def by_sequences(self, layer: LayerWork, operator: Operator) -> bool:
         """Tell whether an operator's time depends on the number of sequences."""

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from costmodel.analytic.capital import price_facts
-from costmodel.analytic.serving.continuous_batching import WAITING_RANKS, left_to_requests, ranks_wait
+from costmodel.analytic.serving.continuous_batching import WAITING_RANKS, left_to_requests
+from costmodel.analytic.serving.engine_state import ranks_wait
 from costmodel.api import Vary, Workload
 from costmodel.errors import InputError, LayoutError, Location
 from costmodel.records import Record, asdict, replace

@@ -7,10 +7,11 @@ from functools import cached_property
 
 from costmodel.quantities import Bytes, Count, Mask, Quantity, is_single, maximum, where
 from costmodel.records import Record, field, replace
+from costmodel.workload.adapters import Adapters, ServedAdapters
 from costmodel.workload.architecture import Architecture, MoeFfn, Pattern
 from costmodel.workload.dtypes import BITS_PER_BYTE, COPIED_FORMATS, ELEMENT_BYTES, GroupScaling, element_bytes
 from costmodel.workload.operators import Group
-from costmodel.workload.plans import Adapters, Decode, ServedAdapters, Serving
+from costmodel.workload.plans import Decode, Serving
 from costmodel.workload.scenario import Communication, Framework, Offload, Parallelism, Precision, Routing, Scenario
 
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from costmodel.quantities import Bytes, Count, Flop, Quantity, maximum, minimum, sum_of
 from costmodel.records import Record, replace
 from costmodel.workload import architecture as arch
+from costmodel.workload.adapters import Adapters, ServedAdapters
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.kv_cache import written_bytes
 from costmodel.workload.layers import encoder_parameters, model_work
 from costmodel.workload.linear import SERVED
 from costmodel.workload.patterns import Pattern, Selected
-from costmodel.workload.plans import Adapters, ServedAdapters
 from costmodel.workload.recurrences import scan_macs
 from costmodel.workload.scenario import Communication, Framework, Parallelism, Precision, Tile
+
+COUNTING_LENGTH = 4096.0  # tokens of a sequence where no scenario states one: the length DeepSeek's Table 2 counts at
 
 
 class ParameterCount(Record):
@@ -212,3 +214,18 @@ def training_flop_per_token(
     """
     attention = attention_flop_per_token(architecture, sequence, causal=causal)
     return 6 * active - 2 * frozen + 3 * attention + passes * (2 * active + attention)
+
+
+def architecture_facts(architecture: arch.Architecture, length: float = COUNTING_LENGTH) -> dict[str, Any]:
+    """Return what can be counted of a model: parameters, KV bytes a token at BF16, training FLOP a token."""
+    count = parameter_count(architecture)
+    return {
+        "name": architecture.name,
+        "parameters": float(count.total),
+        "active_parameters": float(count.active),
+        "active_parameters_with_embedding": float(count.active_with_embedding),
+        "mtp_parameters": float(count.mtp),
+        **({} if architecture.encoder is None else {"encoder_parameters": float(count.encoder)}),
+        "kv_cache_bytes_per_token": float(kv_bytes_per_token(architecture)),
+        "training_flop_per_token": float(training_flop_per_token(architecture, count.active, length)),
+    }

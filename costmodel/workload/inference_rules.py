@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from costmodel.quantities import Count, divides
 from costmodel.workload.architecture import Architecture, Attention
 from costmodel.workload.passes import pipeline_batches
@@ -95,7 +97,7 @@ def _prefill_rules(scenario: Scenario, plan: Prefill) -> Iterator[Rule]:
 
 
 def _decode_rules(scenario: Scenario, plan: Decode) -> Iterator[Rule]:
-    """Yield that a tp*cp group has whole requests in every micro-batch."""
+    """Yield that a tp*cp group has whole requests in every micro-batch, no more than have their adapters in memory."""
     group = scenario.parallel.tp * scenario.parallel.cp
     requests = plan.batch_per_device * group
     yield Rule(
@@ -105,6 +107,12 @@ def _decode_rules(scenario: Scenario, plan: Decode) -> Iterator[Rule]:
         f"group, not whole requests for {plan.micro_batches} micro-batches",
         f"choose batch_per_device as a multiple of {shown(plan.micro_batches / group)}",
     )
+    seats = None if plan.adapters is None else plan.adapters.seats
+    if plan.adapters is not None and seats is not None:
+        yield Rule(
+            "adapters.resident", np.less_equal(requests, seats), f"{shown(requests)} requests ask for more than "
+            f"{plan.adapters.held} different adapters", f"write more, or a batch of at most {shown(seats)}",
+        )  # fmt: skip
 
 
 def _generate_rules(scenario: Scenario, plan: Generate) -> Iterator[Rule]:

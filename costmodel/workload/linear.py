@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from costmodel.quantities import Bytes, Count, Mask, Quantity, anywhere, is_single, maximum, minimum, where
 from costmodel.records import Record, replace
+from costmodel.workload.adapters import Adapters, ServedAdapters
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import DOUBLE_SCALED, ELEMENT_BYTES, math_unit
 from costmodel.workload.operators import Collective, Elementwise, Gemm, Group, HostGemm, Operator, gemm_family
-from costmodel.workload.plans import Adapters, ServedAdapters
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
@@ -272,7 +272,7 @@ def _add_adapter(
     builder.step(linear.operator, [scaled_sum], [gradient_sum, hidden])
 
 
-SERVED = "served adapter"  # begins the names of their parameters
+SERVED = "served adapter"  # begins the names of their products and parameters
 
 
 def _add_served(builder: WorkBuilder, context: Context, linear: Linear, local: _LocalLinear) -> None:
@@ -286,8 +286,7 @@ def _add_served(builder: WorkBuilder, context: Context, linear: Linear, local: _
     """
     served = context.served
     assert served is not None, "the caller has looked"
-    parts = linear.adapted(served)
-    if not parts:
+    if not (parts := linear.adapted(served)):
         return
     element, rank, dtype = context.residual, maximum(served.rank, 1.0), math_unit(context.precision.residual)
     distinct = served.distinct(context.sequences + context.co_batched_sequences)
@@ -297,14 +296,13 @@ def _add_served(builder: WorkBuilder, context: Context, linear: Linear, local: _
         ("B", rank, outputs, rank * outputs, 2.0),
     )
     for half, inputs, columns, weights, passes in sizes:
-        product = Gemm(
-            f"adapter {half}", m=local.rows / distinct, n=columns, k=inputs, dtype=dtype,
+        builder.step(linear.operator, [Gemm(
+            f"{SERVED} {half}", m=local.rows / distinct, n=columns, k=inputs, dtype=dtype,
             a_bytes=element, b_bytes=element, out_bytes=passes * element, groups=distinct,
             family=gemm_family("grouped_gemm", weight_only=False),
-        )  # fmt: skip
-        builder.step(linear.operator, [product])
-        stored = served.held * weights
-        builder.add_parameters(Parameters(f"{SERVED} {half}", 0.0, stored, 0.0, element_bytes=element), trains=False)
+        )])  # fmt: skip
+        stored = Parameters(f"{SERVED} {half}", 0.0, served.held * weights, 0.0, element_bytes=element)
+        builder.add_parameters(stored, trains=False)
 
 
 def forward_product(context: Context, linear: Linear) -> Operator:

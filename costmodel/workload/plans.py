@@ -10,7 +10,6 @@ import numpy as np
 
 from costmodel.declared import (
     EventRate,
-    Exponent,
     Integer,
     NameSet,
     Number,
@@ -18,12 +17,12 @@ from costmodel.declared import (
     PositiveNumber,
     Share,
     ShareOrZero,
-    StoredType,
     Whole,
 )
 from costmodel.errors import InputError
-from costmodel.quantities import Array, Count, Quantity, anywhere, maximum, minimum, where
+from costmodel.quantities import Count, Quantity, minimum, where
 from costmodel.records import Record, ValueRecord, field
+from costmodel.workload.adapters import Adapters, LoraOfRequests
 from costmodel.workload.engine import EngineMemory, Scheduler
 from costmodel.workload.requests import Replicas, RequestClass, RequestStream, SessionMeans, Slo
 
@@ -107,99 +106,6 @@ class Sharding(Record):
     keep_gathered: Annotated[bool, "stage 3 keeps gathered weights for the backward pass"] = False
     group: Count | None = None
     gradients: str | None = None
-
-
-class Adapters(Record):
-    """Low-rank adapters (LoRA) of a frozen model: y = x W + s (x A) B, where A and B alone are trained.
-
-    [Hu et al., LoRA, arXiv 2106.09685; with weights in `nf4`: Dettmers et al., QLoRA, arXiv 2305.14314]
-    """
-
-    rank: Annotated[NumberOrZero, "columns of A and rows of B; 0: nothing is trained"]
-    targets: Annotated[
-        tuple[str, ...],
-        "linear layers that have one: `q`, `k`, `v` or one for all as `qkv`, `o`, `gate`, `up` or one for both as "
-        "`gate_up`, `down`, of experts too; others by their name in a breakdown, with `_` for spaces; empty: all but "
-        "the head and routers",
-    ] = ()
-    base_precision: Annotated[
-        StoredType | None,
-        "format of the frozen linear weights, which a kernel expands before each product where it is narrower than the "
-        "product's; null: `precision.weights`",
-    ] = None
-
-    @property
-    def are_any(self) -> bool:
-        """Tell whether there are adapters: their rank is not zero."""
-        return anywhere(self.rank > 0)
-
-
-HALVINGS = 60  # of an interval, which leave nothing of it
-AdapterCount: TypeAlias = Annotated[int, Whole(0, single=True, high=10_000)]
-
-
-class ServedAdapters(Record):
-    """Adapters (LoRA) of the requests of a server: y = x W + (x A_i) B_i, i of the request.
-
-    Those used last are in device memory. One that is not is copied from the host while its request waits; others go on.
-    [Chen et al., Punica, arXiv 2310.18547; vLLM, vllm/lora/ops/triton_ops, lora_shrink and lora_expand]
-    """
-
-    count: Annotated[AdapterCount, "adapters that requests ask for; 0: none"]
-    rank: Annotated[NumberOrZero, "columns of A and rows of B, of each; 0: none"]
-    targets: Annotated[
-        tuple[str, ...],
-        "linear layers that have one: `q`, `k`, `v` or one for all as `qkv`, `o`, `gate`, `up` or one for both as "
-        "`gate_up`, `down`, but those of routed experts; empty: all but these, the head and routers",
-    ] = ()
-    exponent: Annotated[Exponent, "of Zipf's law of how often each is asked for; 0: all as often"] = 0.0
-    resident: Annotated[
-        Annotated[int, Whole(1, single=True, high=10_000)] | None,
-        "adapters in device memory, those used last; others are copied from the host; null: all",
-    ] = None
-
-    @property
-    def held(self) -> int:
-        """Return how many adapters are in device memory."""
-        return self.count if self.resident is None else min(self.resident, self.count)
-
-    @property
-    def _shares(self) -> Array:
-        """Return how often each is asked for."""
-        share = np.arange(1.0, self.count + 1.0) ** -float(self.exponent)
-        shares: Array = share / share.sum()
-        return shares
-
-    @property
-    def missed(self) -> float:
-        """Return the share of requests whose adapter is not in device memory.
-
-        missed = sum over i of p_i e^(-p_i t),    t: held = sum over i of 1 - e^(-p_i t)
-        [Che, Tung and Wang, IEEE JSAC 20(7), 2002: of those used last; t in requests]
-        """
-        if self.held >= self.count:
-            return 0.0
-        low, high = 0.0, 1.0
-        while (1.0 - np.exp(-self._shares * high)).sum() < self.held:
-            low, high = high, 2.0 * high
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2.0
-            low, high = (middle, high) if (1.0 - np.exp(-self._shares * middle)).sum() < self.held else (low, middle)
-        return float((self._shares * np.exp(-self._shares * high)).sum())
-
-    @property
-    def are_any(self) -> bool:
-        """Tell whether there are adapters: neither their number nor their rank is zero."""
-        return self.count > 0 and anywhere(self.rank > 0)
-
-    def distinct(self, requests: Count) -> Count:
-        """Return how many different adapters so many requests ask for, at least one and no more than are held.
-
-        distinct = min(sum over i of 1 - (1 - p_i)^requests, held),    p_i ~ i^-exponent
-        """
-        absent = (1.0 - self._shares) ** np.asarray(requests)[..., None]
-        expected = minimum(maximum((1.0 - absent).sum(axis=-1), 1.0), float(self.held))
-        return float(expected) if np.ndim(expected) == 0 else expected
 
 
 class Preference(Record):
@@ -371,9 +277,6 @@ PrefixHitRate: TypeAlias = Annotated[ShareOrZero, "share of a prompt found in th
 PromptImages: TypeAlias = Annotated[
     Images | None, "images in every prompt, whose tokens are among `input_tokens`; null: none"
 ]
-LoraOfRequests: TypeAlias = Annotated[
-    ServedAdapters | None, "low-rank adapters (LoRA) that requests ask for; null: none"
-]
 Drafts: TypeAlias = Annotated[Speculative | None, "speculative decoding; null: none"]
 
 
@@ -495,6 +398,12 @@ class Serving(Record):
     images: PromptImages = None
     adapters: LoraOfRequests = None
     means: SessionMeans | None = None
+
+    @property
+    def seats(self) -> Count | None:
+        """Return how many requests an engine runs at most: its scheduler's, whose adapters are in memory. Null: any."""
+        most, own = self.scheduler.max_num_seqs, None if self.adapters is None else self.adapters.seats
+        return own if most is None else most if own is None else minimum(most, own)
 
     @property
     def classes(self) -> tuple[RequestClass, ...]:

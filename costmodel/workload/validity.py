@@ -8,11 +8,12 @@ import numpy as np
 
 from costmodel.quantities import Mask, Quantity, divides, is_single
 from costmodel.records import replace
+from costmodel.workload.adapters import Adapters, ServedAdapters
 from costmodel.workload.architecture import ENDS, Attention, DenseFfn, MoeFfn, NoFfn, Recurrence
 from costmodel.workload.counting import has_linear_layer, has_served_layer
 from costmodel.workload.inference_rules import inference_rules
 from costmodel.workload.mixers import Mixer
-from costmodel.workload.plans import Adapters, Decode, ExpertBound, ServedAdapters, Serving, Training
+from costmodel.workload.plans import Decode, ExpertBound, Serving, Training
 from costmodel.workload.pools import Pools
 from costmodel.workload.reinforcement import Reinforcement, reinforcement_rules
 from costmodel.workload.scenario import Disaggregated, Precision, Scenario

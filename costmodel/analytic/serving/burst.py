@@ -11,7 +11,7 @@ from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_
 from costmodel.analytic.inference import PassModel, PassTimes, draft_passes, operators_of, pass_model_of, pass_times
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.serving.burst_profile import GROUPS, BurstProfile, burst_profile
-from costmodel.analytic.serving.continuous_batching import demand, most_running
+from costmodel.analytic.serving.engine_state import demand, most_running
 from costmodel.analytic.serving.generation import GenerateEvaluation
 from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation
 from costmodel.cost.calibration import Calibration

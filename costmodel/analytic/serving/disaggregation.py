@@ -18,7 +18,7 @@ from costmodel.analytic.inference import (
 )
 from costmodel.analytic.metrics import max_batch_per_device, served_metrics
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
-from costmodel.analytic.serving.continuous_batching import decode_steps
+from costmodel.analytic.serving.engine_state import decode_steps
 from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation, seconds_of
 from costmodel.cost.calibration import Calibration
 from costmodel.equations import equation

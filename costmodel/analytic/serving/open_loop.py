@@ -18,14 +18,16 @@ from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.serving.continuous_batching import (
     WAITING_RANKS,
     EngineSteps,
+    left_to_requests,
+    of_classes,
+    prompt_token_time,
+)
+from costmodel.analytic.serving.engine_state import (
     decode_steps,
     demand,
     front_end,
-    left_to_requests,
     mean_keys,
     most_running,
-    of_classes,
-    prompt_token_time,
     ranks_wait,
     shared_blocks,
     steady_state,

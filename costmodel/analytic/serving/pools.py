@@ -14,7 +14,7 @@ from costmodel.analytic.inference import PassModel, draft_passes, operators_of, 
 from costmodel.analytic.metrics import invested, served_metrics, spent
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.serving.cache_transfer import CacheTransfer
-from costmodel.analytic.serving.continuous_batching import among, decode_steps, mean_keys, most_running
+from costmodel.analytic.serving.engine_state import among, decode_steps, mean_keys, most_running
 from costmodel.analytic.serving.nodes import NodePlace, batch_nodes, last_node, with_nodes
 from costmodel.analytic.serving.open_loop import NEAR, OVER, VERDICTS, near_full
 from costmodel.analytic.serving.prefill_pool import PromptPasses

@@ -16,7 +16,7 @@ from costmodel.analytic.grid import evaluate_point, fitting_changes
 from costmodel.analytic.inference import inference_layout, plan_pass, prefill_passes
 from costmodel.analytic.intervals import intervals
 from costmodel.analytic.metrics import sixteen_bit_peak
-from costmodel.api import Workload, architecture_facts
+from costmodel.api import Workload
 from costmodel.calibration.fit_files import ROOFLINE
 from costmodel.calibration.fit_selection import Chooser
 from costmodel.calibration.row_prediction import predict_mapped
@@ -32,7 +32,7 @@ from costmodel.schema.overrides import entry
 from costmodel.schema.references import Library
 from costmodel.schema.tree import to_python
 from costmodel.serving.choice import why_requests
-from costmodel.workload.counting import attention_flop_per_token
+from costmodel.workload.counting import architecture_facts, attention_flop_per_token
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, base_name
 from costmodel.workload.passes import pass_work
 from costmodel.workload.plans import Decode, Prefill, Training, expand

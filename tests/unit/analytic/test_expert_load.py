@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.expert_load import routing_facts
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
-from costmodel.analytic.serving.continuous_batching import admission, steady_state
+from costmodel.analytic.serving.engine_state import admission, steady_state
 from costmodel.analytic.training.step_model import step_model
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Quantity

@@ -17,11 +17,12 @@ from costmodel.hardware import Cluster
 from costmodel.quantities import Quantity
 from costmodel.records import replace
 from costmodel.result import Point
+from costmodel.workload.adapters import Adapters
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.memory import Ledger
 from costmodel.workload.operators import Collective
-from costmodel.workload.plans import Adapters, Generate, Serving, Training
+from costmodel.workload.plans import Generate, Serving, Training
 from costmodel.workload.reinforcement import Refit, Reinforcement
 from costmodel.workload.requests import Lengths, Replicas, RequestStream
 from costmodel.workload.scenario import Parallelism, Scenario

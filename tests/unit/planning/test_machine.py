@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import costmodel
-from costmodel.analytic.serving.continuous_batching import admission
+from costmodel.analytic.serving.engine_state import admission
 from costmodel.errors import InputError
 from costmodel.planning.machine import Machine, Row, what_runs
 from costmodel.planning.request import PlanRequest

@@ -15,7 +15,8 @@ from costmodel.event.goodput import simulate_goodput
 from costmodel.planning.goodput import best_goodput
 from costmodel.planning.money import Prices
 from costmodel.planning.request import PlanRequest, read_request
-from costmodel.planning.training import DAY, TrainingPlans, TrainingRun, _narrower, plan_training
+from costmodel.planning.structures import training_formats
+from costmodel.planning.training import DAY, TrainingPlans, TrainingRun, plan_training
 from costmodel.planning.training_document import document
 from costmodel.records import replace
 from costmodel.schema.files import load_cluster
@@ -255,6 +256,6 @@ def test_the_number_format_is_that_of_the_fastest_run_and_a_stated_one_stays() -
     assert f"in BF16 {each['bf16'].seconds / DAY:.3f} days on 1 device" in chosen.notes[-1]
     assert [run.scenario.precision.linear for run in each.values()] == ["bf16", "fp8", "fp8"]
     own = each["bf16"].scenario
-    assert list(_narrower(own, ())) == ["fp8", "fp8-te"]
+    assert list(training_formats(own, ())) == ["fp8", "fp8-te"]
     blackwell = replace(own, cluster=load_cluster("nodes/hgx-b200"))
-    assert list(_narrower(blackwell, ())) == ["fp8", "fp8-te", "mxfp8"]
+    assert list(training_formats(blackwell, ())) == ["fp8", "fp8-te", "mxfp8"]

@@ -17,8 +17,9 @@ from costmodel.schema.files import load_model
 from costmodel.serving.choice import by_requests
 from costmodel.serving.simulation import Simulation
 from costmodel.serving.summary import request_times
+from costmodel.workload.adapters import Adapters, ServedAdapters
 from costmodel.workload.counting import adapter_parameters, has_served_layer
-from costmodel.workload.plans import Adapters, ServedAdapters, Serving
+from costmodel.workload.plans import Serving
 
 FEW = {"count": 40}
 RATE = {"concurrency": None, "rate": "1 /s", "requests": FEW, "output_tokens": 24}
@@ -333,8 +334,10 @@ def test_adapters_take_their_memory_and_two_products_for_each_layer_that_they_na
     layers = [loaded().scenario("serving").architecture.depth] * 2
     counts = [entry["count"] for entry in few["breakdown"] if "adapter" in entry["name"] and "decode" in entry["name"]]
     assert counts[0] == counts[1] > layers[0]
-    event = answer("event", adapters=served)[1]["metrics"]["tpot"] / answer("event")[1]["metrics"]["tpot"]
-    assert event == pytest.approx(few["metrics"]["tpot"] / none["metrics"]["tpot"], rel=0.03)
+    event_few, event_none = (answer("event", adapters=each)[1] for each in (served, None))
+    for metric in ("tpot", "ttft"):  # a prompt asks for one of them
+        event = event_few["metrics"][metric] / event_none["metrics"][metric]
+        assert event == pytest.approx(few["metrics"][metric] / none["metrics"][metric], rel=0.03)
 
 
 def test_a_batch_reads_the_different_adapters_of_its_requests_and_one_that_is_not_held_is_copied() -> None:
@@ -344,20 +347,45 @@ def test_a_batch_reads_the_different_adapters_of_its_requests_and_one_that_is_no
     assert replace(served, resident=3).missed == pytest.approx(0.25)
     popular = replace(served, exponent=2.0, resident=3)
     assert 0.0 < popular.missed < 0.25
-    assert (served.missed, popular.distinct(1e9)) == (0.0, 3.0)
+    assert (served.missed, served.seats) == (0.0, None)
+    uniform = replace(served, resident=3)
+    assert uniform.seats is not None
+    assert uniform.distinct(uniform.seats) <= 3.0 < uniform.distinct(uniform.seats + 1.0)
+    assert popular.seats is not None
+    assert popular.seats > uniform.seats
     held = {"count": 400, "rank": 16, "resident": 4}
     for engine in ("analytic", "event"):
-        usual, waits = (answer(engine, adapters=held | {"count": count})[1] for count in (4, 400))
+        usual, waits = (answer(engine, rate="0.05 /s", adapters=held | {"count": count})[1] for count in (4, 400))
         link = loaded().scenario("serving").cluster.node.device.links["pcie"].bandwidth
         one = adapter_parameters(loaded().scenario("serving").architecture, Adapters(16.0, ()))[0] * 2
         more = waits["metrics"]["ttft"] - usual["metrics"]["ttft"]
         assert more == pytest.approx(0.99 * one / link, rel=0.5)
-        assert any("no more than 4 of 400 run at a time" in note for note in waits["notes"])
+        assert any("4 of 400 are in memory" in note for note in waits["notes"])
+
+
+@pytest.mark.parametrize("engine", ["analytic", "event"])
+def test_fewer_adapters_in_memory_make_no_request_faster(engine: str) -> None:
+    kept = ({"count": 32, "rank": 16, "resident": resident} for resident in (2, 8, 32))
+    times = [answer(engine, adapters=each)[1]["metrics"]["latency"] for each in kept]
+    assert times == sorted(times, reverse=True)
+    assert times[0] > times[-1]
 
 
 def test_experts_have_no_adapters_of_requests() -> None:
     assert not has_served_layer(load_model("models/mixtral-8x7b"), "down")
     assert has_served_layer(load_model("models/mixtral-8x7b"), "q")
+
+
+def test_a_batch_has_no_more_adapters_than_are_in_memory() -> None:
+    def token(resident: int) -> float:
+        scenario = {"phase": "decode", "cluster": "nodes/rtx-4090-x1", "input_tokens": 500, "batch_per_device": 32}
+        scenario |= {"precision": "w4a16", "adapters": {"count": 64, "rank": 16, "resident": resident}}
+        workload = {"schema": "costmodel/workload@1", "model": "models/llama-3-8b", "scenarios": {"d": scenario}}
+        return costmodel.load(workload).simulate()["scenarios"]["d"]["metrics"]["tpot"]
+
+    assert token(64) > 0.0
+    with pytest.raises(InputError, match="32 requests ask for more than 8 different adapters"):
+        token(8)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.inference import PassTimes
 from costmodel.analytic.operator_timing import operator_timer
-from costmodel.analytic.serving.continuous_batching import EngineSteps, only_requests, starts_ahead, steady_state
+from costmodel.analytic.serving.continuous_batching import EngineSteps, only_requests
+from costmodel.analytic.serving.engine_state import starts_ahead, steady_state
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.records import replace

@@ -12,12 +12,13 @@ from costmodel.analytic.training.step_model import training_context
 from costmodel.cost.calibration import Calibration
 from costmodel.records import replace
 from costmodel.result import Point
+from costmodel.workload.adapters import Adapters
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.counting import adapter_parameters, parameter_count
 from costmodel.workload.layers import ModelWork, model_work
 from costmodel.workload.memory import Ledger
 from costmodel.workload.operators import Collective, Elementwise, Gemm
-from costmodel.workload.plans import Adapters, Preference, Sharding, Training
+from costmodel.workload.plans import Preference, Sharding, Training
 from costmodel.workload.scenario import Parallelism, Scenario
 from costmodel.workload.validity import rules
 
