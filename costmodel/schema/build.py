@@ -242,7 +242,7 @@ def _serving(
             memory=_engine_memory(file.memory, kernels),
             blocks=file.memory.blocks,
             means=None,
-            requests=None if drawn is None else _with_classes(file, drawn.made()),
+            requests=drawn_requests(file),
         )
     assert file.input_tokens is not None, "pools have no `requests`"
     assert file.output_tokens is not None, "pools have no `requests`"
@@ -264,8 +264,12 @@ def _serving(
     )
 
 
+def drawn_requests(file: workload.ServingFile) -> RequestStream | None:
+    """Return the requests of a scenario, with lengths of every class: as of all requests where it states none."""
+    return None if file.requests is None else _with_classes(file, file.requests.made())
+
+
 def _with_classes(file: workload.ServingFile, drawn: RequestStream) -> RequestStream:
-    """Return the requests with lengths of every class: as of all requests where it states none."""
     usual = [
         each or Lengths(mean=1.0 if tokens is None else tokens)
         for each, tokens in ((drawn.input, file.input_tokens), (drawn.output, file.output_tokens))

@@ -139,7 +139,7 @@ def pools_of(assembly: Assembly, name: str, tree: Tree, file: ServingFile, read:
     plan = Pools(
         prefill=replace(prefill, plan=replace(prefill.plan, output_tokens=1.0)), decode=decode, input_tokens=inputs,
         output_tokens=outputs, rate=file.rate, concurrency=file.concurrency,
-        requests=None if file.requests is None else file.requests.made(), slo=file.slo.made(),
+        requests=build.drawn_requests(file), slo=file.slo.made(),
         router=file.replicas.made(), shared=references[0] == references[1],
     )  # fmt: skip
     cluster = decode.cluster

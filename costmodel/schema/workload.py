@@ -285,7 +285,7 @@ class DecodePoolFile(PoolFile):
     )
 
 
-_OF_POOLS = frozenset({"arrivals", "cv", "count", "input", "output", "trace", "speed", "shuffle", "ramp"})
+_OF_POOLS = frozenset({"arrivals", "cv", "count", "input", "output", "trace", "speed", "shuffle", "ramp", "classes"})
 """What requests of two pools may state."""
 _BETWEEN_POOLS = frozenset({"routing", "signal_delay", "transfer"})
 """What their router may state."""
@@ -345,9 +345,9 @@ class ServingFile(MeasurableFile, Declared, of=plans.Serving):
 
     def _keys_of_pools(self, prefill: PrefillPoolFile, decode: DecodePoolFile) -> None:
         """Raise Wrong on a key that pools do not have, or that they have with a load only, or without one."""
-        one_engine = {"adapters", "chunk_tokens", "micro_batches", "parallel", "communication", "devices"}
+        one_engine = {"chunk_tokens", "micro_batches", "parallel", "communication", "devices"}
         if not self.has_loaded_pools:
-            one_engine |= {"requests", "replicas", "slo"}
+            one_engine |= {"adapters", "requests", "replicas", "slo"}
         stray = [key for key in one_engine & self.model_fields_set if getattr(self, key) is not None]
         if stray:
             key = min(stray)

@@ -257,13 +257,8 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         return {**engine, "requests": {**totals(self.outcome), **changes(self.outcome), "step_time_error": error}}
 
     def _of_tokens(self) -> Mapping[str, object]:
-        """Return what each kind of tokens takes: the run's power, by the shares of the closed form with as much cached.
-
-        Nothing of two pools, each of which has its own.
-        """
+        """Return what each kind of tokens takes: the run's power, by the closed form's shares with as much cached."""
         closed, metrics = self.closed, {name: float(value or 0.0) for name, value in self.times().items()}
-        if not isinstance(closed, ServingEvaluation):
-            return {}
         busy = totals(self.outcome)["busy_share"]
         load = load_of(self._devices(self.outcome), metrics, busy, busy * closed.work())
         cached = closed.with_cached(metrics["prefix_hit_rate"])

@@ -275,7 +275,8 @@ class Simulation:
 
     def _front_end(self, prompts: Any) -> Array:
         """Return what client and front end add to the first token of requests with such prompts [s]."""
-        engine, load = self.scenario.framework.engine, float(adapter_load(self.scenario, self.plan))
+        parts = [(self.scenario, self.plan)] + ([] if (pool := self._prompts) is None else [(pool.scenario, pool.plan)])
+        engine, load = self.scenario.framework.engine, sum(float(adapter_load(*part)) for part in parts)
         own = np.zeros(len(prompts)) if engine is None else np.asarray(engine.front_end(prompts.astype(np.float64)))
         return own + load if load else own
 
@@ -399,7 +400,7 @@ def policy_of(scenario: Scenario, plan: Serving, requests: Requests, longest: in
     places = UNLIMITED_SEQUENCES if plan.seats is None else int(plan.seats)
     mixed = scheduler.mixes
     budget = longest if scheduler.token_budget is None else int(scheduler.token_budget)
-    if mixed and plan.seats is None:
+    if mixed and scheduler.max_num_seqs is None:
         places = max(min(places, budget // (1 + drafts)), 1)
     if mixed and budget < places * (1 + drafts):
         raise InputError.single(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
+
+import numpy as np
 
 from costmodel.analytic.serving.pools import PoolsEvaluation, fuller_ledger
 from costmodel.cost.calibration import Calibration
@@ -61,6 +64,14 @@ class PoolsPlayed(RequestEvaluation):
 
     def _devices(self, run: Outcome) -> float:  # noqa: ARG002  they serve all the time
         return float(self._pools.devices)
+
+    def _of_tokens(self) -> Mapping[str, object]:
+        """Return what each kind of tokens takes in its pool, whose engines work as the run's did."""
+        run = self.outcome
+        busy = [sums(part)["busy"] / run.tally.duration / len(part) for part in np.split(
+            run.engines.occupancy, [run.fleet.prefill]
+        )]  # fmt: skip
+        return self.closed.bill(run.tally.served / run.tally.duration, (busy[0], busy[1]))
 
     @property
     def stable_rate(self) -> None:  # one engine's is not both pools'

@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 import numpy as np
 
 from costmodel.declared import Exponent, NumberOrZero, StoredType, Whole
-from costmodel.quantities import Array, Count, anywhere, maximum
+from costmodel.quantities import Array, Count, Quantity, anywhere, maximum
 from costmodel.records import Record
 
 AdapterCount: TypeAlias = Annotated[int, Whole(0, single=True, high=10_000)]
@@ -88,11 +88,16 @@ class ServedAdapters(Record):
     def seats(self) -> float | None:
         """Return how many requests run at a time, null where all adapters are in device memory.
 
-        held = sum over i of 1 - (1 - p_i)^seats,    rounded down
+        held = distinct(seats),    rounded down
         """
         if not self.are_any or self.held >= self.count:
             return None
-        return max(float(np.floor(self._until_held(lambda number: (1.0 - self._shares) ** number))), 1.0)
+        return max(float(np.floor(self._until_held(self._absent))), 1.0)
+
+    def _absent(self, requests: Quantity) -> Array:
+        """Return each one's chance that none of so many requests asks for it, (1 - p_i)^requests, below 1 if rare."""
+        chance: Array = np.exp(requests * np.log1p(-np.minimum(self._shares, 1.0 - 2.0**-52)))
+        return chance
 
     def _until_held(self, absent: Callable[[float], Array]) -> float:
         """Return the number at which as many adapters are expected as are held. absent: each one's chance to miss."""
@@ -116,7 +121,7 @@ class ServedAdapters(Record):
 
         distinct = sum over i of 1 - (1 - p_i)^requests,    p_i ~ i^-exponent
         """
-        absent = (1.0 - self._shares) ** np.asarray(requests)[..., None]
+        absent = self._absent(np.asarray(requests)[..., None])
         expected = maximum((1.0 - absent).sum(axis=-1), 1.0)
         return float(expected) if np.ndim(expected) == 0 else expected
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeAlias
 
 from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait
@@ -17,7 +18,6 @@ from costmodel.analytic.metrics import served_metrics
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
 from costmodel.analytic.serving.engine_state import (
     admission,
-    demand,
     engine_passes,
     front_end,
     ranks_wait,
@@ -49,6 +49,7 @@ from costmodel.result import Entry, Metrics
 from costmodel.workload.memory import Ledger
 from costmodel.workload.passes import Pass, computed_tokens, pass_work
 from costmodel.workload.plans import Serving
+from costmodel.workload.requests import RequestClass
 from costmodel.workload.scenario import Scenario
 
 _ROUNDING = 1e-9  # of a whole number of prompts
@@ -229,11 +230,11 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
     def details(self) -> Mapping[str, object]:
         """Return what each kind of tokens takes, and the mean times of each class of requests, where there are some."""
         metrics = {name: float(value or 0.0) for name, value in self.metrics(None).items()}
-        token = prompt_token_time(self._plan, self._state, *self._both())
         devices = self._scenario.parallel.all_devices * self._plan.replicas.count
         load = load_of(devices, metrics, 1.0, self.work())
         bill = token_bill(self._scenario.cluster.node, load, self.token_shares())
-        return {**bill, **of_classes(self._scenario, self._plan, token, metrics)}
+        own = partial(prompt_time, self._plan, self._state, self._both())
+        return {**bill, **of_classes(self._scenario, self._plan.classes, own, metrics)}
 
     def token_shares(self) -> Shares:
         """Return the shares of input, cached and output tokens in time and joules of the steps."""
@@ -273,38 +274,47 @@ class ServingEvaluation(PhaseEvaluation[StepTimes]):
 
 
 @equation
-def prompt_token_time(plan: Serving, state: SteadyState, with_prompts: Seconds, decode_only: Seconds) -> Seconds:
-    """Return by how much one computed token of a prompt makes its steps longer.
+def prompt_time(
+    plan: Serving, state: SteadyState, steps: tuple[Seconds, Seconds], input_tokens: Count
+) -> Seconds:  # fmt: skip
+    """Return what a prompt of its own length takes in the steps of the mean one.
 
-    prompt_token_time = longer / (state.prompts * state.prompt_tokens)
+    prompt_time = longer * computed / (state.prompts * state.prompt_tokens) + base * max(computed / room, 1)
     longer = max(with_prompts - base, 0)
+    room := tokens of a step beside those of requests that decode
     base := of a step without prompts, where these share steps with requests that decode
     """
-    base = decode_only if plan.scheduler.mixes else 0.0
-    longer = maximum(with_prompts - base, 0.0)
-    return longer / (state.prompts * state.prompt_tokens)
+    (with_prompts, decode_only), computed = steps, computed_tokens(input_tokens, plan.prefix_hit_rate)
+    budget, base = plan.scheduler.token_budget, decode_only if plan.scheduler.mixes else 0.0
+    longer, room = (
+        maximum(with_prompts - base, 0.0),
+        computed if budget is None else maximum(budget - state.co_batched, 1.0),
+    )
+    return longer * computed / (state.prompts * state.prompt_tokens) + base * maximum(computed / room, 1.0)
 
 
 def of_classes(
-    scenario: Scenario, plan: Serving, token: Seconds, mean: Mapping[str, float]
+    scenario: Scenario, classes: Sequence[RequestClass], own: Callable[[float], Seconds], mean: Mapping[str, float]
 ) -> dict[str, dict[str, dict[str, float | None]]]:  # fmt: skip
     """Return the mean times of the classes of requests at a single point, which share all steps and waits.
 
-    ttft = mean.ttft + token * (computed - mean.computed) * longer
+    ttft = mean.ttft + (own(input_tokens) - sum over classes of share * own(input_tokens)) * longer
     latency = ttft + mean.tpot * (output_tokens - 1)
 
-    token: what a computed token of a prompt takes; mean: metrics of the mean request. Nothing where there are none.
+    own: what a prompt of such a length takes; mean: metrics of all requests, which are the classes' mean by share.
+    Nothing where there are none.
     """
-    known, longer = {}, float(scenario.pace.first)
-    for each in plan.classes:
+    known: dict[str, dict[str, float | None]] = {}
+    times = [float(own(float(each.input.average))) for each in classes if each.input is not None]
+    usual = sum(float(each.share) * time for each, time in zip(classes, times, strict=True))
+    for each, time in zip(classes, times, strict=True):
         assert each.input is not None, "a scenario completes its classes"
         assert each.output is not None, "a scenario completes its classes"
-        prompt, output = float(each.input.average), float(each.output.average)
-        more = computed_tokens(prompt, plan.prefix_hit_rate) - demand(plan).computed
-        ttft = mean["ttft"] + float(token * more) * longer
+        output, ttft = float(each.output.average), mean["ttft"] + (time - usual) * float(scenario.pace.first)
         known[each.name] = {
-            "share": float(each.share), "input_tokens": prompt, "output_tokens": output, "ttft": ttft,
-            "tpot": mean["tpot"], "latency": ttft + mean["tpot"] * (output - 1.0), "attainment": None, "goodput": None,
+            "share": float(each.share), "input_tokens": float(each.input.average), "output_tokens": output,
+            "ttft": ttft, "tpot": mean["tpot"], "latency": ttft + mean["tpot"] * (output - 1.0), "attainment": None,
+            "goodput": None,
         }  # fmt: skip
     return {"classes": known} if known else {}
 

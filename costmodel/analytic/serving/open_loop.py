@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from costmodel.analytic.serving.continuous_batching import (
     EngineSteps,
     left_to_requests,
     of_classes,
-    prompt_token_time,
+    prompt_time,
 )
 from costmodel.analytic.serving.engine_state import (
     decode_steps,
@@ -340,8 +340,8 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
         bill = token_bill(self._scenario.cluster.node, load, shares)
         if self.solution().load >= 1.0:
             return bill
-        token = prompt_token_time(self._plan, steps.state, steps.with_prompts, steps.decode_only)
-        return {**bill, **of_classes(self._scenario, self._plan, token, mean)}
+        own = partial(prompt_time, self._plan, steps.state, (steps.with_prompts, steps.decode_only))
+        return {**bill, **of_classes(self._scenario, self._plan.classes, own, mean)}
 
     def _steps_of(self, plan: Serving) -> tuple[tuple[Seconds, Seconds], tuple[Joules, Joules]]:
         state = self.solution().steps.state

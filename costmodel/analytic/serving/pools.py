@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +16,12 @@ from costmodel.analytic.inference import PassModel, draft_passes, operators_of, 
 from costmodel.analytic.metrics import invested, served_metrics, spent
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.serving.cache_transfer import CacheTransfer
-from costmodel.analytic.serving.engine_state import among, decode_steps, mean_keys, most_running
+from costmodel.analytic.serving.continuous_batching import of_classes, without_effect
+from costmodel.analytic.serving.engine_state import among, decode_steps, front_end, mean_keys, most_running
 from costmodel.analytic.serving.nodes import NodePlace, batch_nodes, last_node, with_nodes
 from costmodel.analytic.serving.open_loop import NEAR, OVER, VERDICTS, near_full
 from costmodel.analytic.serving.prefill_pool import PromptPasses
+from costmodel.analytic.serving.token_bill import CACHED, INPUT, OUTPUT, Load, Shares, token_bills
 from costmodel.analytic.serving.waiting import busy_share
 from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation
 from costmodel.cost.calibration import Calibration
@@ -31,6 +35,7 @@ from costmodel.quantities import (
     PerSecond,
     Quantity,
     Seconds,
+    Watts,
     floor,
     maximum,
     minimum,
@@ -40,7 +45,7 @@ from costmodel.quantities import (
 from costmodel.records import Record, replace
 from costmodel.result import Entry, Metrics
 from costmodel.workload.context import Context
-from costmodel.workload.engine_memory import kv_pool
+from costmodel.workload.engine_memory import adapter_load, kv_pool
 from costmodel.workload.memory import Ledger, most_loaded
 from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompt_context, prompt_passes, request_context
 from costmodel.workload.plans import drafted_tokens
@@ -169,15 +174,17 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
     def _computed(self) -> Count:
         return computed_tokens(self._plan.input_tokens, self._prefill.prefix_hit_rate)
 
-    def _prompt_model(self, prompts: Count) -> tuple[PassModel, Count]:
+    def _prompt_model(self, prompts: Count, last: Count | None = None) -> tuple[PassModel, Count]:
         """Return a pass over prompts of the ranks that step together, and in how many parts it is computed.
 
         A rank has one where any has: the busiest one's attention bounds the pass, all of them share its experts.
+        last: tokens of a prompt with those that are cached, null: all.
         """
+        last = self._plan.input_tokens if last is None else last
         part, plan, budget = self._plan.prefill, self._prefill, self._prefill.scheduler.token_budget
         each = prompts / part.parallel.lockstep
         own = maximum(each, 1.0)
-        passes = prompt_passes(own, self._computed, plan.input_tokens, budget)
+        passes = prompt_passes(own, self._computed, last, budget)
         context = prompt_context(part, passes.sequences / plan.micro_batches, passes.new_tokens, passes.kv_len)
         return self._model(0, among(context, each / own), "prefill"), passes.count
 
@@ -277,8 +284,8 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
         )  # fmt: skip
 
     def _front_end(self) -> Seconds:
-        engine = self._plan.prefill.framework.engine
-        return 0.0 if engine is None else engine.front_end(self._plan.input_tokens)
+        """Return the time of client and front end, and until a request's adapter has come to either pool."""
+        return front_end(self._plan.prefill, self._prefill) + adapter_load(self._plan.decode, self._decode)
 
     @equation
     def metrics(self, perturbations: Perturbations) -> Metrics:
@@ -306,20 +313,76 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
 
     def spent_at(self, rate: PerSecond, solved: PoolSolution, tables: PoolTables) -> Metrics:
         """Return money and energy of both pools: of each what its devices draw for the passes of its requests."""
-        axis, tokens = -1 - self._dimensions, rate * self._plan.output_tokens
+        prefill, decode = (
+            {**spent(part.cluster.node, part.devices, rate * self._plan.output_tokens, work),
+             **invested(part, part.devices)}
+            for part, work in zip(self._parts, self._work(rate, solved, tables), strict=True)
+        )  # fmt: skip
+        both = {name: _both(prefill[name], decode[name]) for name in prefill}
+        return {**both, **(invested(self._scenario, self._plan.devices) if self._plan.shared else {})}
+
+    def _work(self, rate: PerSecond, solved: PoolSolution, tables: PoolTables) -> tuple[Watts, Watts]:
+        """Return the power of what a device of either pool does for the passes of its requests."""
+        axis = -1 - self._dimensions
         prompts, batches = (NodePlace.at(nodes, size, axis) for nodes, size in (
             (self._prompts, solved.prompts), (self._batches, solved.batch),
         ))  # fmt: skip
         per_prompt = prompts.read(tables.prompt_joules) / solved.prompts * self._plan.prefill.parallel.lockstep
         per_output = self._steps * batches.read(tables.step_joules) / solved.batch
-        metrics: list[Metrics] = []
-        for part, joules in zip(self._parts, (per_prompt, per_output), strict=True):
-            group = part.parallel.tp * part.parallel.cp
-            work = rate * joules * group / part.devices
-            bought = {} if self._plan.shared else invested(part, part.devices)
-            metrics.append({**spent(part.cluster.node, part.devices, tokens, work), **bought})
-        prefill, decode = metrics
-        return {name: _both(prefill[name], decode[name]) for name in prefill}
+        first, second = (
+            rate * joules * part.parallel.tp * part.parallel.cp / part.devices
+            for part, joules in zip(self._parts, (per_prompt, per_output), strict=True)
+        )
+        return first, second
+
+    def details(self) -> Mapping[str, object]:
+        """Return what each kind of tokens takes, and the mean times of each class of requests, where there are some."""
+        solved, prompts = self.solution(), self.times().prompts
+        busy = float(prompts.busy(solved.rate)), float(busy_share(solved.batch, 1.0))
+        metrics = {name: float(value or 0.0) for name, value in self.metrics(None).items()}
+        bill, finite = self.bill(float(solved.rate), busy), np.isfinite(metrics["ttft"])
+        classes = () if self._plan.requests is None or not finite else self._plan.requests.classes
+        return {**bill, **of_classes(self._scenario, classes, self._prompt_time, metrics)}
+
+    @equation
+    def _prompt_time(self, input_tokens: Count) -> Seconds:
+        """Return what a prompt of its own length takes in the pass of the mean one, and its cache on the way.
+
+        prompt_time = solved.own * computed / (together * mean) + sent * input_tokens
+        sent = link.size / self._plan.input_tokens / (min(link.senders, link.receivers) * link.bandwidth)
+        """
+        solved, link, mean = self.solution(), self._link, self._computed
+        computed = computed_tokens(input_tokens, self._prefill.prefix_hit_rate)
+        together = maximum(solved.prompts / self._plan.prefill.parallel.lockstep, 1.0)
+        sent = link.size / self._plan.input_tokens / (minimum(link.senders, link.receivers) * link.bandwidth)
+        return solved.own * computed / (together * mean) + sent * input_tokens
+
+    def bill(self, rate: float, busy: tuple[float, float]) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return energy, rent and electricity of input and cached tokens in one pool, of output tokens in the other.
+
+            cached = 1 - pass of the same computed tokens that have none before them / pass
+
+        rate: of requests [1/s]; busy: share of time in which the engines of either pool work.
+        """
+        solved, (whole, count) = self.solution(), self._prompt_model(self.solution().prompts)
+        alone = self._prompt_model(solved.prompts, self._computed)[0]
+        passes = [pass_times(model, None) for model in (alone, whole)]
+        time, joules = (1.0 - min(float(own / all_), 1.0) if float(all_) else 0.0 for own, all_ in (
+            [one.following(count) for one in passes],
+            [one.joules for one in passes],
+        ))  # fmt: skip
+        hit, inputs = float(self._prefill.prefix_hit_rate), rate * float(self._plan.input_tokens)
+        rates = {INPUT: inputs * (1.0 - hit), CACHED: inputs * hit, OUTPUT: rate * float(self._plan.output_tokens)}
+        kinds: tuple[Shares, Shares] = (
+            {INPUT: (1.0 - time, 1.0 - joules), CACHED: (time, joules)}, {OUTPUT: (1.0, 1.0)}
+        )  # fmt: skip
+        work = self._work(rate, solved, self.times())
+        loads = (
+            Load(devices=part.devices, rates=rates, busy=each, work=own)
+            for part, each, own in zip(self._parts, busy, work, strict=True)
+        )
+        nodes = (part.cluster.node for part in self._parts)
+        return token_bills(zip(nodes, loads, kinds, strict=True))
 
     def verdict(self) -> str:
         """Return whether both pools keep up with the rate, or whether requests of a closed loop wait for memory."""
@@ -392,6 +455,7 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
             most, users = float(self._sets * self._most), float(self._plan.concurrency or 0.0)
             notes.insert(0, f"only {most:g} of {users:g} requests fit into the decoding pool; the others wait")
         left = _left(self._plan)
+        notes += without_effect(self._decode)
         return (*notes, *((f"closed form: without {', '.join(left)}",) if left else ()))
 
 
@@ -409,5 +473,6 @@ def _left(plan: Pools) -> tuple[str, ...]:
         keys += [] if plan.requests.arrivals in ("poisson", "closed_loop") else ["`requests.arrivals`"]
         names = ("trace", "pairs", *(() if plan.rate is not None else ("count",)))  # users of a count start together
         keys += [f"`requests.{name}`" for name in names if getattr(plan.requests, name) is not None]
+        keys += ["`requests.classes` one by one"] if len(plan.requests.classes) > 1 else []
     keys += [] if plan.router.routing == "round_robin" else ["`replicas.routing`"]
     return tuple(keys)

@@ -50,23 +50,33 @@ class PromptPasses(Record):
         return NodePlace.at(served, rate, self.axis).read(self.prompts)
 
     @equation
+    def busy(self, rate: PerSecond) -> Quantity:
+        """Return the share of time in which an engine works.
+
+            busy = started * exp(started) / (1 + started * exp(started))
+            started = min(rate / engines * period, MANY)
+
+        A pass follows another one while any prompt comes during one, with the chance 1 - exp(-started); prompts come at
+        random.
+        """
+        period = self.read(self.period, self.together(rate))
+        started = minimum(rate / self.engines * period, MANY)
+        return started * exp(started) / (1.0 + started * exp(started))
+
+    @equation
     def wait(self, rate: PerSecond, others: Quantity = 1.0) -> Seconds:
         """Return the time from a prompt's arrival to the begin of its pass [s].
 
             wait = others * busy * period / 2 + queued
-            busy = started * exp(started) / (1 + started * exp(started))
-            started = min(rate / engines * period, MANY)
             load = min(rate / highest_rate, NEARLY)
 
-        A pass follows another one while any prompt comes during one, with the chance 1 - exp(-started); prompts come at
-        random. queued: for one of `engines * most` places of a full pass.
+        queued: for one of `engines * most` places of a full pass.
 
         others: share of the requests in flight that an arriving one meets, all but itself.
         """
         most = last_node(self.prompts, self.axis)
         period, full = self.read(self.period, self.together(rate)), last_node(self.period, self.axis)
-        started = minimum(rate / self.engines * period, MANY)
-        busy = started * exp(started) / (1.0 + started * exp(started))
+        busy = self.busy(rate)
         load = minimum(rate / self.highest_rate, NEARLY)
         places = self.engines * most
         queued: Quantity = queue_wait(waiting_share(load, places), 1.0, full, places, load)

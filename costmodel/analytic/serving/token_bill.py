@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
+
+import numpy as np
 
 from costmodel.analytic.serving.steady_state import SteadyState
 from costmodel.cost.money import rental_cost
@@ -74,6 +76,19 @@ def load_of(devices: Count, metrics: Mapping[str, float], busy: float, work: Qua
     inputs, hit = metrics["input_tokens_per_second"], metrics["prefix_hit_rate"]
     rates = {INPUT: inputs * (1.0 - hit), CACHED: inputs * hit, OUTPUT: metrics["tokens_per_second"]}
     return Load(devices=devices, rates=rates, busy=busy, work=work)
+
+
+def token_bills(parts: Iterable[tuple[Node, Load, Shares]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the bills of two pools as one: each has its kinds of tokens, both are idle at times.
+
+    idle.share = sum of devices * share / devices,    idle's power, rent and electricity are those of both
+    """
+    parts = tuple(parts)
+    bills = [token_bill(*part)["tokens"] for part in parts]
+    both, devices = [bill.pop("idle") for bill in bills], [float(load.devices) for _, load, _ in parts]
+    idle = {name: None if None in (sums := [each[name] for each in both]) else sum(sums) for name in both[0]}
+    idle["share"] = float(np.average([each["share"] for each in both], weights=devices))
+    return {"tokens": {**bills[0], **bills[1], "idle": idle}}
 
 
 def token_bill(node: Node, load: Load, shares: Shares) -> dict[str, dict[str, dict[str, Any]]]:

@@ -17,7 +17,7 @@ from costmodel.schema.files import load_model
 from costmodel.serving.choice import by_requests
 from costmodel.serving.simulation import Simulation
 from costmodel.serving.summary import request_times
-from costmodel.workload.adapters import Adapters, ServedAdapters
+from costmodel.workload.adapters import Adapters
 from costmodel.workload.counting import adapter_parameters, has_served_layer
 from costmodel.workload.plans import Serving
 
@@ -265,8 +265,30 @@ def test_requests_of_classes_keep_to_their_own_objectives_and_add_up_to_all() ->
     assert long["goodput"] + short["goodput"] == pytest.approx(found["metrics"]["goodput"], rel=1e-12)
     _, closed = answer("analytic", requests=FEW | {"classes": TWO}, slo={"ttft": "10 s"})
     means, (long, short) = closed["metrics"], closed["classes"].values()
-    assert 0.25 * long["ttft"] + 0.75 * short["ttft"] == pytest.approx(means["ttft"], rel=1e-12)
+    for time in ("ttft", "latency"):
+        assert 0.25 * long[time] + 0.75 * short[time] == pytest.approx(means[time], rel=1e-12)
     assert long["ttft"] > 2 * short["ttft"]
+
+
+def test_a_class_whose_prompts_take_several_steps_waits_for_what_decodes_in_each() -> None:
+    """Of prompts of 100 and of 5,000 tokens in steps of 512: ten of these, beside what the others decode."""
+    classes = [{"name": "long", "share": 0.05, "input": 5000}, {"name": "short", "share": 0.95, "input": 100}]
+    more = {}
+    for engine in ("analytic", "event"):
+        known = answer(engine, rate="0.4 /s", requests={"count": 100, "classes": classes})[1]["classes"]
+        more[engine] = known["long"]["ttft"] - known["short"]["ttft"]
+    assert more["analytic"] == pytest.approx(more["event"], rel=0.15)
+
+
+@pytest.mark.parametrize("engine", ["analytic", "event"])
+def test_a_looser_objective_is_kept_to_by_as_many_or_more(engine: str) -> None:
+    kept = []
+    for limit in ("20 ms", "30 ms", "1 s"):
+        classes = [TWO[0], TWO[1] | {"slo": {"ttft": limit}}]
+        found = answer(engine, requests=FEW | {"classes": classes})[1]["classes"]["short"]
+        kept.append(found["attainment"])
+    assert kept == sorted(kept)
+    assert 0.0 <= kept[0] < kept[-1] <= 1.0
 
 
 @pytest.mark.parametrize(
@@ -340,19 +362,7 @@ def test_adapters_take_their_memory_and_two_products_for_each_layer_that_they_na
         assert event == pytest.approx(few["metrics"][metric] / none["metrics"][metric], rel=0.03)
 
 
-def test_a_batch_reads_the_different_adapters_of_its_requests_and_one_that_is_not_held_is_copied() -> None:
-    served = ServedAdapters(4, 16.0)
-    assert served.distinct(2.0) == pytest.approx(4 * (1 - 0.75**2))
-    assert served.distinct(np.array([0.5, 1e9])).tolist() == [1.0, 4.0]
-    assert replace(served, resident=3).missed == pytest.approx(0.25)
-    popular = replace(served, exponent=2.0, resident=3)
-    assert 0.0 < popular.missed < 0.25
-    assert (served.missed, served.seats) == (0.0, None)
-    uniform = replace(served, resident=3)
-    assert uniform.seats is not None
-    assert uniform.distinct(uniform.seats) <= 3.0 < uniform.distinct(uniform.seats + 1.0)
-    assert popular.seats is not None
-    assert popular.seats > uniform.seats
+def test_an_adapter_that_is_not_held_is_copied() -> None:
     held = {"count": 400, "rank": 16, "resident": 4}
     for engine in ("analytic", "event"):
         usual, waits = (answer(engine, rate="0.05 /s", adapters=held | {"count": count})[1] for count in (4, 400))

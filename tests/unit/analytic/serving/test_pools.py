@@ -13,6 +13,7 @@ import costmodel
 from costmodel.analytic.serving.prefill_pool import PromptPasses
 from costmodel.api import Workload
 from costmodel.errors import InputError
+from costmodel.workload.engine_memory import adapter_load
 
 RUN: dict[str, Any] = {
     "phase": "serving", "cluster": "nodes/dgx-h100", "framework": "vllm", "input_tokens": 2000, "output_tokens": 200,
@@ -194,3 +195,52 @@ def test_caches_wait_for_the_links_of_both_sides(load: Any, instances: int) -> N
     workload = load(rate="100 /s", requests={"count": 40}, replicas=slow, output_tokens=2, **pools)
     played = dict(workload.points(engine="event")["run"].metrics)
     assert played["requests_per_second"] == pytest.approx(instances * 5e6 / (2000 * 131_072), rel=0.05)
+
+
+CLASSES = [{"name": "long", "share": 0.25, "input": 6000}, {"name": "short", "share": 0.75, "input": 600}]
+
+
+@pytest.mark.parametrize("engine", ["analytic", "event"])
+def test_what_both_pools_take_for_their_tokens_adds_up_to_their_power_and_rent(load: Any, engine: str) -> None:
+    priced = {
+        "hardware.price.rental": "2 $/h",
+        "hardware.price.electricity": "0.1 $/kWh",
+        "hardware.power.idle": "80 W",
+    }
+    workload = load(rate="3 /s", prefix_hit_rate=0.5, requests={"count": 60}).changed(priced)
+    found = workload.simulate(engine=engine)["scenarios"]["run"]
+    means, bill = found["metrics"], dict(found["tokens"])
+    idle = bill.pop("idle")
+    watts = idle["power"] + sum(each["tokens_per_second"] * each["energy"] for each in bill.values())
+    assert watts == pytest.approx(means["energy_per_token"] * means["tokens_per_second"], rel=1e-9)
+    rents = (each["tokens_per_second"] * each["rent_per_million"] / 1e6 for each in bill.values())
+    assert idle["cost_rate"] + sum(rents) == pytest.approx(means["cost_rate"], rel=1e-9)
+    assert 0.0 < bill["cached"]["energy"] < 0.5 * bill["input"]["energy"] < 0.1 * bill["output"]["energy"]
+    assert bill["input"]["tokens_per_second"] == bill["cached"]["tokens_per_second"]
+
+
+@pytest.mark.parametrize("engine", ["analytic", "event"])
+def test_one_class_and_adapters_of_no_number_leave_two_pools_as_they_are(load: Any, engine: str) -> None:
+    def answer(**changes: Any) -> Any:
+        return load(**{"rate": "3 /s", "requests": {"count": 60}, **changes}).simulate(engine=engine)["scenarios"][
+            "run"
+        ]
+
+    usual = answer()
+    one = answer(requests={"count": 60, "classes": [{"name": "all", "share": 1}]}, adapters={"count": 0, "rank": 8})
+    assert one.pop("classes")["all"]["ttft"] == pytest.approx(usual["metrics"]["ttft"], rel=1e-12)
+    assert one == usual
+    classed = answer(requests={"count": 60, "classes": CLASSES}, input_tokens=None)
+    long, short = (classed["classes"][name] for name in ("long", "short"))
+    shares = long["share"] * long["ttft"] + short["share"] * short["ttft"]
+    assert shares == pytest.approx(classed["metrics"]["ttft"], rel=1e-9)
+    assert long["ttft"] > 3 * short["ttft"]
+    held = {"count": 100, "rank": 16}
+    served = [answer(adapters=each)["metrics"] for each in (held, held | {"resident": 4})]
+    assert usual["metrics"]["tpot"] < served[0]["tpot"]
+    plan = load(rate="3 /s", adapters=held | {"resident": 4}).scenario("run").plan
+    copies = [
+        float(adapter_load(part, each)) for part, each in zip((plan.prefill, plan.decode), plan.engines, strict=True)
+    ]
+    assert copies[0] == pytest.approx(copies[1])
+    assert served[1]["ttft"] - served[0]["ttft"] == pytest.approx(sum(copies), rel=0.1)
