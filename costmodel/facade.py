@@ -202,8 +202,9 @@ class Workload(api.Workload):
 
         model = self.scenario(self.scenarios[0]).architecture.name
         known = {"model": model, "clusters": api.several(clusters), "search_path": self._library.search_path}
+        numbers = (devices,) if isinstance(devices, int) else tuple(devices)
         request = replace(
-            read_request({**asked, **known}), devices=(devices,) if isinstance(devices, int) else tuple(devices),
+            read_request({**asked, **known, "devices": numbers}), devices=numbers,
             changes=tuple((path, str(value)) for path, value in (set or {}).items()),
         )  # fmt: skip
         if request.train:

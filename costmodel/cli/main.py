@@ -151,7 +151,9 @@ def _with_all_missing(error: click.ClickException) -> click.ClickException:
     wanted = (each for each in context.command.get_params(context) if each.required)
     missing = [each for each in wanted if each.name not in context.params]
     named = ", ".join(each.get_error_hint(context) for each in missing)
-    return click.UsageError(f"Missing {named}.", context) if len(missing) > 1 else error
+    if len(missing) == 1 and isinstance(missing[0], click.Option):
+        named += f", {missing[0].make_metavar(context)}: {missing[0].help}"
+    return click.UsageError(f"Missing {named.rstrip('.')}.", context)
 
 
 def _refused_by_system(error: OSError) -> int:

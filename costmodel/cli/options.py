@@ -43,13 +43,9 @@ anchor_option = click.option(
     "bench_serving, genai-perf, AIPerf), or its /metrics as text. Repeatable.",
 )  # fmt: skip
 scenario_option = click.option(
-    "--scenario",
-    "scenarios",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=scenario_names,
+    "--scenario", "scenarios", multiple=True, metavar="NAME", shell_complete=scenario_names,
     help="Run only this scenario. Repeatable.",
-)
+)  # fmt: skip
 
 
 class Asked(ValueRecord):
@@ -75,17 +71,28 @@ class Asked(ValueRecord):
 
         phases: of a model, where `--phase` names none. Raises InputError with every problem.
         """
-        from costmodel.api import load
-        from costmodel.schema.model_names import is_model
-
-        chosen = self.phases or (phases if phases and is_model(self.workload, self.search_path) else ())
-        loaded = load(
-            self._document() if self.anchors else self.workload, set=self.changes, cluster=self.clusters,
-            search_path=self.search_path, scenarios=self.scenarios or None, phases=chosen,
-        )  # fmt: skip
+        loaded = self.quietly(phases)
         for note in loaded.notes:
             click.echo(f"note: {note}", err=True)
         return loaded
+
+    def quietly(self, phases: tuple[str, ...] = ()) -> Workload:
+        """Return what `load` does, and print nothing."""
+        from costmodel.api import load
+        from costmodel.schema.model_names import is_model
+
+        if self.anchors and is_model(self.workload, self.search_path):
+            named = " ".join(f"--cluster {name}" for name in self.clusters or ("nodes/NAME",))
+            raise InputError.single(
+                f"is of a scenario that ran, and {self.workload} is a model", field="--anchor",
+                hint=f"write that scenario, with the load that was measured: `costmodel init workload --model "
+                f"{self.workload} {named} --phase serving > run.yaml`, then `simulate run.yaml --anchor`",
+            )  # fmt: skip
+        chosen = self.phases or (phases if phases and is_model(self.workload, self.search_path) else ())
+        return load(
+            self._document() if self.anchors else self.workload, set=self.changes, cluster=self.clusters,
+            search_path=self.search_path, scenarios=self.scenarios or None, phases=chosen,
+        )  # fmt: skip
 
     def _document(self) -> Tree:
         from costmodel.schema.references import Library

@@ -36,18 +36,10 @@ _OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("--ttft", "TIME@STAT", "Limit on the first token, e.g. 1s@p99; mean, p50, p90, p95 or p99 (default)."),
     ("--tpot", "TIME@STAT", "Limit on each further token, e.g. 50ms@p99."),
     ("--budget", "RATE", 'Ceiling of the cost rate, e.g. "300 $/h".'),
-    (
-        "--confidence",
-        "SHARE",
-        "Probability that the limits hold, or of the end in time, e.g. 90%, for which it is sized.",
-    ),
+    ("--confidence", "SHARE", "Probability that the limits hold, or of the end in time, that it is sized for: 90%."),
     ("--tokens", "N", "Tokens to train on, e.g. 15T."),
     ("--days", "DAYS", "Days in which training has to end; default: the fastest and the cheapest runs."),
-    (
-        "--devices",
-        "N,N,...",
-        "Numbers of devices that may train; default: parts of a node, then 1 to 7, 8, 10, 12, 14, 16 ... nodes.",
-    ),
+    ("--devices", "N,N,...", "Numbers of devices that may train; default: parts of a node, then 1, 2 ... nodes."),
     ("--emit", "FORMAT", "Print what starts the plan: vllm, sglang, trt-llm, dynamo, megatron, torchtitan, k8s, ..."),
 )
 
@@ -242,7 +234,7 @@ def _from_script(request: PlanRequest, source: str) -> Planned:
 def _request(options: Mapping[str, Any]) -> PlanRequest:
     from costmodel.planning.request import read_request
 
-    given = {name: value for name, value in options.items() if value is not None and name not in ("devices", "changes")}
+    given = {name: value for name, value in options.items() if value is not None and name != "changes"}
     return replace(
         read_request(given), devices=tuple(device_counts(options["devices"])),
         changes=tuple((path, str(value)) for path, value in read_changes(options["changes"]).items()),

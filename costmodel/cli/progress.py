@@ -15,7 +15,7 @@ EVERY = 10.0  # seconds between lines where there is no terminal
 def progress(what: str, total: float = 1.0, *, lines: bool = False) -> Iterator[Callable[[float], None]]:
     """Yield a function that takes how much of `total` is done. A terminal shows that, the rate and the time left.
 
-    lines: elsewhere a line every ten seconds says it.
+    lines: elsewhere a line says it, every ten seconds where there is more.
     """
     is_terminal = sys.stderr.isatty()
     if not is_terminal and not lines:
@@ -34,11 +34,11 @@ def progress(what: str, total: float = 1.0, *, lines: bool = False) -> Iterator[
 
 def _say(what: str, total: float, done: list[float], finished: threading.Event) -> None:
     """Print a line now and then until the work is finished, and one that it is."""
-    is_long = False
+    said = ""
     while not finished.wait(EVERY):
-        is_long = True
-        sys.stderr.write(f"{what}: {done[0] / total:.0%}\n")
-    if is_long and done[0] >= total:
+        if said != (said := f"{what}: {done[0] / total:.0%}\n"):
+            sys.stderr.write(said)
+    if said and done[0] >= total:
         sys.stderr.write(f"{what}: 100%\n")
 
 

@@ -150,14 +150,12 @@ def _chosen(loaded: Workload, asked: Asked, *, has_goal: bool) -> tuple[str, ...
     chosen = loaded.scenarios if asked.scenarios else tuple(searched)
     if not chosen:
         raise InputError.single(
-            f"no scenario can be searched: {_SEARCHED}",
-            hint="sweep a study with axes, such as `parallel.tp`",
+            f"no scenario can be searched: {_SEARCHED}", hint="sweep a study with axes, such as `parallel.tp`",
             field=asked.workload,
-        )
+        )  # fmt: skip
     if has_goal and len({name.partition(ON)[0] for name in chosen}) > 1 and not asked.scenarios:
         raise InputError.single(
-            "an objective or a constraint applies to a single scenario",
-            hint=f"add --scenario {chosen[0]}",
+            "an objective or a constraint applies to a single scenario", hint=f"add --scenario {chosen[0]}",
             field="--scenario",
-        )
+        )  # fmt: skip
     return chosen

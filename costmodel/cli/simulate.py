@@ -103,7 +103,7 @@ def _base(asked: Asked) -> Workload | None:
     if len(others) == len(asked.changes):
         return None
     with suppress(CostModelError):  # what is asked for may fit where the file's own values do not
-        return replace(asked, changes=others).load()
+        return replace(asked, changes=others).quietly()
     return None
 
 

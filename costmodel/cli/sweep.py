@@ -37,7 +37,7 @@ ADDRESS = "DASK_SCHEDULER_ADDRESS"  # the variable in which Dask's own tools loo
     help="Dask scheduler to use, whose workers run code sent to them; `env`: that of $DASK_SCHEDULER_ADDRESS; "
          "`embedded`: start a local one.",
 )  # fmt: skip
-@output_option("DIR", "Output folder.")
+@output_option("DIR", "Output folder, e.g. `--output runs`.")
 @workload_options("--cluster", "--phase")
 @json_option
 def command(

@@ -180,7 +180,9 @@ class Plans(MutableRecord, eq=False):
     def nothing(self) -> str:
         """Return in words that there is no deployment, and why."""
         if self.engines:
-            return "nothing is planned: most kernels have no fit on these devices"
+            asked = f"{self.request.model} --cluster {self.request.clusters[0]}"
+            why = "most kernels have no fit on these devices"
+            return f"nothing is planned: {why}; `costmodel simulate {asked}` answers on their rooflines"
         return f"nothing fits {'the budget' if self.over_budget else 'in memory'}"
 
 
@@ -320,11 +322,9 @@ def pools(one: Deployment) -> tuple[dict[str, Any] | None, dict[str, Any] | None
 def document(plans: Plans, *, in_full: bool = True) -> dict[str, Any]:
     """Return the answer by the keys of `costmodel plan --json`. in_full: as `plan_document` has it."""
     return {
-        "request": plans.request.document(),
-        "plans": [plan_document(one, in_full=in_full) for one in plans.best],
-        "left_out": [*plans.left_out, *plans.lost_lines],
-        "reachable": plans.reachable,
-    }
+        "request": plans.request.document(), "plans": [plan_document(one, in_full=in_full) for one in plans.best],
+        "left_out": [*plans.left_out, *plans.lost_lines], "reachable": plans.reachable,
+    }  # fmt: skip
 
 
 def plan_document(one: Deployment, *, in_full: bool = True) -> dict[str, Any]:

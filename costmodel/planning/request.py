@@ -19,7 +19,7 @@ USUAL = "p99"  # the statistic of a limit that names none
 _COUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMBGT]?)")
 _COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 _DAY = 86_400.0  # seconds
-_OF_TRAINING = ("tokens", "days")  # options of one kind of plan alone
+_OF_TRAINING = ("tokens", "days", "devices")  # options of one kind of plan alone
 _OF_SERVERS = (
     "rate", "requests_per_day", "users", "isl", "osl", "trace", "ttft", "tpot", "anchors",
 )  # fmt: skip
@@ -113,6 +113,7 @@ def read_request(given: Mapping[str, Any]) -> PlanRequest:
     for name in _OF_SERVERS if train else _OF_TRAINING:
         if given.get(name):
             what, other = ("a training run", "it") if train else ("servers", "it, or add --train")
+            other += ", or name a --cluster of as many: a node file with `count`" if name == "devices" else ""
             field = f"--{name.replace('_', '-').replace('anchors', 'anchor')}"
             problems.append(Problem(None, field, f"a plan of {what} has no such option", f"remove {other}"))
     values: dict[str, Any] = {}
@@ -187,5 +188,7 @@ _READ: Mapping[str, Callable[[str, str], Any]] = {
     "confidence": read_share,
 }
 """Option -> how its text is read."""
-OPTIONS = (*_READ, "model", "clusters", "trace", "anchors", "train", "emit", "source", "prices", "search_path")
+OPTIONS = (
+    *_READ, "model", "clusters", "devices", "trace", "anchors", "train", "emit", "source", "prices", "search_path",
+)  # fmt: skip
 """Options of a plan, as `costmodel plan` has them with underscores."""

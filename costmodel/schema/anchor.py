@@ -39,10 +39,8 @@ MEASURED: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Phase -> the metrics that anchors of it may state."""
 CLASSES = {
-    "training": "training",
-    **dict.fromkeys(("prefill", "decode", "generate"), "inference"),
-    "serving": "serving",
-}
+    "training": "training", **dict.fromkeys(("prefill", "decode", "generate"), "inference"), "serving": "serving",
+}  # fmt: skip
 MOST = 1000  # values of a file: what they say of one another is a square of as many
 
 _INLINE = "run"  # name of a scenario inside a step itself

@@ -94,12 +94,9 @@ def cluster(file: ClusterFile, cluster_node: hardware.Node) -> hardware.Cluster:
 def network(file: NetworkFile) -> hardware.Network:
     """Return the network between nodes."""
     return record(
-        hardware.Network,
-        file,
-        latency_same_leaf=file.latency.same_leaf,
-        latency_cross_leaf=file.latency.cross_leaf,
-        shape=tuple(map(float, file.shape)),
-    )
+        hardware.Network, file, latency_same_leaf=file.latency.same_leaf,
+        latency_cross_leaf=file.latency.cross_leaf, shape=tuple(map(float, file.shape)),
+    )  # fmt: skip
 
 
 class Ranks(Record):
@@ -141,13 +138,11 @@ def share_of_node(ranks: Ranks, per_node: Count, most_nodes: Count) -> Count:
 def precision(file: PrecisionFile) -> scenario.Precision:
     """Return the number formats."""
     return record(
-        scenario.Precision,
-        file,
+        scenario.Precision, file,
         weight_scaling=GroupScaling(file.weight_group, file.weight_scale, file.weight_zero),
         kv_scaling=GroupScaling(file.kv_group, file.kv_scale, file.kv_zero),
-        parts={name: _part(part) for name, part in file.parts.items()},
-        of_part=False,
-    )
+        parts={name: _part(part) for name, part in file.parts.items()}, of_part=False,
+    )  # fmt: skip
 
 
 def _part(file: PartFormatsFile) -> scenario.PartFormats:
@@ -202,13 +197,10 @@ def plan(file: workload.PlanFile, kernels: scenario.Framework, device: hardware.
 def _training(file: workload.TrainingFile) -> plans.Training:
     own = file.optimizer
     return record(
-        plans.Training,
-        file,
-        zero=own.zero,
-        stages=tuple(file.stages) if file.stages else None,
+        plans.Training, file, zero=own.zero, stages=tuple(file.stages) if file.stages else None,
         sharding=record(plans.Sharding, own, group=own.shard_group, gradients=own.gradient_communication),
         muon=own.newton_schulz if own.name == "muon" else None,
-    )
+    )  # fmt: skip
 
 
 def _rate_of_sessions(drawn: requests_files.RequestsFile) -> Quantity | None:
@@ -231,19 +223,12 @@ def _serving(
     if file.prefill is None or file.decode is None:
         inputs, outputs = mean_lengths(file)
         return record(
-            plans.Serving,
-            file,
-            input_tokens=inputs,
-            output_tokens=outputs,
-            speculative=drafts,
+            plans.Serving, file, input_tokens=inputs, output_tokens=outputs, speculative=drafts,
             rate=_first(file.rate, None if drawn is None else _first(drawn.rate, _rate_of_sessions(drawn))),
-            arrival_scv=_arrival_scv(drawn),
-            scheduler=_scheduler(file, kernels.engine, device),
-            memory=_engine_memory(file.memory, kernels),
-            blocks=file.memory.blocks,
-            means=None,
+            arrival_scv=_arrival_scv(drawn), scheduler=_scheduler(file, kernels.engine, device),
+            memory=_engine_memory(file.memory, kernels), blocks=file.memory.blocks, means=None,
             requests=drawn_requests(file),
-        )
+        )  # fmt: skip
     assert file.input_tokens is not None, "pools have no `requests`"
     assert file.output_tokens is not None, "pools have no `requests`"
     assert file.prefill.tokens_per_device is not None, "the file was checked"

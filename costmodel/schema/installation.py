@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from costmodel.declared import SI
-from costmodel.errors import InputError, Problem, suggest
+from costmodel.errors import InputError, Problem, did_you_mean, suggest
 from costmodel.hardware import Cluster, Device, Node
 from costmodel.quantities import Count, ceil, is_single, minimum
 from costmodel.records import Record, replace
@@ -174,7 +175,10 @@ def _kind_of(library: Library, reference: Tree, above: str) -> str:
     kind = next((kind for kind, name in readings if kind in _HARDWARE and library.has(kind, name)), None)
     if kind is None:
         known = [f"{kind}/{name}" for kind in _HARDWARE for name in library.names(kind)]
-        raise reference.error(f"unknown cluster or node {text!r}", suggest(text, known), above)
+        near = did_you_mean(text, known) or "describe it in a file, as docs/howto/add_a_gpu.md does"
+        part = "; layouts of fewer ranks take a part of a node" if re.search(r"-x\d+$", text) else ""
+        hint = f"{near} (`costmodel hardware list` has all{part})"
+        raise reference.error(f"unknown cluster or node {text!r}", hint, above)
     return kind
 
 

@@ -135,8 +135,9 @@ def _locate(path: str, scenarios: Sequence[str], label: Location | None) -> Over
     if head in ("hardware", "scenarios"):
         hint = "give a field inside it, e.g. `hardware.memory.hbm.bandwidth` or `scenarios.NAME.parallel.tp`"
         raise InputError.single("is a section, not a value", hint=hint, field=path, location=label)
-    hint = did_you_mean(head, ("model", "scenarios", "hardware"))
-    hint = hint or f"paths start with `model.`, `hardware.` or `scenarios.NAME.`; did you mean `scenarios.NAME.{path}`?"
+    meant = f"scenarios.{next(iter(scenarios), 'NAME')}.{path}"
+    near = did_you_mean(head, ("model", "scenarios", "hardware"))
+    hint = near or f"paths start with `model.`, `hardware.` or `scenarios.NAME.`; did you mean `{meant}`?"
     raise InputError.single(f"unknown path {head!r}", hint=hint, field=path, location=label)
 
 

@@ -112,7 +112,7 @@ class Library:
             return path_of_alias
         folder = f"{FOLDERS.get(kind, '')}/{kind}".lstrip("/")
         searched = f"(searched --path, $COSTMODEL_PATH and the shipped data for {folder}/{name}.yaml)"
-        hint = f"{_awaited(name) or suggest(name, [*self.names(kind), *self.aliases(kind)])} {searched}"
+        hint = f"{_awaited(name, kind) or suggest(name, [*self.names(kind), *self.aliases(kind)])} {searched}"
         raise InputError.single(f"{kind}/{name} not found", hint=hint, field=field, location=origin)
 
     def aliases(self, kind: str) -> dict[str, list[Path]]:
@@ -296,12 +296,15 @@ def _kind_of_version(version: object) -> str | None:
     return next((kind for kind, known in _VERSIONS.items() if known == version), None)
 
 
-def _awaited(name: str) -> str:
-    """Return what is known of a model whose config.json was not read, empty for a name that says nothing."""
+def _awaited(name: str, kind: str = "models") -> str:
+    """Return what is known of a model that was not read, or of a format's other name, empty where nothing is."""
     from costmodel.schema.loader import read_tree  # few names are unknown
 
     path = Path(__file__).with_name("hugging_face") / "names.yaml"
-    known = (read_tree(path, path.name).child("awaited") or Tree({})).text(name.rpartition("/")[2].lower())
+    section = "formats" if kind == "precisions" else "awaited"
+    known = (read_tree(path, path.name).child(section) or Tree({})).text(name.rpartition("/")[2].lower())
+    if kind == "precisions":
+        return f"did you mean {known}?" if known else ""
     return f"known by name alone ({known}): write the path of its config.json, or of its folder" if known else ""
 
 

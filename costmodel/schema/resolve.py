@@ -410,7 +410,8 @@ def _naming_phases(problem: Problem, field: str, phase: str) -> Problem:
     *first, last = others
     names = f"{', '.join(first)} and {last}" if first else last
     message = f"not allowed in phase {phase} (belongs to {names})"
-    return replace(problem, message=message, hint="remove it, or change the phase")
+    named = f"{problem.hint}, " if problem.hint.startswith("write ") else ""  # the key of this phase
+    return replace(problem, message=message, hint=f"{named}remove it, or change the phase")
 
 
 def _look_ahead(assembly: Assembly, tree: Tree, name: str) -> None:

@@ -27,6 +27,9 @@ def check_folder(folder: Path, document: Mapping[str, Any]) -> None:
     """Raise InputError unless a study may be written to a folder: it is new, empty, or holds the same study."""
     location = Location(str(folder))
     if not folder.exists():
+        if folder.suffix in (".csv", ".parquet", ".json"):
+            hint = f"write --output {folder.stem}, whose `{POINTS}` are CSV with COSTMODEL_TABLE=csv"
+            raise InputError.single("is the name of a file, and a study is a folder", hint=hint, location=location)
         above = next(parent for parent in folder.absolute().parents if parent.exists())
         if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
             raise InputError.single(f"cannot be made: {above} is not writable", hint="name another", location=location)

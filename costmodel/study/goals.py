@@ -146,16 +146,12 @@ class SearchResult(MutableRecord, eq=False):
     def document(self) -> dict[str, Any]:
         """Return the result as JSON."""
         return {
-            "devices": list(self.devices),
-            "looked_at": self.looked_at,
-            "feasible": self.feasible,
-            "scheduled": self.scheduled,
-            **({} if self.stages is None else {"stages": self.stages}),
-            "best": [one.document() for one in self.best],
-            "front": [one.document() for one in self.front],
+            "devices": list(self.devices), "looked_at": self.looked_at, "feasible": self.feasible,
+            "scheduled": self.scheduled, **({} if self.stages is None else {"stages": self.stages}),
+            "best": [one.document() for one in self.best], "front": [one.document() for one in self.front],
             **({"prices": [asdict(one) for one in self.rents]} if self.rents else {}),
             **({"notes": list(self.all_notes)} if self.all_notes else {}),
-        }
+        }  # fmt: skip
 
     @property
     def all_notes(self) -> tuple[str, ...]:

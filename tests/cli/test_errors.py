@@ -54,6 +54,21 @@ def workload(tmp_path, text):
         (("schema", "workloa"), "`workload`"),
         (("init", "devic"), "`device`"),
         (("collective", "all_reduce", "--ranks", "[" * 5000), "[ … ["),
+        (("simulate", FLAGSHIP, "--set", "scenarios.decode.precision=int4"), "did you mean `w4a16`"),
+        (("simulate", FLAGSHIP, "--set", "scenarios.decode.precision=fp4"), "did you mean `nvfp4` or `mxfp4`?"),
+        (("simulate", FLAGSHIP, "--set", "scenarios.decode.context=9"), "unknown key; write `input_tokens`"),
+        (("simulate", FLAGSHIP, "--set", "scenarios.decode.batch=9"), "write `batch_per_device`, remove it, or"),
+        (("simulate", FLAGSHIP, "--cluster", "RTX 4090"), "did you mean `nodes/rtx-4090-x1`"),
+        (("simulate", FLAGSHIP, "--cluster", "macbook"), "describe it in a file"),
+        (("simulate", FLAGSHIP, "--cluster", "nodes/hgx-h200-x2"), "layouts of fewer ranks take a part of a node"),
+        (("simulate", "llama-3.1-8b", "--cluster", "nodes/h100-x1", "--anchor", "b.json"), "is a model; write that"),
+        (("sweep", FLAGSHIP), "Missing '--output', DIR: Output folder, e.g. `--output runs`."),
+        (("sweep", FLAGSHIP, "--vary", "batch=1,2", "--output", "x"), "did you mean `scenarios.training.batch`?"),
+        (
+            ("sweep", FLAGSHIP, "--vary", "scenarios.decode.input_tokens=1,2", "--output", "x.csv"),
+            "write --output x, whose `points` are CSV",
+        ),
+        (("plan", "qwen3-32b", "--cluster", "nodes/dgx-h100", "--rate", "1/s", "--devices", "2"), "a node file with"),
     ],
 )
 def test_wrong_usage_is_told_with_its_fix_and_exits_2(run, arguments, told):
@@ -199,3 +214,10 @@ def test_a_problem_of_a_file_that_two_others_name_is_told_once(run, tmp_path):
     done = run("validate", device, node, "--path", tmp_path)
     assert done.code == 2
     assert done.out.count("power.tdp: 600 has no unit") == 1
+
+
+def test_a_result_is_no_model(run, tmp_path):
+    (tmp_path / "r.json").write_text('{"schema": "costmodel/result@1", "scenarios": {"a": {}}}', encoding="utf-8")
+    done = run("simulate", tmp_path / "r.json", "--cluster", "nodes/h100-x1")
+    assert (done.code, done.out) == (2, "")
+    assert "is a plan or a result, no model; `costmodel compare` reads it" in done.err

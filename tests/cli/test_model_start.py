@@ -198,3 +198,10 @@ def test_weights_in_the_format_of_a_name_take_its_room(run):
     answer = json.loads(run("simulate", "Qwen/Qwen3-32B-FP8", *asked).out)
     weights = 31.2e9 * (1 + 4 / 128**2) + 2 * 2 * 151936 * 5120
     assert answer["scenarios"]["prefill"]["memory"]["weights"] == pytest.approx(weights, rel=0.01)
+
+
+def test_what_a_model_runs_as_is_said_once_beside_a_ratio(run):
+    done = run("simulate", "llama-3-8b", "--cluster", "nodes/h100-x1", "--set", "hardware.memory.hbm.bandwidth=2x")
+    assert done.code == 0
+    assert "without the factors" in done.out
+    assert done.err.count("prefill of one prompt") == 1

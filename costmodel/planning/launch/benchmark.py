@@ -43,12 +43,8 @@ def benchmark(
     if not own:
         shares = sorted({each.removeprefix("p") for each in statistics if each not in _MEDIANS}, key=float) or ["99"]
         words += [
-            "--percentile-metrics",
-            "ttft,tpot,itl,e2el",
-            "--metric-percentiles",
-            ",".join(shares),
-            "--ignore-eos",
-        ]
+            "--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", ",".join(shares), "--ignore-eos",
+        ]  # fmt: skip
     return words
 
 

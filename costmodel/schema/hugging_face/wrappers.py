@@ -79,8 +79,9 @@ def _kind(tree: Tree, file: Tree) -> str:
     implied = table("names")["text_families"]
     if tree is not file and wrapper in implied:
         return str(implied[wrapper])
-    hint = f"add it; {available(list(families()))}"
-    raise tree.error("is missing", hint, "model_type")
+    if file.child("plans") or file.child("scenarios"):
+        raise file.error("is a plan or a result, no model", "`costmodel compare` reads it; simulate its `next` command")
+    raise tree.error("is missing", f"add it; {available(list(families()))}", "model_type")
 
 
 def _architectures(tree: Tree) -> list[str]:

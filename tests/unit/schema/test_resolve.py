@@ -160,7 +160,7 @@ def test_a_change_is_typed_and_unit_checked(world: Path, path: str, text: str, v
         ("model.layers.5.repeat", "1", "unknown field '5'; available: 0"),
         ("scenarios.trian.parallel.tp", "1", "unknown scenario 'trian'; did you mean `train`?"),
         ("scenario.train.parallel.tp", "1", "unknown path 'scenario'; did you mean `scenarios`?"),
-        ("parallel.tp", "1", "did you mean `scenarios.NAME.parallel.tp`"),
+        ("parallel.tp", "1", "did you mean `scenarios.train.parallel.tp`"),
         ("hardware", "1", "is a section, not a value"),
         ("scenarios.train.global_batch", "[", "is not valid YAML"),
         ("scenarios.train.global_batch", "many", "must be a whole number, not 'many'"),
