@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 
@@ -282,14 +283,15 @@ def _starts(
 ) -> Count:  # fmt: skip
     """Return the kernels and messages of a stage's pass that the host starts one by one, of all micro-batches.
 
-    Neither those that take no time nor those that the framework starts within another one's call.
+    Neither those that take no time nor those that the framework starts within another one's call. Attention of prompts
+    is one call with that of the requests that decode where this follows it [TensorRT-LLM, thop.attention].
     """
     within, starts = scenario.framework.eager_prompts.within, 0.0
     for count, layer in zip(repeats, segments, strict=True):
         for segment in layer:
-            named = (each for each in segment.operators if each.operator.name.rpartition(": ")[2] not in within)
-            timed = sum(bool(np.any(each.time.seconds)) for each in named)
-            starts = starts + count * segment.runs(forward.micro_batches) * timed
+            timed = (each.operator.name for each in segment.operators if np.any(each.time.seconds))
+            calls = [name for name, _ in groupby(each.rpartition(": ")[2] for each in timed) if name not in within]
+            starts = starts + count * segment.runs(forward.micro_batches) * len(calls)
     return starts
 
 

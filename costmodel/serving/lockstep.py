@@ -13,7 +13,7 @@ from costmodel.serving.compiled import inner
 from costmodel.serving.decoding import release
 from costmodel.serving.engine import has_place, schedule, schedule_alone, step_rows
 from costmodel.serving.loop import idle, run_step, with_starts
-from costmodel.serving.prices import device_time, host_time, shared_time
+from costmodel.serving.prices import device_time, host_floor, host_time, shared_time
 from costmodel.serving.queue import first_waiting, look, see_arrivals
 from costmodel.serving.routing import Service, engine_of
 
@@ -64,8 +64,8 @@ def decide_together(service: Service, first: int, number: int) -> bool:
             rows = step_rows(engine, tables)
             own = device_time(tables, engine.step, rows) - shared_time(tables, rows) + engine.step.copies
             longest, tokens, most = max(longest, own), tokens + rows, max(most, rows)
-            if engine.step.chunks > 0 and not tables.ahead:
-                floor = tables.prompt_floor
+            if not tables.ahead:
+                floor = max(floor, host_floor(tables, engine.step))
             host = max(host, host_time(tables, engine.step))
             working += 1
     if working == 0:

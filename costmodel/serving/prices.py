@@ -26,7 +26,7 @@ class Tables(NamedTuple):
     prompt: Any  # what prompt chunks alone need, over their number, all their tokens, and mean keys
     mixed: Any  # both in one kernel
     fused: bool  # that it is so
-    prompt_floor: float = 0.0  # least time of a step with prompts
+    prompt_floor: Any = np.zeros(2)  # least time of a step with prompts, alone and beside requests that decode
     ahead: bool = False  # the host needs it, and begins while the step before runs
     pool: Any = np.zeros((3, 1))  # of devices with experts only: kernels, messages there and back, over a step's tokens
     batches: int = 1  # micro-batches
@@ -85,7 +85,7 @@ def rows_time(tables: Tables, rows: float, sequences: int) -> float:
 def step_time(tables: Tables, step: Step, rows: float) -> float:
     """Return the time of a step that begins on an idle device. step: as of `Engine`; rows: its tokens."""
     seconds = device_time(tables, step, rows)
-    return max(seconds, tables.prompt_floor) if step.chunks > 0 else seconds
+    return max(seconds, host_floor(tables, step))
 
 
 @inner
@@ -103,11 +103,17 @@ def shared_time(tables: Tables, rows: float) -> float:
 
 
 @inner
+def host_floor(tables: Tables, step: Step) -> float:
+    """Return the time in which the host starts a step's kernels, none of one that a graph holds."""
+    return float(tables.prompt_floor[int(step.decodes > 0)]) if step.chunks > 0 else 0.0
+
+
+@inner
 def host_time(tables: Tables, step: Step) -> float:
     """Return what the host takes to start a step's kernels, where it begins while the step before runs. step: as of
     `Engine`.
     """
-    return tables.prompt_floor if tables.ahead and step.chunks > 0 else 0.0
+    return host_floor(tables, step) if tables.ahead else 0.0
 
 
 @inner

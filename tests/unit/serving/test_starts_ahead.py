@@ -9,8 +9,12 @@ import pytest
 import yaml
 
 import costmodel
+from costmodel.analytic.evaluation import evaluate
+from costmodel.analytic.serving.open_loop import OpenLoopEvaluation
 from costmodel.serving.loop import with_starts
 from costmodel.serving.state import Engine, EngineState
+from costmodel.serving.step_times import StepPricer
+from costmodel.workload.plans import Serving
 
 
 def served(folder: Path, **changes: Any) -> costmodel.Workload:
@@ -55,3 +59,20 @@ def test_the_host_of_the_event_engine_begins_when_it_has_started_the_step_before
     first = with_starts(cast(Engine, engine), 1.0, 1.02, 0.04, 0.094)
     second = with_starts(cast(Engine, engine), 1.02, 1.02 + first, 0.04, 0.094)
     assert [first, second] == pytest.approx([0.074, 0.094])
+
+
+@pytest.mark.parametrize(("model", "latent"), [("llama-3-8b", False), ("deepseek-v3", True)])
+def test_the_host_starts_attention_of_prompts_and_of_decoding_requests_in_one_call_unless_they_differ(
+    tmp_path: Path, model: str, latent: bool
+) -> None:
+    """A latent cache is read in other products by those that decode; the closed form counts as the requests' steps."""
+    workload = served(tmp_path, concurrency=None, rate="5 /s", requests=None).changed({"model": f"models/{model}"})
+    scenario = workload.scenario("run")
+    calibration, plan = workload.calibration(scenario), scenario.plan
+    closed = evaluate(scenario, calibration)
+    assert isinstance(plan, Serving)
+    assert isinstance(closed, OpenLoopEvaluation)
+    alone, beside = StepPricer(scenario, plan, calibration).prompt_floor()
+    assert (beside > alone) == latent
+    mixed = closed._exact[1].models[0]
+    assert beside == pytest.approx(sum(stage.count * float(stage.host) for stage in mixed.stages))
