@@ -29,7 +29,8 @@ class SI(Record):
     value: float | npt.NDArray[Any]
 
     def __str__(self) -> str:
-        ends = (np.min(self.value), np.max(self.value)) if np.size(self.value) else ()
+        has_ends = np.size(self.value) > 0 and np.result_type(self.value).kind in "biuf"
+        ends = (np.min(self.value), np.max(self.value)) if has_ends else ()
         return " .. ".join(dict.fromkeys(f"{float(end):g}" for end in ends))
 
 
@@ -159,11 +160,9 @@ class Measure(FieldType):
         if self.dimension == "count":
             return f"number, {self.low:g} to {self.high:g}"
         names = {
-            "duration": "time",
-            "flop_rate": "FLOP rate",
-            "money_rate": "money rate",
+            "duration": "time", "flop_rate": "FLOP rate", "money_rate": "money rate",
             "energy_price": "price of energy",
-        }
+        }  # fmt: skip
         text = f"{names.get(self.dimension, self.dimension)}, as `{self._suggest(10)}`"
         return f"{text} or `{{bidirectional: {self._suggest(20)}}}`" if self.two_way else text
 

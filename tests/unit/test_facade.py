@@ -131,3 +131,14 @@ def test_methods_answer_as_the_studies_do(decode: costmodel.Workload) -> None:
     assert best[0].metrics["tpot"] <= 0.06
     with pytest.raises(InputError, match="varies names"):
         decode.sweep("decode", "scenarios.decode.cluster=nodes/dgx-h100,nodes/hgx-h800")
+
+
+def test_a_factor_is_of_what_was_changed_before_and_a_number_is_itself(decode: costmodel.Workload) -> None:
+    path, other = "hardware.memory.hbm.bandwidth", "hardware.memory.hbm.capacity"
+    own = decode.resolved.value(path)
+    once = decode.changed({path: "1.2x"})
+    assert once.resolved.value(path) == pytest.approx(1.2 * own)
+    again = once.changed({path: "1.2x", other: "2x"})
+    assert again.resolved.value(path) == pytest.approx(1.44 * own)
+    assert again.resolved.value(other) == pytest.approx(2.0 * decode.resolved.value(other))
+    assert once.changed({path: own}).resolved.value(path) == pytest.approx(own)

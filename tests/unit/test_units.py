@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.declared import MOST, Measure, Positive, Whole, Wrong
+from costmodel.declared import MOST, SI, Measure, Positive, Whole, Wrong
 from costmodel.errors import InputError
 from costmodel.units import DIMENSIONS, parse, render, slip, whole
 
@@ -181,3 +181,12 @@ def test_a_count_that_is_none_is_told_with_the_nearest_one_that_may_be(value: ob
 def test_a_quantity_is_described_by_an_example_of_its_unit() -> None:
     assert Measure("bandwidth").describe() == "bandwidth, as `10 GB/s`"
     assert Measure("duration").describe() == "time, as `10 s`"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [([], "with at least one"), (["1"], "of numbers"), ([True], "of numbers"), ([1.0, np.nan], "is not finite")],
+)
+def test_an_array_holds_at_least_one_number_and_finite_ones(value: list[object], told: str) -> None:
+    with pytest.raises(Wrong, match=told):
+        Positive().check(SI(np.array(value)))

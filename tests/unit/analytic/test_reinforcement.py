@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import BF16, CLUSTER, DEVICE, GENERATE, SERVING, STEP, scenario, with_device, with_level
+from builders import BF16, CLUSTER, DENSE_MODEL, DEVICE, GENERATE, SERVING, STEP, scenario, with_device, with_level
 
 from costmodel.analytic.evaluation import evaluate, ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.intervals import RunScatter, intervals
 from costmodel.analytic.reinforcement import ReinforcementEvaluation, new_weights
+from costmodel.analytic.serving.burst import BurstRollout, RolloutTimes
 from costmodel.analytic.serving.burst_profile import burst_profile
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
@@ -18,11 +19,12 @@ from costmodel.quantities import Quantity
 from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.adapters import Adapters
+from costmodel.workload.architecture import Mtp
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.memory import Ledger
 from costmodel.workload.operators import Collective
-from costmodel.workload.plans import Generate, Serving, Training
+from costmodel.workload.plans import Generate, Serving, Speculative, Training
 from costmodel.workload.reinforcement import Refit, Reinforcement
 from costmodel.workload.requests import Lengths, Replicas, RequestStream
 from costmodel.workload.scenario import Parallelism, Scenario
@@ -380,3 +382,20 @@ def test_costs_and_rates_are_of_all_devices() -> None:
     assert values["tokens_per_second"] == pytest.approx(128 * 1280 / values["step_time"])
     assert isinstance(evaluate(of, Calibration()), ReinforcementEvaluation)
     assert BF16.linear == "bf16"
+
+
+def test_a_burst_s_decoding_takes_a_step_for_as_many_tokens_as_it_accepts() -> None:
+    """Prompts and a step cost the same whatever is accepted: times are linear in steps a token. Of one engine alone
+    the last answer and the mean one are of the same engine."""
+
+    def found(accepted: float, engines: float = 8.0) -> RolloutTimes:
+        drafts = Speculative(depth=1.0, acceptance=accepted)
+        plan = replace(BURST, speculative=drafts, replicas=Replicas(count=engines))
+        return BurstRollout(scenario(plan, replace(DENSE_MODEL, mtp=Mtp(1))), plan, Calibration(), 128.0).times()
+
+    for name in ("seconds", "busy"):
+        none, half, every = (float(getattr(found(accepted), name)) for accepted in (0.0, 0.5, 1.0))
+        assert none > half > every
+        assert (half - every) / (none - every) == pytest.approx((1 / 1.5 - 1 / 2) / (1 - 1 / 2))
+    alone = found(0.8, engines=1.0)
+    assert alone.seconds == pytest.approx(alone.busy)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from costmodel.fitting.interval_width import HalfWidths
-from costmodel.fitting.writing import _intervals, median_ends
+from costmodel.fitting.writing import _intervals, _median_ends, median_ends
 from costmodel.records import Record
 
 
@@ -40,3 +40,9 @@ def test_half_an_interval_is_the_mean_of_its_sides_times_the_width_of_a_row() ->
     assert half == pytest.approx(float(np.median(sides.below + sides.above)))
     within = (1.0 - ratio <= 2.0 * sides.below) & (ratio - 1.0 <= 2.0 * sides.above)
     assert inside == pytest.approx(float(within.mean()))
+
+
+def test_few_rows_state_the_ends_of_the_median_of_what_the_prediction_misses() -> None:
+    """A ratio of measured to predicted time of 1.25 is a prediction 20 % too short."""
+    assert _median_ends(np.full(9, 1.25)) == "median_low: 20 %, median_high: 20 %, "
+    assert _median_ends(np.full(500, 1.25)) == ""

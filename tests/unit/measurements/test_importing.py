@@ -428,3 +428,9 @@ def test_whatever_stands_in_one_place_is_read_or_told(tmp_path, document):
             file = write(tmp_path, "t.json", json.dumps(changed))
             with suppress(MeasurementError):
                 read_benchmark(file, "t.json") if is_benchmark(document) else read_foreign(file, "t.json")
+
+
+def test_a_kernel_below_a_microsecond_is_a_row_and_one_of_no_time_is_none(tmp_path):
+    products = [cpu_op(i, "aten::mm", [[64, 128], [128, n]], BF16) for i, n in ((1, 256), (2, 512))]
+    table = read_trace(tmp_path, *products, kernel(1, 0.5), kernel(2, 0.0))
+    assert table.seconds.tolist() == pytest.approx([0.5e-6])

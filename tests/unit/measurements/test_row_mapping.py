@@ -333,3 +333,15 @@ def test_a_column_has_no_rows(table, catalogue):
     row = {"op": "elementwise", "sub_op": "gelu", "m": 65536, "n": 1}
     column, rows = only(table(row, row | {"n": 64}), catalogue).operators[0].rows.tolist()
     assert (column, rows) == (0.0, 65536.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "groups"),
+    [({}, (2.0, 2)), ({"world_size": 48}, (6.0, 4)), ({"world_size": 8}, (1.0, 1)), ({"num_experts": 65}, (1.0, 1))],
+)
+def test_a_token_goes_to_four_nodes_at_most_and_to_any_where_experts_stand_in_no_groups(
+    table, catalogue, changes, groups
+):
+    (exchange,) = only(table(EXCHANGE | {"num_experts": 96} | changes), catalogue).operators
+    assert isinstance(exchange, ExpertAllToAll)
+    assert (exchange.expert_groups, exchange.group_top_k) == groups

@@ -308,3 +308,12 @@ def test_nodes_of_several_devices_are_as_far_apart_as_their_routers() -> None:
     for group, hops in ((Group(8.0), 3), (Group(8.0, 2.0), 4), (Group(32.0), 6)):
         assert group_links(group, box).inter_latency == pytest.approx(1e-6 + hops / 2 * 2e-6)
     assert group_links(Group(2.0), box).nodes == 1
+
+
+@pytest.mark.parametrize("topology", ["mesh", "torus"])
+def test_a_group_in_one_node_of_a_grid_shares_no_port(topology: str) -> None:
+    cluster = dies(topology, (4.0, 4.0))
+    inside = replace(cluster, node=replace(cluster.node, count=4.0))
+    within, whole = (group_links(Group(ranks), inside) for ranks in (4.0, 16.0))
+    assert (within.exchange_share, within.step_share) == (1.0, 1.0)
+    assert whole.exchange_share != 1.0

@@ -305,3 +305,10 @@ def test_a_message_inside_a_node_hops_once_or_twice_over_its_link() -> None:
     nodes = [replace(FOUR, intra=link, peer_to_peer=peers) for peers in (True, False)]
     nodes.append(replace(FOUR, intra=replace(link, latency=None)))
     assert [inside_latency(Cluster("one", node, 1.0)) for node in nodes] == [2e-6, 4e-6, 0.0]
+
+
+def test_of_no_ends_there_are_no_paths() -> None:
+    links = build_cluster_links(cluster("ft2", nodes=16, local=1), 16)
+    assert links.switches is not None
+    none = np.array([], np.intp)
+    assert not len(shortest_paths(links.switches, none, none).hops)

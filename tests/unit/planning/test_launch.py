@@ -21,11 +21,12 @@ from costmodel.planning.launch import FORMATS, TRAINERS, emit
 from costmodel.planning.launch.answers import answer
 from costmodel.planning.launch.deployment import Deployment, Pool
 from costmodel.planning.launch.layouts import devices_of
-from costmodel.planning.launch.manifests import kubernetes
+from costmodel.planning.launch.manifests import compose, kubernetes
 from costmodel.planning.launch.options import Option
 from costmodel.planning.launch.reading import Launched, read_launch
 from costmodel.planning.launch.scripts import HEADLINE, script
 from costmodel.planning.request import PlanRequest
+from costmodel.records import replace
 from costmodel.schema.files import load_cluster
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "launch_options.yaml"
@@ -397,3 +398,15 @@ def test_a_switch_says_what_it_stands_for_and_its_opposite_only_where_there_is_o
     assert (plain.theirs(True), plain.theirs(False), plain.theirs(3)) == (True, None, None)
     both = Option("chunked", flags=("--chunked",), takes=False, stated=True, negated="--no-chunked")
     assert (both.theirs(True), both.theirs(False), both.theirs(3)) == (True, False, None)
+
+
+def test_only_two_pools_of_a_node_have_profiles_and_a_model_without_letters_has_a_name() -> None:
+    cluster = load_cluster("nodes/rtx-4090-x8")
+    pools = tuple(Pool(role, {"parallel.tp": 2}, 1, cluster, "nodes/rtx-4090-x8") for role in ("prefill", "decode"))
+    deployed = Deployment(model="some/---", checkpoint="x", framework="vllm", pools=pools, drafts=None, load={})
+    both = yaml.safe_load(compose("vllm", deployed))
+    assert [each["profiles"] for each in both["services"].values()] == [["prefill"], ["decode"]]
+    assert NAME.fullmatch(both["name"])
+    alone = yaml.safe_load(compose("vllm", replace(deployed, model="some/Qwen3-32B", pools=pools[:1])))
+    assert not any("profiles" in each for each in alone["services"].values())
+    assert alone["name"].startswith("qwen3-32b")

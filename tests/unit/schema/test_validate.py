@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from small_world import edit, write
 
+from costmodel.errors import InputError
+from costmodel.schema.cluster import NetworkFile
 from costmodel.schema.files import validate
+from costmodel.schema.loader import parse_tree
+from costmodel.schema.mixers import AttentionFile, HeadRouteFile, KvSourceFile
+from costmodel.schema.patterns import AxisFile, HeadsFile
+from costmodel.schema.serving import GapsFile, LengthsFile, PrioritiesFile, ReplicasFile, RequestsFile
+from costmodel.schema.strict import Strict, checked
 
 CHIP = "hardware/devices/chip.yaml"
 
@@ -216,3 +224,127 @@ def test_a_key_that_a_framework_had_is_named_with_the_one_of_today(tmp_path: Pat
     path.write_text(f"schema: costmodel/framework@1\nextends: frameworks/default\nname: mine\n{line}\n")
     (problem,) = validate(path)
     assert problem.hint == f"write `{today}`"
+
+
+ATTENTION = "type: attention, q_heads: 8"
+CONTRADICTIONS = [
+    # file, what is sound beside it, what is not, what is said
+    (
+        LengthsFile, "{distribution: values, values: [1, 2], weights: [1, 3]}",
+        "{distribution: values}", "needs `values`",
+    ),
+    (
+        LengthsFile, "{distribution: values, values: [1, 2]}",
+        "{distribution: values, values: [1], weights: [1, 3]}", "a weight for each",
+    ),
+    (
+        LengthsFile, "{distribution: uniform, low: 8, high: 8}",
+        "{distribution: uniform, low: 9, high: 8}", "`low` above `high`",
+    ),
+    (LengthsFile, "{distribution: uniform, high: 8}", "{distribution: uniform}", "needs `high`"),
+    (LengthsFile, "{mean: 8, high: 8}", "{mean: 9, high: 8}", "a mean beyond its `high` of 8"),
+    (LengthsFile, "9", "{distribution: constant}", "needs `mean`"),
+    (
+        LengthsFile, "{distribution: normal, mean: 9, deviation: 2}",
+        "{distribution: normal, mean: 9}", "needs `deviation`",
+    ),
+    (
+        GapsFile, "{distribution: lognormal, mean: 3 s, deviation: 1 s}",
+        "{distribution: lognormal, mean: 3 s}", "needs a `deviation`",
+    ),
+    (GapsFile, "3 s", "{mean: 3 s, deviation: 1 s}", "nothing else has one"),
+    (
+        PrioritiesFile, "{values: [0, 1], weights: [0, 2]}",
+        "{values: [0, 1], weights: [0, 0]}", "one of them above zero",
+    ),
+    (PrioritiesFile, "{values: [0, 1]}", "{values: [0, 1], weights: [1]}", "a weight for each value"),
+    (RequestsFile, "{trace: a.csv}", "{trace: a.csv, rate: 1 /s}", "`rate` is not allowed with a trace"),
+    (RequestsFile, "{trace: a.csv, arrivals: closed_loop}", "{trace: a.csv, arrivals: poisson}", "arrivals of its own"),
+    (RequestsFile, "{arrivals: closed_loop, ramp: 1 s}", "{ramp: 1 s}", "`ramp` is of the users"),
+    (RequestsFile, "{pairs: a.json}", "{pairs: a.json, output: 8}", "`pairs` gives both lengths"),
+    (RequestsFile, "{pairs: a.json, tokenizer: t}", "{tokenizer: t}", "counts the texts of `pairs`"),
+    (
+        RequestsFile, "{classes: [{name: a, share: 0.25}, {name: b, share: 0.75}]}",
+        "{classes: [{name: a, share: 0.25}, {name: a, share: 0.75}]}", "two `classes` have the same name",
+    ),
+    (RequestsFile, "{classes: [{name: a, share: 1}]}", "{classes: [{name: a, share: 0.9}]}", "add up to 0.9"),
+    (
+        RequestsFile, "{sessions: {turns: 2, rate: 1 /s}}",
+        "{rate: 1 /s, sessions: {turns: 2, rate: 1 /s}}", "exclude one another",
+    ),
+    (
+        RequestsFile, "{sessions: {turns: 2}}",
+        "{arrivals: burst, sessions: {turns: 2, rate: 1 /s}}", "`burst` has no `sessions.rate`",
+    ),
+    (ReplicasFile, "{count: 2, prefill: 1}", "{count: 2, prefill: 2}", "leaves no engine that decodes"),
+    (
+        ReplicasFile, "{autoscale: {most: 4, target: 8}}",
+        "{count: 2, prefill: 1, autoscale: {most: 4, target: 8}}", "`autoscale` is not allowed with `prefill`",
+    ),
+    (
+        ReplicasFile, "{autoscale: {least: 4, most: 4, target: 8}}",
+        "{autoscale: {least: 5, most: 4, target: 8}}", "`least` above `most`",
+    ),
+    (
+        ReplicasFile, "{count: 2, failures: [{replica: 1, at: 1 s, lasts: 1 s}]}",
+        "{count: 2, failures: [{replica: 2, at: 1 s, lasts: 1 s}]}", "engine 2 does not exist",
+    ),
+    (AxisFile, "{size: 8, window: 4, dilation: 2}", "{size: 8, window: 4, dilation: 3}", "exceeds the axis"),
+    (
+        AxisFile, "{size: 8, window: 4, query_tile: 2, key_tile: 2}",
+        "{size: 8, window: 4, key_tile: 2}", "must be set together",
+    ),
+    (
+        AttentionFile, f"{{{ATTENTION}, causal: false, kv_source: {{tokens: 9}}}}",
+        f"{{{ATTENTION}, kv_source: {{tokens: 9}}}}", "no causal order",
+    ),
+    (
+        AttentionFile, f"{{{ATTENTION}, head_dim: 8, rotary_dim: 8}}", f"{{{ATTENTION}, head_dim: 8, rotary_dim: 9}}",
+        "rotary_dim must not exceed head_dim",
+    ),
+    (
+        AttentionFile, f"{{{ATTENTION}, rotary: false, alibi: true}}",
+        f"{{{ATTENTION}, alibi: true}}", "rotary and alibi exclude",
+    ),
+    (
+        AttentionFile, f"{{{ATTENTION}, kv_heads: 8}}",
+        f"{{{ATTENTION}, kv_heads: 16}}", "kv_heads must not exceed q_heads",
+    ),
+    (
+        AttentionFile, f"{{{ATTENTION}, kv_heads: 4}}",
+        f"{{{ATTENTION}, kv_heads: 3}}", "do not group over 3 key-value heads",
+    ),
+    (
+        AttentionFile, f"{{{ATTENTION}, head_dim: 8, v_head_dim: 8, shared_values: true}}",
+        f"{{{ATTENTION}, head_dim: 8, v_head_dim: 4, shared_values: true}}", "values as wide as keys",
+    ),
+    (
+        HeadRouteFile, "{shared: 4, routed: 4, top_k: 4}",
+        "{shared: 4, routed: 4, top_k: 5}", "top_k must not exceed routed",
+    ),
+    (
+        HeadRouteFile, "{shared: 4, routed: 4, tokens: 0.5}",
+        "{shared: 4, routed: 4, top_k: 2, tokens: 0.5}", "either `top_k` or `tokens`",
+    ),
+    (KvSourceFile, "{tokens: 8, width: 4}", "{width: 4}", "`width` is that of another sequence"),
+    (KvSourceFile, "{share: 0.5}", "{tokens: 8, share: 0.5}", "`share` is of the layer's own tokens"),
+    (HeadsFile, "{share: 0.5}", "{share: 0.5, heads: 4}", "either `share` or `heads`"),
+    (HeadsFile, "{heads: 4}", "{}", "either `share` or `heads`"),
+    (
+        NetworkFile, "{topology: mesh, radix: 5, shape: [4, 4]}",
+        "{topology: mesh, radix: 4, shape: [4, 4]}", "write radix: 5 or more",
+    ),
+    (
+        NetworkFile, "{topology: ft2, radix: 8}",
+        "{topology: mesh, radix: 5, shape: [4, 4], planes: 2}", "a mesh has one plane",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "sound", "wrong", "told"), CONTRADICTIONS)
+def test_keys_that_contradict_are_told_and_their_neighbours_are_sound(
+    file: type[Strict], sound: str, wrong: str, told: str
+) -> None:
+    checked(file, parse_tree(sound, "sound.yaml"))
+    with pytest.raises(InputError, match=re.escape(told)):
+        checked(file, parse_tree(wrong, "wrong.yaml"))

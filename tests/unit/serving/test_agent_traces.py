@@ -276,3 +276,11 @@ def test_a_request_of_no_tokens_failed_and_one_of_one_token_did_not(tmp_path: Pa
     rows = [{"t": 1.0 + i, "type": "n", "in": a, "out": b, "hash_ids": [9]} for i, (a, b) in enumerate(LENGTHS)]
     requests = read(tmp_path, lines({"id": "one", "block_size": 16, "hash_id_scope": "local", "requests": rows}))
     assert requests.length.tolist() == [[16, 1], [1, 8]]
+
+
+@pytest.mark.parametrize(("moment", "pause"), [(1500, 0.5), (1000, 0.0), (200, 0.0)])
+def test_a_turn_of_a_session_waits_as_long_after_the_last_as_their_times_differ(
+    tmp_path: Path, moment: int, pause: float
+) -> None:
+    turns = [{"session_id": "a", "timestamp": time, "input_length": 16, "output_length": 8} for time in (1000, moment)]
+    assert calls(read(tmp_path, lines(*turns))) == [(0, 1, pytest.approx(pause))]

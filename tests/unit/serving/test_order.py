@@ -22,6 +22,7 @@ from unit.serving.test_engine import (
 
 from costmodel.serving.compiled import compiled, has_numba
 from costmodel.serving.deployment import deal_out
+from costmodel.serving.engine import least_urgent
 from costmodel.serving.first_run import run_as_python
 from costmodel.serving.fleet import run_apart
 from costmodel.serving.prefix import run_with
@@ -207,3 +208,15 @@ def test_calls_come_in_the_order_of_their_times(moments, data):
             assert router.calls[0].time == moment == moments[router.calls[0].request]
             pop_call(router)
     assert router.state[0].calls == 0
+
+
+@pytest.mark.parametrize(("priority", "place"), [((2, 0, 1), 0), ((0, 2, 1), 1), ((0, 1, 2), 2), ((1, 1, 1), 2)])
+def test_the_least_urgent_of_those_that_decode_gives_way(priority, place):
+    requests = stream([0.0, 1.0, 2.0], [(8, 8)] * 3)._replace(priority=np.array(priority, np.int32))
+    with as_objects(new(requests, URGENT, fleet(1), ROUND_ROBIN)) as service:
+        engine = engine_of(service, 0)
+        engine.decoders[:3] = range(3)
+        engine.state.decoding, engine.state.partial = 3, -1
+        assert least_urgent(engine) == place
+        engine.state.decoding, engine.state.partial = 2, 2  # the third is a prompt that is computed in part
+        assert least_urgent(engine) == place

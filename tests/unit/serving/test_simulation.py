@@ -22,6 +22,7 @@ from costmodel.serving.evaluation import RequestEvaluation
 from costmodel.serving.first_run import run_as_python
 from costmodel.serving.fleet import run_apart
 from costmodel.serving.output import track_events
+from costmodel.serving.routing import Service
 from costmodel.serving.sessions import draw_turns
 from costmodel.serving.simulation import Simulation
 from costmodel.serving.state import FIRST_BIN_WIDTH
@@ -487,3 +488,18 @@ def test_tables_have_each_small_step_and_then_both_sides_of_every_end_of_a_tile_
     assert rows[:256] == list(range(1, 257))
     assert rows[256:] == [257, 384, 385, 512, 513, 640, 641, 768, 769, 896, 897, 1024, 1025, 1100]
     assert row_axis(3.0).tolist() == [1.0, 2.0, 3.0]
+
+
+def test_a_replica_that_is_stuck_is_named_by_its_number_among_all() -> None:
+    simulation = evaluation(count=5).simulation
+    tables = simulation.times.tables
+    for simulation.workers in (1, 2):
+        for stuck in (-1, 0, 2, 3):
+            service = new_service(simulation.scenario, simulation.plan, simulation.requests, simulation.policy, tables)
+            service.engines.state["free"][stuck : stuck + 1] = -7  # none of -1
+            found = simulation.serve_apart(_stuck, service, np.inf)
+            assert found == stuck
+
+
+def _stuck(service: Service, until: float) -> int:  # noqa: ARG001  as a loop of the engine takes them
+    return int(next(iter(np.flatnonzero(service.engines.state["free"] == -7)), -1))

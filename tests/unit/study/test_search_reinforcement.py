@@ -9,8 +9,9 @@ import pytest
 import costmodel
 from costmodel.errors import InputError
 from costmodel.schema.loader import parse_tree
-from costmodel.study.search import Space, searched, settings
+from costmodel.study.search import Space, _engines, searched, settings
 from costmodel.study.sweep import NOTHING, Wanted
+from costmodel.workload.reinforcement import Reinforcement
 
 TEXT = """
 model: models/llama-3-8b
@@ -75,3 +76,15 @@ def test_constraints_hold_and_axes_are_refused() -> None:
     assert result.why is not None
     with pytest.raises(InputError, match="searched without axes"):
         searched(workload(), "step", None, NOTHING, Space((), ("scenarios.step.prompts=16,32",)))
+
+
+@pytest.mark.parametrize(("devices", "degrees"), [(1, [1]), (8, [1, 2, 4, 8]), (12, [1, 2, 4])])
+def test_engines_are_cut_by_degrees_that_divide_their_devices_and_32_heads(devices: int, degrees: list[int]) -> None:
+    own = workload()
+    plan = own.scenario("step").plan
+    assert isinstance(plan, Reinforcement)
+    layouts = list(_engines(own, plan, devices, ()))
+    assert [each["scenarios.engines.parallel.tp"] for each in layouts] == degrees
+    assert all(
+        each["scenarios.engines.parallel.tp"] * each["scenarios.engines.replicas.count"] == devices for each in layouts
+    )

@@ -192,3 +192,15 @@ def test_every_rank_has_a_copy_of_a_single_key_head_of_a_recurrence(degree: floa
     assert total == parts(1.0)[1]
     assert taps == 4 * (2 * 32 + 16 * 64 / degree)
     assert float(state_bytes(mixer, 1024.0, 2.0, degree)) == (16 * 32 * 64 / degree + 3 * taps / 4) * 2
+
+
+def test_only_inference_writes_foreign_keys_into_a_cache_and_only_where_there_is_one() -> None:
+    def writes(pattern: Pattern, phase: str) -> list[str]:
+        return [each.name for each in forward(pattern, phase) if each.name == "foreign kv cache write"]
+
+    assert len(writes(CROSS, "prefill")) == 1
+    assert not writes(CROSS, "training")
+    assert not writes(OWN, "prefill")
+    uncached = replace(model(CROSS), layers=(replace(DENSE_MODEL.layers[0], mixer=replace(mixer(CROSS), keeps=False)),))
+    work = model_work(context(uncached, phase="prefill", sequences=1.0, new_tokens=TOKENS, kv_len=TOKENS))
+    assert not [each for each in work.layers[0].forward if each.name == "foreign kv cache write"]

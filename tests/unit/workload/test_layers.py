@@ -15,11 +15,12 @@ from costmodel.workload.context import Context
 from costmodel.workload.expert_load import ExpertLoad, expert_load
 from costmodel.workload.framework_parts import TrainingProgram
 from costmodel.workload.layers import model_work
+from costmodel.workload.linear import add_norm
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, ExpertAllToAll, Gemm, Operator
 from costmodel.workload.order_statistics import expected_tiles, normal_maximum
 from costmodel.workload.plans import OPERATORS, SETS, expand
 from costmodel.workload.scenario import MASKED, Communication, Framework, Parallelism
-from costmodel.workload.work import LayerWork
+from costmodel.workload.work import LayerWork, WorkBuilder
 
 MEGATRON = replace(UNFUSED, implementations={"attention_prefill": (MASKED,)}, training=TrainingProgram(eager="layers"))
 SEQUENCE, BATCH, HIDDEN, HEADS = 2048, 4, 6144, 64  # of Megatron's 22B
@@ -457,3 +458,13 @@ def test_a_loss_over_a_split_vocabulary_passes_its_logits_more_often() -> None:
     token = 2 * 4 * BATCH * SEQUENCE  # an FP32 number of each token in and out
     assert traffic(named(split.forward, "loss of targets")) == 16 * token
     assert traffic(named(split.input_gradient, "loss gradient of targets")) == 8 * token
+
+
+@pytest.mark.parametrize(("kind", "vectors"), [("layer", 2.0), ("rms", 1.0), ("none", 0.0)])
+def test_the_gradient_of_an_unfused_norm_starts_two_kernels_and_one_a_vector(kind: str, vectors: float) -> None:
+    seen = replace(context(DENSE_MODEL), framework=MEGATRON)
+    builder = WorkBuilder("one")
+    add_norm(builder, seen, "norm", kind, 8.0, 16.0)
+    (found,) = (each for each in builder.build().input_gradient if each.name == "norm parameter gradients")
+    assert isinstance(found, Elementwise)
+    assert (found.calls, found.traffic) == (2.0 + vectors, 2.0 * 8.0 * 16.0 * seen.residual)
