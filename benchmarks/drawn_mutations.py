@@ -1,9 +1,8 @@
 """Changes of formulas that an operator draws over all rooms: the share that tests notice, without the goldens.
 
 `python -m benchmarks.drawn_mutations --number 200 --seed 1`: each exchanges + and -, * and /, < and <=, > and >=,
-minimum and maximum, `and` and `or`, or adds one to a number, on a line that some function computes with. The tests of
-a change are those that import its module or one that imports this, at most as many as MOST_TESTS, those that name its
-function first, then the nearest; what these do not notice is tried on properties of whole runs (WHOLE).
+minimum and maximum, `and` and `or`, or adds one to a number, on a line that some function computes with. Tried are at
+most MOST_TESTS files of tests: the likeliest of its room, and of those that import its module or one that imports it.
 """
 
 from __future__ import annotations
@@ -21,19 +20,7 @@ from pathlib import Path
 
 from benchmarks.mutations import ROOT, copy_to, is_killed
 
-MOST_TESTS = 6  # files
-WHOLE = " ".join(
-    f"properties/test_{name}.py"
-    for name in (
-        "predict_is_simulate",
-        "schedules",
-        "conservation",
-        "roofline",
-        "physical_bound",
-        "monotonic",
-        "hosting",
-    )
-)
+MOST_TESTS = 10  # files
 EXCHANGED: dict[type[ast.AST], str] = {
     ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">",
     ast.And: "or", ast.Or: "and",
@@ -119,30 +106,47 @@ def _dotted(module: str) -> str:
     return f"costmodel.{module.removesuffix('.py').removesuffix('/__init__').replace('/', '.')}"
 
 
-def tests_of(module: str, function: str) -> list[str]:
-    """Return the files of tests, under `tests/`, that import a module: those of a function, its room and name first.
+@cache
+def _words(file: Path) -> frozenset[str]:
+    """Return the words of a file, those that names are joined of as well."""
+    return frozenset(re.findall(r"[a-z]{4,}", file.read_text(encoding="utf-8").lower()))
 
-    Behind them those that import a module which imports it, of these modules' names first.
+
+@cache
+def _tests() -> dict[Path, str]:
+    """Return the files of tests that are no goldens, with their names under `tests/`."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return {file: file.relative_to(ROOT / "tests").as_posix() for file in files if "golden" not in file.parts}
+
+
+@cache
+def _rarity(word: str) -> float:
+    """Return one over the number of files of tests with a word."""
+    return 1.0 / max(sum(word in _words(file) for file in _tests()), 1)
+
+
+def tests_of(module: str, function: str) -> list[str]:
+    """Return the files of tests, under `tests/`, that are likeliest to notice a change of a function of a module.
+
+    Of those in its room, and those that import the module or one that imports it: first those that have the function's
+    name, then its module's, then those that share the rarest words with its lines.
     """
     dotted, package = _dotted(module), ROOT / "costmodel"
-    files = [file for file in sorted((ROOT / "tests").rglob("test_*.py")) if "golden" not in file.parts]
-    named = {file: file.relative_to(ROOT / "tests").as_posix() for file in files}
     users = {
         _dotted(file.relative_to(package).as_posix()) for file in package.rglob("*.py") if dotted in _imports(file)
     }
-    mentions, order = re.compile(rf"\b{function}\b"), list[Path]()
-    for modules in ({dotted}, users):
-        stems = {each.rpartition(".")[2] for each in modules}
-        chosen = [file for file in files if modules & _imports(file) or file.stem.removeprefix("test_") in stems]
-        order += sorted(
-            (file for file in chosen if file not in order),
-            key=lambda file: (
-                not mentions.search(file.read_text(encoding="utf-8")),
-                file.stem.removeprefix("test_") not in stems,
-                f"/{module.split('/')[0]}/" not in named[file], named[file],
-            ),
-        )  # fmt: skip
-    return [named[file] for file in order[:MOST_TESTS]]
+    text, stem = (package / module).read_text(encoding="utf-8"), dotted.rpartition(".")[2]
+    own = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef) and node.name == function]
+    words = set(re.findall(r"[a-z]{4,}", " ".join(ast.get_source_segment(text, node) or "" for node in own).lower()))
+    mentions, room = re.compile(rf"\b{function}\b"), f"/{module.split('/')[0]}/"
+
+    def key(file: Path) -> tuple[bool, bool, float, str]:
+        said = mentions.search(file.read_text(encoding="utf-8"))
+        likeness = sum(_rarity(word) for word in words & _words(file))
+        return not said, file.stem != f"test_{stem}", -likeness * (1.0 + (dotted in _imports(file))), _tests()[file]
+
+    chosen = (file for file in _tests() if {dotted, *users} & _imports(file) or room in _tests()[file])
+    return [_tests()[file] for file in sorted(chosen, key=key)[:MOST_TESTS]]
 
 
 def drawn(number: int, seed: int, only: str = "") -> list[Change]:
@@ -169,7 +173,7 @@ def main() -> int:
         "--only", default="", help="begin of the modules' paths: planning, analytic/serving; else all rooms"
     )
     asked = parser.parse_args()
-    chosen, survived, by_whole_runs = drawn(asked.number, asked.seed, asked.only), 0, 0
+    chosen, survived = drawn(asked.number, asked.seed, asked.only), 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         copy_to(copy)
@@ -179,16 +183,11 @@ def main() -> int:
             changed = change.of(text).decode()
             if is_killed(copy, change.module, changed, " ".join(tests)):
                 continue
-            if is_killed(copy, change.module, changed, WHOLE):
-                by_whole_runs += 1
-                continue
             survived += 1
             old = text[change.begin : change.end].decode().strip()
             line = text.decode().splitlines()[change.line - 1].strip()
             print(f"{change.module}:{change.line}: {old} -> {change.new.strip()} in `{line}`: SURVIVED", flush=True)
-    print(
-        f"{len(chosen) - survived} of {len(chosen)} killed, {by_whole_runs} of them by properties of whole runs alone"
-    )
+    print(f"{len(chosen) - survived} of {len(chosen)} killed")
     return int(survived > len(chosen) // 10)
 
 

@@ -134,7 +134,8 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     starts = [name for each, name in lower.items() if len(bare) > 3 and re.sub("[-_. ]", "", each).startswith(bare)]
     close = [lower[word]] if word in lower else starts[:3]
     close = close or [lower[each] for each in difflib.get_close_matches(word, lower, 3, 0.6)]
-    if not close and len(bare) > 1:  # RTX 4090 for nodes/rtx-4090-x1
+    close = close or [name for each, name in lower.items() if word in re.split("[/_.-]", each)][:3]
+    if not close and len(bare) > 3:  # RTX 4090 for nodes/rtx-4090-x1
         close = [name for each, name in lower.items() if bare in re.sub("[-_. ]", "", each)][:3]
     return "did you mean " + " or ".join(f"`{name}`" for name in close) + "?" if close else ""
 

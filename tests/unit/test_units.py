@@ -159,6 +159,10 @@ def test_a_number_above_zero_has_the_same_bound_on_both_sides() -> None:
     for beyond in (0.6 / MOST, 1.9 * MOST):
         with pytest.raises(Wrong, match="implausible"):
             Positive().check(beyond)
+    assert [Measure("time").check(f"{end} s") for end in (1e-30, 1e30)] == [1e-30, 1e30]
+    for beyond in (0.6e-30, 1.9e30):
+        with pytest.raises(Wrong, match="implausible"):
+            Measure("time").check(f"{beyond} s")
 
 
 def test_a_whole_number_is_plain_digits_and_not_too_many() -> None:
