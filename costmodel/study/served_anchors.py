@@ -81,7 +81,7 @@ def measured(file: Path, scenarios: Mapping[str, Scenario]) -> tuple[str, list[T
     problems = {name: list(differences(benchmark.load, one, shown)) for name, one in servers.items()}
     agreeing = [name for name, found in problems.items() if not found]
     if not agreeing:
-        raise InputError([found[0] for found in problems.values()])
+        raise InputError(min(problems.values(), key=len))  # all of the nearest one
     if len(agreeing) > 1:
         raise InputError.single(
             f"agrees with {', '.join(agreeing)}", hint="name the one that ran with --scenario", location=Location(shown)

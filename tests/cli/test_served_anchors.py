@@ -106,6 +106,10 @@ def test_several_anchors_add_up_to_narrower_intervals(run: Run, folder: Path) ->
         ({"request_rate": 8.0}, "was measured at rate 8, the scenario has a concurrency"),
         ({"max_concurrency": None}, "sent all its requests at once"),
         ({"mean_tpot_ms": -1.0}, "mean_tpot_ms"),
+        (
+            {"max_concurrency": 32, "total_output_tokens": 64000},
+            "was measured at output_tokens 64, the scenario has 256",
+        ),
         ({"mean_tpot_ms": 17000.0}, "check the unit"),
     ],
 )

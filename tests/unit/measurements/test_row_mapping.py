@@ -66,6 +66,12 @@ def test_a_quantisation_inside_the_time_is_a_cast_before_the_product(table, cata
     assert isinstance(product, Gemm)
 
 
+def test_what_a_timed_call_holds_beside_a_product_reads_all_of_its_left_operand(table, catalogue):
+    largest, cast, product = only(table(GEMM | {"includes": '"amax,quantize"'}), catalogue).operators
+    assert (largest.traffic.tolist(), cast.traffic.tolist()) == ([128 * 512 * 2.0], [128 * 512 * (2.0 + 2.0)])
+    assert isinstance(product, Gemm)
+
+
 def test_an_accumulated_result_is_read_and_written(table, catalogue):
     (product,) = only(table(GEMM | {"dtype_out": "fp32"}), catalogue).operators
     assert product.out_bytes == 8.0

@@ -105,6 +105,19 @@ def test_times_of_a_benchmark_may_be_of_any_kind_in_a_file_and_are_told(tmp_path
         list(read_rows(written(tmp_path, text, "bench.json")))
 
 
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"start_times": [0, 1], "input_lens": [5], "output_lens": [5, 5]}, {"start_times": [0], "input_lens": [5]},
+        {"start_times": 0, "input_lens": [5], "output_lens": [5]},
+        {"start_times": [], "input_lens": [], "output_lens": []},
+    ],
+)  # fmt: skip
+def test_a_benchmark_s_lists_are_there_and_of_one_length(tmp_path, lists):
+    with pytest.raises(InputError, match="lacks start_times, input_lens, output_lens of one length"):
+        list(read_rows(written(tmp_path, json.dumps(lists), "bench.json")))
+
+
 @pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
 def test_lines_end_as_on_any_system(tmp_path, end):
     path = written(tmp_path, end.join((HEAD.strip(), "0,100,20", "", "1,50,10")))
