@@ -1,6 +1,6 @@
 """Changes of formulas that an operator draws over all rooms: the share that tests notice, without the goldens.
 
-`python -m benchmarks.drawn_mutations --number 200 --seed 1`: each exchanges + and -, * and /, < and <=, > and >=,
+`python -m benchmarks.drawn_mutations --number 200 --seed 1`: each exchanges + and -, * and /, < and <= or >= ...,
 minimum and maximum, `and` and `or`, or adds one to a number, on a line that some function computes with. Tried are at
 most MOST_TESTS files of tests: the likeliest of its room, and of those that import its module or one that imports it.
 """
@@ -22,8 +22,8 @@ from benchmarks.mutations import ROOT, copy_to, is_killed
 
 MOST_TESTS = 10  # files
 EXCHANGED: dict[type[ast.AST], str] = {
-    ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">",
-    ast.And: "or", ast.Or: "and",
+    ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.And: "or", ast.Or: "and",
+    ast.Lt: "<= >=", ast.LtE: "< >", ast.Gt: ">= <=", ast.GtE: "> <",
 }  # fmt: skip
 NAMES = {"minimum": "maximum", "maximum": "minimum", "min": "max", "max": "min", "ceil": "floor", "floor": "ceil"}
 SKIPPED = ("cli", "report", "profiling", "app")  # rooms that compute nothing
@@ -46,14 +46,17 @@ class Change:
 
 
 def changes(module: Path) -> Iterator[Change]:
-    """Yield all changes of a module's functions."""
+    """Yield all changes of a module's functions, but for those of an error's words."""
     text = module.read_bytes()
+    tree = ast.parse(text)
     starts = [0]
     for row in text.splitlines(keepends=True):
         starts.append(starts[-1] + len(row))
     name = module.relative_to(ROOT / "costmodel").as_posix()
-    functions = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef))
-    for function, node in ((each, inner) for each in functions for part in each.body for inner in ast.walk(part)):
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+    words = {inner for node in ast.walk(tree) if isinstance(node, ast.Raise) for inner in ast.walk(node)}
+    inside = ((each, inner) for each in functions for part in each.body for inner in ast.walk(part))
+    for function, node in ((each, inner) for each, inner in inside if inner not in words):
         for line, begin, end, new in _exchanges(node, text, starts):
             yield Change(name, function.name, line, begin, end, new)
 
@@ -69,10 +72,11 @@ def _exchanges(node: ast.AST, text: bytes, starts: list[int]) -> Iterator[tuple[
     if isinstance(node, ast.BinOp | ast.Compare | ast.BoolOp):
         left, operator, right = _operation(node)
         begin, end = span(left)[1], span(right)[0]
-        between, new = text[begin:end].decode(), EXCHANGED.get(type(operator))
+        between = text[begin:end].decode()
         sign = between.strip(" ()\n\\")
-        if new and sign in ("+", "-", "*", "/", "<", "<=", ">", ">=", "and", "or"):
-            yield left.end_lineno or left.lineno, begin, end, between.replace(sign, new)
+        for new in EXCHANGED.get(type(operator), "").split():
+            if sign in ("+", "-", "*", "/", "<", "<=", ">", ">=", "and", "or"):
+                yield left.end_lineno or left.lineno, begin, end, between.replace(sign, new)
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in NAMES:
         yield node.lineno, *span(node.func), NAMES[node.func.id]
     elif isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):

@@ -26,7 +26,7 @@ _OUR_NAMES = {
     "vocab": "vocabulary", "vocab_size": "vocabulary", "d_ff": "intermediate", "num_experts": "experts",
     "seq_len": "sequence", "sequence_length": "sequence", "micro_batch_size": "micro_batch", "sms": "processors",
     "batch": "batch_per_device", "batch_size": "batch_per_device", "users": "concurrency", "lora": "adapters",
-    "context": "input_tokens", "context_length": "input_tokens", "prompt_tokens": "input_tokens",
+    "context": "input_tokens", "context_length": "input_tokens",
     "max_num_seqs": "concurrency", "max_concurrency": "concurrency", "chunk_size": "chunk_tokens",
     "isl": "input_tokens", "osl": "output_tokens", "input_len": "input_tokens", "output_len": "output_tokens",
     "global_batch_size": "global_batch", "kv_lora_rank": "kv_lora", "q_lora_rank": "q_lora", "num_nodes": "count",
@@ -34,10 +34,10 @@ _OUR_NAMES = {
     "scheduler_recv_interval": "look_steps", "unfused_elementwise": "training.eager", "eager_loss": "training.eager",
     "tensor_overlap": "training.tensor_overlap", "accumulation": "training.accumulation",
     "weight_exchange": "training.weight_exchange", "not_on": "unsupported.architectures",
-    "not_formats": "unsupported.formats",
+    "not_formats": "unsupported.formats", **{each: f"parallel.{each}" for each in ("tp", "pp", "dp", "ep")},
     "max_num_batched_tokens": "token_budget", "chunked_prefill_size": "token_budget", "max_num_tokens": "token_budget",
     "max_running_requests": "max_num_seqs", "gpu_memory_utilization": "utilization",
-    "mem_fraction_static": "utilization",
+    "mem_fraction_static": "utilization", "kv_cache": "precision.kv_cache",
 }  # fmt: skip
 """Key of other tools or of earlier versions -> ours, for hints; keys that are accepted are in `aliases`."""
 _EXPECTED = {

@@ -58,6 +58,8 @@ def workload(tmp_path, text):
         (("simulate", FLAGSHIP, "--set", "scenarios.decode.precision=fp4"), "did you mean `nvfp4` or `mxfp4`?"),
         (("simulate", FLAGSHIP, "--set", "scenarios.decode.context=9"), "unknown key; write `input_tokens`"),
         (("simulate", FLAGSHIP, "--set", "scenarios.decode.batch=9"), "write `batch_per_device`, remove it, or"),
+        (("simulate", FLAGSHIP, "--set", "scenarios.decode.tp=2"), "unknown key; write `parallel.tp`"),
+        (("simulate", FLAGSHIP, "--set", "scenarios.decode.kv_cache=fp8"), "write `precision.kv_cache`"),
         (("simulate", FLAGSHIP, "--cluster", "RTX 4090"), "did you mean `nodes/rtx-4090-x1`"),
         (("simulate", FLAGSHIP, "--cluster", "macbook"), "describe it in a file"),
         (("simulate", FLAGSHIP, "--cluster", "nodes/hgx-h200-x2"), "layouts of fewer ranks take a part of a node"),

@@ -7,7 +7,7 @@ import pytest
 from builders import DEVICE, FRAMEWORK, MACHINE, with_level, with_math
 
 from costmodel.cost.calibration import ROOFLINE, FamilyFit
-from costmodel.cost.expected_roofline import bare_times
+from costmodel.cost.expected_roofline import ExpectedForm, bare_times
 from costmodel.cost.kernels import (
     attention_terms,
     attention_time,
@@ -267,3 +267,11 @@ def test_terms_of_a_kernel_without_a_form_are_its_time_and_scale_as_their_fit_sa
     assert both["hbm_time"] == pytest.approx(2.0 * one["hbm_time"])
     assert one["compute_time"] >= best["compute_time"]
     assert one["hbm_time"] == pytest.approx(4.0 * part.traffic / MACHINE.hbm_bandwidth)
+
+
+def test_places_of_a_fit_are_octaves_of_work_and_bytes_and_of_none_the_first() -> None:
+    form = ExpectedForm(launch=0.0, compute_efficiency=1.0, hbm_efficiency=1.0)
+    once, twice = (form.features(gemm(m, 1024.0, 512.0)) for m in (128.0, 256.0))
+    assert twice[0] - once[0] == pytest.approx(1.0)
+    assert 0.0 < twice[1] - once[1] < 1.0  # the other operand is read once
+    assert form.features(Elementwise("copy", 0.0)) == (0.0, 0.0)

@@ -240,6 +240,12 @@ def test_text_of_nccl_tests_is_read_line_by_line(tmp_path):
     assert str(table.location(0)).endswith("all_reduce_perf.txt:13")
 
 
+def test_two_ranks_make_a_message_and_results_below_a_microsecond_none(tmp_path):
+    pair = "".join(line for line in TEXT.splitlines(keepends=True) if "node-2" not in line)
+    table = read_tables(write(tmp_path, "all_reduce_perf.txt", pair))
+    assert (table.number("world_size")[0], table.number("gpus_per_node")[0], len(table)) == (2, 2, 2)
+
+
 def test_the_test_is_named_by_the_output_before_the_file(tmp_path):
     text = "# Collective test starting: alltoall_perf" + TEXT
     assert read_tables(write(tmp_path, "all_reduce.txt", text)).text("op")[0] == "all_to_all"

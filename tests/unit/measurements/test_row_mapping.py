@@ -351,3 +351,29 @@ def test_a_token_goes_to_four_nodes_at_most_and_to_any_where_experts_stand_in_no
     (exchange,) = only(table(EXCHANGE | {"num_experts": 96} | changes), catalogue).operators
     assert isinstance(exchange, ExpertAllToAll)
     assert (exchange.expert_groups, exchange.group_top_k) == groups
+
+
+LATENT = ATTENTION | {"kv_heads": 1, "head_dim": 576, "v_head_dim": 512, "includes": "kv_write"}
+
+
+@pytest.mark.parametrize(
+    ("row", "size"),
+    [
+        (GEMM | {"includes": '"amax,quantize"'}, "m"), (GEMM | {"op": "grouped_gemm", "num_groups": 16}, "m"),
+        (ATTENTION | {"op": "attention_decode", "includes": "kv_write"}, "batch"),
+        (ATTENTION | {"op": "attention_prefill", "q_len": 100, "causal": 1, "includes": "kv_write"}, "batch"),
+        (ATTENTION | {"op": "attention_backward", "q_len": 1000, "causal": 1}, "batch"),
+        (LATENT | {"op": "mla_prefill", "q_len": 100, "head_dim": 192, "v_head_dim": 128}, "batch"),
+        (LATENT | {"op": "mla_decode", "notes": "mla_rope_generation kernel"}, "batch"),
+        (LAYER, "num_tokens"), (EXCHANGE, "num_tokens"),
+    ],
+)  # fmt: skip
+def test_twice_the_tokens_are_twice_the_flop_and_twice_the_bytes_of_what_goes_along(table, catalogue, row, size):
+    once, twice = (only(table(row | {size: count * row[size]}), catalogue).operators for count in (1, 2))
+    for one, two in zip(once, twice, strict=True):
+        if isinstance(one, ExpertAllToAll):
+            assert (two.tokens, two.token_bytes) == (2.0 * one.tokens, one.token_bytes)
+            continue
+        assert np.asarray(two.flop) == pytest.approx(2.0 * np.asarray(one.flop))
+        if isinstance(one, (Elementwise, AttentionKernel)):
+            assert np.asarray(two.traffic) == pytest.approx(2.0 * np.asarray(one.traffic))

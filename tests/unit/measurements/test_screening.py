@@ -11,6 +11,7 @@ from costmodel.fitting.scoring import score, scores_of
 from costmodel.measurements.exclusions import screen
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_all, map_rows
+from costmodel.records import fields
 
 GEMM = {"op": "gemm", "m": 128, "n": 256, "k": 512}
 STREAM = {"op": "elementwise", "sub_op": "add", "m": 1_000_000, "n": 1000}  # 6 GB: 3 ms at the chip's 2 TB/s
@@ -127,3 +128,6 @@ def test_a_score_has_the_mean_of_its_misses_and_the_median_of_its_signed_ones(ta
     assert (found.mean, found.median) == (pytest.approx(0.35 / 3), pytest.approx(0.1))
     assert (found.bias, found.half_width) == (pytest.approx(0.1), pytest.approx(0.1))
     assert found.inside == pytest.approx(2 / 3)  # not the one that is 20 % slow
+    assert set(found.document()) == set(fields(found)) - {"by"}
+    (split, _, _) = scores_of(rows, Predictions(seconds, seconds, seconds, blank, blank, blank), ["m"])
+    assert split.document()["by"] == {"m": split.by["m"]}
