@@ -209,6 +209,8 @@ class Workload(Record):
         """Return the calibration of the scenario's device and framework."""
         if scenario.parts:
             return PartCalibrations.of(*map(self.calibration, scenario.parts))
+        if scenario.unlike:
+            return PartCalibrations.of(*map(self.calibration, (scenario.alone, *scenario.unlike)))
         key = _calibration_key(scenario)
         if key not in self._calibrations:
             self._calibrations[key] = load_calibration(
@@ -227,7 +229,7 @@ class Workload(Record):
 
     def _single_parts(self) -> Iterator[Scenario]:
         for each in self.resolved.scenarios.values():
-            yield from each.parts or (each,)
+            yield from each.parts or (each.alone, *each.unlike)
 
     def scenario(self, name: str) -> Scenario:
         """Return one scenario as the engines take it. Raises InputError on an unknown name."""

@@ -33,6 +33,7 @@ from costmodel.analytic.training.step_model import step_schedule, training_conte
 from costmodel.analytic.training_evaluation import TrainingEvaluation
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.power import Clock
+from costmodel.errors import InputError
 from costmodel.quantities import Quantity, Seconds
 from costmodel.records import replace
 from costmodel.result import Entry, Metrics
@@ -197,6 +198,11 @@ def evaluate(scenario: Scenario, calibration: Calibration) -> Evaluation:
         return DiffusionEvaluation(scenario, plan, calibration)
     if isinstance(plan, Generate):
         return GenerateEvaluation(scenario, plan, calibration)
+    if scenario.unlike:
+        raise InputError.single(
+            "the closed form is of equal engines", field=f"scenarios.{scenario.name}.replicas.others",
+            hint="simulate the requests with `--engine event`, or remove it",
+        )  # fmt: skip
     if isinstance(plan, Serving) and plan.rate is not None:
         plan = at_means(scenario, plan)
         return OpenLoopEvaluation(replace(scenario, plan=plan), plan, calibration)
@@ -270,6 +276,10 @@ def ledger_of(scenario: Scenario) -> Ledger | None:
     if isinstance(plan, Generate):
         return generate_ledger(scenario, plan)
     if isinstance(plan, Serving):
+        if scenario.unlike:
+            from costmodel.analytic.serving.pools import fuller_ledger
+
+            return fuller_ledger(scenario.alone, *scenario.unlike)
         plan = at_means(scenario, plan)
         return kv_pool(scenario, plan).ledger if plan.rate is not None else admission(scenario, plan).ledger
     if isinstance(plan, Disaggregated):
@@ -277,7 +287,7 @@ def ledger_of(scenario: Scenario) -> Ledger | None:
     if isinstance(plan, Pools):
         from costmodel.analytic.serving.pools import fuller_ledger
 
-        return fuller_ledger(plan)
+        return fuller_ledger(plan.prefill, plan.decode)
     if isinstance(plan, PlanOfParts):
         assert isinstance(plan, Reinforcement), "no other plan has parts"
         engines = plan.rollout.plan

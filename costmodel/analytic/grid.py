@@ -149,7 +149,7 @@ def _point(scenario: Scenario, calibration: Calibration, attempt: _Attempt, inde
     facts = routing_facts(scenario)
     timed = [] if evaluation is None else evaluation.operators()
     notes = calibration.told(each.operator for each in timed)
-    parts_of = scenario.plan.parts[::-1] if isinstance(scenario.plan, Pools) else (scenario,)  # prompts first
+    parts_of = scenario.plan.parts[::-1] if isinstance(scenario.plan, Pools) else (scenario, *scenario.unlike)
     return Point(
         phase=scenario.plan.phase,
         cluster=" + ".join(dict.fromkeys(part.cluster.name for part in parts_of)),

@@ -1,4 +1,4 @@
-"""The calibrations of a scenario of two parts, such as pools of servers on two kinds of devices."""
+"""The calibrations of a scenario of several parts, such as pools of servers on two kinds of devices."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from costmodel.cost.calibration import Calibration
 
 
 class PartCalibrations(Calibration):
-    """The calibration of the main part of a scenario of two, and that of the other part."""
+    """The calibration of the main part of a scenario, and those of the other parts."""
 
-    other: Calibration = Calibration()
+    others: tuple[Calibration, ...] = (Calibration(),)
 
     @classmethod
-    def of(cls, main: Calibration, other: Calibration) -> PartCalibrations:
-        """Return both."""
-        return cls(main.name, main.families, main.notes, main.notes_of, other=other)
+    def of(cls, main: Calibration, *others: Calibration) -> PartCalibrations:
+        """Return all."""
+        return cls(main.name, main.families, main.notes, main.notes_of, others=others)
 
 
-def other_of(calibration: Calibration) -> Calibration:
-    """Return the calibration of the other part of a scenario, the same where both have one."""
-    return calibration.other if isinstance(calibration, PartCalibrations) else calibration
+def other_of(calibration: Calibration, number: int = 0) -> Calibration:
+    """Return the calibration of another part of a scenario, the same where all have one."""
+    return calibration.others[number] if isinstance(calibration, PartCalibrations) else calibration

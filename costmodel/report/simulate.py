@@ -277,12 +277,18 @@ def _show_tokens(point: Point) -> None:
 
 
 def _show_classes(point: Point) -> None:
-    """Print the times of each class of requests, and how many of them keep to their objective."""
-    if not point.details.get("classes"):
-        return
+    """Print the times of each class of requests, and of each kind of engines, and how many keep to their objective."""
+    listed = enumerate(point.details.get("kinds", ()), 1)
+    kinds = {f"{number}: {each['count']:g} x {each['cluster']}": each for number, each in listed}
+    for word, parts in (("class", point.details.get("classes", {})), ("engines", kinds)):
+        if parts:
+            _show_parts(word, parts)
+
+
+def _show_parts(word: str, parts: Mapping[str, Any]) -> None:
     keys = ("ttft", "tpot", "latency", "attainment", "goodput")
-    rows = table("class", ">share", *(f">{readable(key)}" for key in keys))
-    for name, each in point.details["classes"].items():
+    rows = table(word, ">share", *(f">{readable(key)}" for key in keys))
+    for name, each in parts.items():
         within = NONE if each["attainment"] is None else share(each["attainment"])
         times = (metric(key, each[key]) for key in keys[:3])
         rows.add(name, share(each["share"]), *times, within, metric("goodput", each["goodput"]))
@@ -437,7 +443,7 @@ def _next_steps(
             yield f"      costmodel simulate {again} --scenario {name}"
             break
     for name, point in points.items():
-        if point.fits:
+        if point.fits and "kinds" not in point.details:
             operator = next((entry for entry in point.breakdown if entry.count), point.breakdown[0])  # no mere waiting
             yield f'next: costmodel explain {arguments} --scenario {name} --op "{operator.name}"'
             if not detailed:

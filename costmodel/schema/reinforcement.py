@@ -100,15 +100,18 @@ def _part(name: str, key: str, tree: Tree, known: Sequence[str], read: Callable[
     return part
 
 
-def check_layout(assembly: Assembly, scenario: Scenario, tree: Tree) -> None:
-    """Collect every rule that the layout breaks, at the value that breaks it. On a grid, the evaluator masks points."""
+def check_layout(assembly: Assembly, scenario: Scenario, tree: Tree, within: str = "") -> None:
+    """Collect every rule that the layout breaks, at the value that breaks it. On a grid, the evaluator masks points.
+
+    within: the place of the layout in the scenario, with a dot.
+    """
     for rule in rules(scenario):
         if isinstance(rule.holds, np.ndarray) or rule.holds:
             continue
         nearest: Tree = tree
         for part in rule.field.split("."):
             nearest = nearest.child(part) or nearest
-        field = f"scenarios.{scenario.name}.{rule.field}"
+        field = f"scenarios.{scenario.name}.{within}{rule.field}"
         location = nearest.location or tree.location
         assembly.problems.append(Problem(location, field, rule.message, rule.hint, of_layout=True))
 
@@ -133,9 +136,11 @@ def pools_of(assembly: Assembly, name: str, tree: Tree, file: ServingFile, read:
             "measured runs anchor one engine, not two pools", "remove `anchor`", f"scenarios.{name}.anchor"
         )
     inputs, outputs = build.mean_lengths(file)
-    parts = {key: _pool(assembly, name, key, tree, (inputs, outputs), read) for key in ("prefill", "decode")}
+    parts = {
+        key: _pool(assembly, name, tree.value[key], tree, (inputs, outputs), read) for key in ("prefill", "decode")
+    }
     prefill, decode = (_engines(parts[key].scenario) for key in ("prefill", "decode"))
-    references = [to_python(_cluster(tree, key)) for key in ("prefill", "decode")]
+    references = [to_python(_cluster(tree, tree.value[key])) for key in ("prefill", "decode")]
     plan = Pools(
         prefill=replace(prefill, plan=replace(prefill.plan, output_tokens=1.0)), decode=decode, input_tokens=inputs,
         output_tokens=outputs, rate=file.rate, concurrency=file.concurrency,
@@ -146,7 +151,7 @@ def pools_of(assembly: Assembly, name: str, tree: Tree, file: ServingFile, read:
     if plan.shared:
         ranks = build.Ranks(plan.devices, is_whole=False)
         with assembly.part_of(name):
-            cluster = install(assembly, _cluster(tree, "decode"), name, ranks).cluster
+            cluster = install(assembly, _cluster(tree, tree.value["decode"]), name, ranks).cluster
     notes = tuple(dict.fromkeys((*prefill.notes, *decode.notes)))
     scenario = replace(decode, name=name, plan=plan, cluster=cluster, notes=notes)
     check_layout(assembly, scenario, tree)
@@ -166,24 +171,47 @@ def _engines(part: Scenario) -> Scenario:
     return replace(part, plan=replace(part.plan, concurrency=None), framework=framework)
 
 
-def _cluster(tree: Tree, key: str) -> Tree:
+def with_others(assembly: Assembly, name: str, tree: Tree, file: ServingFile, read: Read) -> Resolved:
+    """Return a scenario with the engines that share its requests. Raises InputError on what these cannot be."""
+    if (anchor := tree.child("anchor")) is not None:
+        raise anchor.error("measured runs anchor equal engines", "remove `anchor`", f"scenarios.{name}.anchor")
+    main, entries = read(tree, file), tree.at(("replicas", "others"))
+    check_layout(assembly, main.scenario, tree)
+    assert entries is not None, "the file was checked"
+    assert isinstance(main.scenario.plan, Serving), "the file was checked"
+    inputs, outputs = build.mean_lengths(file)
+    others, weights = [], []
+    for number, (own, entry) in enumerate(zip(file.replicas.others, entries.value, strict=True)):
+        if not own.count:
+            continue
+        part = _pool(assembly, name, entry, tree, (np.maximum(inputs, 1.0), np.maximum(outputs, 2.0)), read)
+        check_layout(assembly, part.scenario, entry, f"replicas.others.{number}.")
+        assert isinstance(part.scenario.plan, Serving), "the file was checked"
+        others.append(replace(part.scenario, plan=replace(part.scenario.plan, concurrency=None)))
+        weights.append(float(own.weight))
+    replicas = replace(main.scenario.plan.replicas, others=tuple(others), weights=tuple(weights))
+    scenario = replace(main.scenario, plan=replace(main.scenario.plan, replicas=replicas))
+    return replace(main, scenario=scenario)
+
+
+def _cluster(tree: Tree, pool: Tree) -> Tree:
     """Return what a pool's `cluster` says, else the scenario's."""
-    own = tree.at((key, "cluster"))
+    own = pool.child("cluster")
     return tree.value["cluster"] if own is None or own.value is None else own
 
 
 def _pool(
-    assembly: Assembly, name: str, key: str, tree: Tree, lengths: tuple[Count, Count], read: Read
+    assembly: Assembly, name: str, pool: Tree, tree: Tree, lengths: tuple[Count, Count], read: Read
 ) -> Resolved:  # fmt: skip
     """Return one engine of a pool, as many as it has."""
-    pool, location = tree.value[key], tree.value[key].location
-    entries: dict[str, Tree] = {"cluster": _cluster(tree, key)}
+    location = pool.location
+    entries: dict[str, Tree] = {"cluster": _cluster(tree, pool)}
     entries |= {each: pool.value[each] for each in _OF_ENGINE if pool.child(each) is not None}
     for each in _OVER:
         own, common = pool.child(each), tree.child(each)
         if own is not None:
             entries[each] = own if common is None else merge(common, own)
-    count = pool.child("instances") or Tree(SI(1.0), location)
+    count = pool.child("instances") or pool.child("count") or Tree(SI(1.0), location)
     entries |= {
         "replicas": Tree({"count": count}, location), "concurrency": Tree(SI(1.0), location),
         "input_tokens": Tree(SI(lengths[0]), location), "output_tokens": Tree(SI(lengths[1]), location),

@@ -36,7 +36,7 @@ from costmodel.schema.overrides import Override, absolute, apply_overrides, is_o
 from costmodel.schema.plausible import unlike_published
 from costmodel.schema.references import Library, as_reference
 from costmodel.schema.reinforcement import Resolved as _Resolved
-from costmodel.schema.reinforcement import check_layout, pools_of, step_of_parts
+from costmodel.schema.reinforcement import check_layout, pools_of, step_of_parts, with_others
 from costmodel.schema.releases import of_release
 from costmodel.schema.resolved import KNOWING, KnownDocuments, ResolvedWorkload
 from costmodel.schema.serving import locate_files
@@ -243,6 +243,8 @@ def _scenario(assembly: Assembly, name: str, original: Tree, of: _Model, cluster
     tree, plan = _plan(assembly, name, original, cluster)
     if isinstance(plan, ServingFile) and plan.has_loaded_pools:
         return pools_of(assembly, name, tree, plan, lambda part, file: _of_plan(assembly, name, part, file, of))
+    if isinstance(plan, ServingFile) and plan.replicas.others:
+        return with_others(assembly, name, tree, plan, lambda part, file: _of_plan(assembly, name, part, file, of))
     resolved = _of_plan(assembly, name, tree, plan, of)
     check_layout(assembly, resolved.scenario, tree)
     return resolved

@@ -15,7 +15,7 @@ from costmodel.schema.records import Declared, record
 from costmodel.schema.references import display_path, relative_path
 from costmodel.schema.tree import Tree
 from costmodel.workload.engine import CacheTier, Scheduler
-from costmodel.workload.requests import Gaps, Lengths, Priorities, Replicas, RequestStream, Slo
+from costmodel.workload.requests import Gaps, Lengths, Priorities, RequestStream, Slo
 
 LARGEST = 2**31 - 1  # priority
 ROUNDING = 1e-6  # of shares that add up to 1
@@ -124,22 +124,6 @@ class RequestsFile(Declared, of=RequestStream):
             raise Wrong("two `classes` have the same name", "name each of them once")
         if np.any(np.abs(total - 1.0) > ROUNDING):
             raise Wrong(f"the shares of `classes` add up to {np.ravel(total)[0]:.4g}", "write shares with the sum 1")
-
-
-class ReplicasFile(Declared, of=Replicas):
-    """Equal engines behind a router."""
-
-    def _check_engines(self) -> None:
-        if np.any(self.prefill >= self.count) and np.any(self.prefill > 0):
-            raise Wrong("leaves no engine that decodes", "write a `count` above `prefill`")
-        if self.autoscale is not None and np.any(self.prefill > 0):
-            raise Wrong("`autoscale` is not allowed with `prefill`", "remove one of both")
-        if self.autoscale is not None and np.any(self.autoscale.least > self.autoscale.most):
-            raise Wrong("has `least` above `most`", "write least: 1")
-        engines = self.count if self.autoscale is None else self.autoscale.most
-        missing = [failure.replica for failure in self.failures if np.any(failure.replica >= engines)]
-        if missing:
-            raise Wrong(f"engine {missing[0]:g} does not exist", f"number the {engines:g} engines from 0 on")
 
 
 class SloFile(Declared, of=Slo):

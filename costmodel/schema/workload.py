@@ -10,6 +10,7 @@ from costmodel.declared import (
     Integer,
     Named,
     Number,
+    NumberOrZero,
     OneOf,
     PositiveNumber,
     Share,
@@ -27,6 +28,7 @@ from costmodel.schema.strict import Strict
 from costmodel.units import whole
 from costmodel.workload import plans
 from costmodel.workload.reinforcement import Reinforcement
+from costmodel.workload.requests import Replicas
 from costmodel.workload.scenario import Communication, Offload, Parallelism, Precision, Routing
 from costmodel.workload.schedules import SCHEDULES
 from costmodel.workload.simulation import Simulation, Slowdown
@@ -247,6 +249,51 @@ class EngineMemoryChoiceFile(Strict):
     )
 
 
+class OtherEnginesFile(Strict):
+    """Engines unlike the scenario's, with which they share its requests. What is not stated is the scenario's."""
+
+    cluster: Annotated[Any, Named("clusters")] = Field(default=None, description="that holds them")
+    count: NumberOrZero = Field(default=1.0, description="engines")
+    weight: PositiveNumber = Field(
+        default=1.0,
+        description="requests of one, over those of an engine of the scenario that the router holds as loaded, or "
+        "draws as often",
+    )
+    parallel: ParallelFile = Field(default_factory=ParallelFile, description="degrees of parallelism of one engine")
+    communication: CommunicationFile = Field(default_factory=CommunicationFile, description="communication settings")
+    scheduler: SchedulerFile = Field(default_factory=SchedulerFile, description="changes to the scenario's `scheduler`")
+    memory: EngineMemoryChoiceFile = Field(
+        default_factory=EngineMemoryChoiceFile, description="changes to the scenario's `memory`"
+    )
+
+
+class ReplicasFile(Declared, of=Replicas):
+    """Engines behind a router: equal ones, and others that share their requests."""
+
+    others: list[OtherEnginesFile] = Field(default=[], description="engines of other layouts, devices or schedulers")
+
+    def made(self) -> Replicas:
+        """Return the replicas, without the others: each of these is a scenario."""
+        return record(Replicas, self, others=(), weights=())
+
+    def _check_engines(self) -> None:
+        if np.any(self.prefill >= self.count) and np.any(self.prefill > 0):
+            raise Wrong("leaves no engine that decodes", "write a `count` above `prefill`")
+        if self.autoscale is not None and np.any(self.prefill > 0):
+            raise Wrong("`autoscale` is not allowed with `prefill`", "remove one of both")
+        if self.autoscale is not None and np.any(self.autoscale.least > self.autoscale.most):
+            raise Wrong("has `least` above `most`", "write least: 1")
+        engines = self.count if self.autoscale is None else self.autoscale.most
+        missing = [failure.replica for failure in self.failures if np.any(failure.replica >= engines)]
+        if missing:
+            raise Wrong(f"engine {missing[0]:g} does not exist", f"number the {engines:g} engines from 0 on")
+        stray = [key for key in ("autoscale", "breakdowns", "failures", "prefill") if np.any(getattr(self, key))]
+        if self.others and stray:
+            raise Wrong(f"`{stray[0]}` is of equal engines", f"remove `{stray[0]}` or `others`")
+        if self.routing in ("round_robin", "prefix") and any(np.any(each.weight != 1.0) for each in self.others):
+            raise Wrong(f"{self.routing} knows no `weight`", "write `routing: least_loaded` or `random`")
+
+
 class PoolFile(Strict):
     """The keys of both pools of disaggregated serving. Under a load (`rate` or `concurrency`) a pool is of engines."""
 
@@ -337,6 +384,10 @@ class ServingFile(MeasurableFile, Declared, of=plans.Serving):
             raise Wrong("`chunk_tokens` is the older name of `scheduler.token_budget`", "keep `scheduler.token_budget`")
         if self.prefill is not None and self.decode is not None:
             self._keys_of_pools(self.prefill, self.decode)
+
+    def _check_others(self) -> None:
+        if self.replicas.others and self.adapters is not None:
+            raise Wrong("`adapters` are not allowed with `replicas.others`", "remove one of both")
 
     @property
     def has_loaded_pools(self) -> bool:

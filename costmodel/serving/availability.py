@@ -26,6 +26,9 @@ class Member(Row):
     since: float  # when it was last rented [s]
     rented: float  # how long it was before [s]
     link_free: float  # when its link to other engines is free [s]
+    kind: int  # of the service's policies and tables
+    blocks: int  # of its cache
+    weight: float  # of it for the router: one of 2 with two requests is as loaded as one of 1 with one
 
 
 class Outage(Row):

@@ -6,6 +6,7 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def changing(service: Service) -> Iterator[tuple[str, Array]]:
 def identity(service: Service) -> str:
     """Return what tells a simulation from others: its requests, step times and policy, before anything has run."""
     digest = hashlib.sha256()
-    parts = [service.requests, *service.paths, *service.calls, *service.tables[0], *service.tables[1]]
+    parts = [service.requests, *service.paths, *service.calls, *chain(*service.tables)]
     for part in parts:
         digest.update(np.ascontiguousarray(part).tobytes())
     digest.update(repr((service.policies, [(name, each.shape) for name, each in changing(service)])).encode())

@@ -32,7 +32,9 @@ def answering(scenario: Scenario, calibration: Calibration, requests: Requests) 
     if scenario.anchor is not None and isinstance(scenario.plan, Serving):
         asked, measured = (partial(each, requests=requests) for each in (answering, _by_means))
         return paced(scenario, calibration, Engines(asked, measured, evaluate))
-    closed = with_tails(scenario, calibration)
+    if scenario.unlike and (problem := unsupported(scenario, scenario.plan)) is not None:  # type: ignore[arg-type]
+        raise problem
+    closed = with_tails(scenario.alone, calibration)
     why, plan = why_requests(scenario, closed), scenario.plan
     if why is None or not isinstance(plan, Serving | Pools):
         return closed
@@ -65,7 +67,7 @@ def with_tails(scenario: Scenario, calibration: Calibration) -> Evaluation:
     plan = scenario.plan
     if isinstance(plan, Serving) and scenario.anchor is not None:
         return paced(scenario, calibration, Engines(with_tails, evaluate, evaluate))
-    if isinstance(plan, Serving) and plan.rate is not None:
+    if isinstance(plan, Serving) and plan.rate is not None and not scenario.unlike:
         plan = at_means(scenario, plan)
         return ReplayedServer(replace(scenario, plan=plan), plan, calibration)
     return evaluate(scenario, calibration)
@@ -73,4 +75,4 @@ def with_tails(scenario: Scenario, calibration: Calibration) -> Evaluation:
 
 def by_requests(scenario: Scenario, calibration: Calibration) -> bool:
     """Tell whether a scenario's requests one by one answer it where no engine is asked for."""
-    return why_requests(scenario, evaluate(scenario, calibration)) is not None
+    return why_requests(scenario, evaluate(scenario.alone, calibration)) is not None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import numpy as np
 import numpy.typing as npt
 
 from costmodel.analytic.serving.cache_transfer import CacheTransfer
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
+from costmodel.quantities import Array
 from costmodel.records import Record
 from costmodel.serving.availability import (
     MODULUS,
@@ -74,6 +78,18 @@ class PromptPool(Record):
         return engine_count(self.scenario, self.plan)
 
 
+class Sharers(Record):
+    """Engines of another kind that share the requests of a scenario."""
+
+    scenario: Scenario
+    plan: Serving
+
+    @property
+    def engines(self) -> int:
+        """Return how many there are, with data-parallel groups."""
+        return engine_count(self.scenario, self.plan)
+
+
 def replica_count(plan: Serving) -> int:
     """Return the number of replicas, the most that there may be."""
     scale = plan.replicas.autoscale
@@ -81,8 +97,24 @@ def replica_count(plan: Serving) -> int:
 
 
 def engine_count(scenario: Scenario, plan: Serving) -> int:
-    """Return the number of engines: replicas, each with its data-parallel groups."""
-    return replica_count(plan) * int(scenario.parallel.dp)
+    """Return the number of engines: replicas, each with its data-parallel groups, of all kinds."""
+    return replica_count(plan) * int(scenario.parallel.dp) + sum(
+        engine_count(each, each.plan) for each in plan.replicas.others
+    )
+
+
+def kinds_of(plan: Serving) -> int:
+    """Return how many kinds of engines share the requests, none where all are equal."""
+    return 1 + len(plan.replicas.others) if plan.replicas.others else 0
+
+
+def weights_of(scenario: Scenario, plan: Serving) -> Array:
+    """Return the weight of each engine of all kinds, the scenario's own first."""
+    kinds = zip((scenario, *plan.replicas.others), (1.0, *plan.replicas.weights), strict=True)
+    own = replica_count(plan) * int(scenario.parallel.dp)
+    return np.concatenate([
+        np.full(own if each is scenario else engine_count(each, each.plan), float(weight)) for each, weight in kinds
+    ])  # fmt: skip
 
 
 def lockstep_of(scenario: Scenario) -> int:
@@ -113,12 +145,14 @@ class Dice:
     def __init__(self, scenario: Scenario, plan: Serving, others: int = 0) -> None:
         self._draw = np.random.default_rng([scenario.simulation.seed, 4])
         self._kind, self._engines = KINDS[plan.replicas.routing], engine_count(scenario, plan) + others
-        self._given = 0
+        self._given, self._weights = 0, weights_of(scenario, plan)
 
     def give(self, requests: Records) -> None:
         """Give the next requests their dice, and an engine as if all of them were dealt out."""
         number = len(requests)
-        if self._kind in (RANDOM, POWER_OF_TWO):
+        if self._kind == RANDOM and np.ptp(self._weights):
+            requests["die"] = self._draw.choice(self._engines, number, p=self._weights / self._weights.sum())
+        elif self._kind in (RANDOM, POWER_OF_TWO):
             requests["die"], requests["other_die"] = self._draw.integers(0, self._engines, (number, 2)).T
         if self._kind == ROUND_ROBIN:
             requests["replica"] = np.arange(self._given, self._given + number) % self._engines
@@ -127,33 +161,45 @@ class Dice:
         self._given += number
 
 
-def new_service(  # noqa: PLR0913  engines of two kinds
+Kind: TypeAlias = "tuple[PromptPool | Sharers, Policy, Tables]"  # of engines, their policy and step times
+
+
+def new_service(  # noqa: PLR0913  engines of several kinds
     scenario: Scenario,
     plan: Serving,
     requests: Requests,
     policy: Policy,
     tables: Tables,
     sizes: npt.NDArray[np.int32] | None = None,
-    prompts: tuple[PromptPool, Policy, Tables] | None = None,
+    others: Sequence[Kind] = (),
 ) -> Service:  # fmt: skip
     """Return a deployment that has served nothing. The first arrival is at 0.
 
     sizes: of the runs of all requests, where `requests` are only the first of them.
-    prompts: engines of another kind that compute the prompts, their policy and step times.
+    others: engines of other kinds: those that compute the prompts, or such that share the requests, in the order of
+        `replicas.others`.
     """
-    pool, prompt_policy, prompt_tables = (None, policy, tables) if prompts is None else prompts
-    others = 0 if pool is None else pool.engines
-    number, count = others + engine_count(scenario, plan), len(requests.arrival) if sizes is None else None
+    pool = next((each for each, _, _ in others if isinstance(each, PromptPool)), None)
+    prompts = 0 if pool is None else pool.engines
+    number, count = prompts + engine_count(scenario, plan), len(requests.arrival) if sizes is None else None
     paths = requests.paths if sizes is None else requests.paths._replace(sizes=sizes)
-    records = new_records(requests)
-    engines = new_engines(number, policy, paths.sizes, BINS, count, (others, prompt_policy))
+    records, first = new_records(requests), number
+    places: list[tuple[slice, Policy]] = []
+    for each, own, _ in reversed(others):
+        last, first = first, first - (0 if isinstance(each, PromptPool) else each.engines)
+        places.insert(0, (slice(prompts) if isinstance(each, PromptPool) else slice(first, last), own))
+    engines = new_engines(number, policy, paths.sizes, BINS, count, places)
     router = new_router(KINDS[plan.replicas.routing], float(plan.replicas.signal_delay), number, requests)
     fleet = fleet_of(scenario, plan, number, pool)
     engines.state["prompts_only"][: fleet.prefill] = 1
-    service = Service(
-        records, paths, requests.calls, engines, (policy, prompt_policy), (tables, prompt_tables), router, fleet
-    )  # fmt: skip
-    Dice(scenario, plan, others).give(records)
+    members = np.asarray(fleet.members)
+    members["blocks"], members["weight"][prompts:] = policy.blocks, weights_of(scenario, plan)
+    for kind, (rows, own) in enumerate(places, 1):
+        members["kind"][rows], members["blocks"][rows] = kind, own.blocks
+    kinds = [(policy, tables), *((own, times) for _, own, times in others), (policy, tables)]
+    policies, times = zip(*kinds[: max(len(others) + 1, 2)], strict=True)
+    service = Service(records, paths, requests.calls, engines, policies, times, router, fleet)
+    Dice(scenario, plan, prompts).give(records)
     if is_dealt_out(scenario, plan, service):
         deal_out(records, engines)
         np.asarray(router.state)["listed"] = router.state["known"]
@@ -199,7 +245,7 @@ def fleet_of(scenario: Scenario, plan: Serving, number: int, prompts: PromptPool
     )
     outages = np.array(stated, dtype=Outage.dtype)
     members, state = Member.zeros(number), FleetState.zeros(1)
-    members["status"] = UP
+    members["status"], members["weight"] = UP, 1.0
     state["tick"] = np.inf if scale is None else float(scale.interval)
     if scale is not None:
         members["status"][int(scale.least) * groups :] = OFF

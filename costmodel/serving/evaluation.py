@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,18 +13,20 @@ from costmodel.analytic.metrics import invested, spent
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.serving.continuous_batching import ServingEvaluation, without_effect
 from costmodel.analytic.serving.engine_state import most_running
+from costmodel.analytic.serving.pools import fuller_ledger
 from costmodel.analytic.serving.token_bill import load_of, token_bill
 from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation
 from costmodel.cost.calibration import Calibration
+from costmodel.cost.part_calibrations import other_of
 from costmodel.equations import equation
-from costmodel.quantities import Quantity
+from costmodel.quantities import Quantity, sum_of
 from costmodel.records import Record, replace
 from costmodel.result import Entry, Metrics
-from costmodel.serving.deployment import replica_count
+from costmodel.serving.deployment import engine_count, kinds_of, replica_count
 from costmodel.serving.distributions import ERROR
 from costmodel.serving.served import Served
 from costmodel.serving.simulation import MOST_KEPT, WINDOW, Simulation
-from costmodel.serving.summary import Outcome, Tally, changes, of_classes, percentiles, totals, verdict
+from costmodel.serving.summary import Outcome, Tally, changes, of_classes, percentiles, sums, totals, verdict
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.memory import Ledger
 from costmodel.workload.plans import Serving
@@ -57,6 +59,17 @@ class Options(Record, kw_only=True):
 DEFAULT = Options()
 
 
+def known(value: Quantity | None) -> Quantity:
+    """Return a value that a server has."""
+    assert value is not None
+    return value
+
+
+def sum_known(values: Sequence[Quantity | None]) -> Quantity | None:
+    """Return the sum of values, null where any of them is not known."""
+    return None if None in values else sum_of(map(known, values))
+
+
 class RequestEvaluation(PhaseEvaluation[Metrics]):
     """A serving scenario with its requests simulated.
 
@@ -72,7 +85,8 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         self._options, self._runs = options, 0
         self.why: str | None = None
         self._pool = kv_pool(scenario, plan)
-        self.ledger: Ledger | None = self._pool.ledger
+        self._kinds = [scenario.alone, *plan.replicas.others]
+        self.ledger: Ledger | None = fuller_ledger(*self._kinds) if plan.replicas.others else self._pool.ledger
 
     @cached_property
     def simulation(self) -> Simulation:
@@ -94,7 +108,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         return self._outcome(self.served)
 
     def _outcome(self, served: Served) -> Outcome:
-        return Outcome.of(served, Tally.of(served, self._plan.slo, self._plan.classes))
+        return Outcome.of(served, Tally.of(served, self._plan.slo, self._plan.classes, kinds_of(self._plan)))
 
     @cached_property
     def _replays(self) -> list[Metrics]:
@@ -125,9 +139,28 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
         It tells how the operators share the time of a step, and how uncertain they are.
         """
-        tally, running = self.outcome.tally, max(round(totals(self.outcome)["running"]), 1)
+        return self._closed_of(self._scenario.alone, self.outcome, self._calibration)
+
+    @cached_property
+    def _parts(self) -> list[tuple[Scenario, Outcome, ServingEvaluation, float]]:
+        """Return each kind of engines, what became of it, its closed form, and its share of the requests."""
+        run = self.outcome
+        if len(self._kinds) == 1:
+            return [(self._scenario, run, self.closed, 1.0)]
+        parts = []
+        for number, each in enumerate(self._kinds):
+            own, fits = run.of_kind(number), self._calibration
+            fits, served = other_of(fits, number - 1) if number else fits, own.tally.served
+            closed = self._closed_of(each, own if served else run, fits)
+            parts.append((each, own, closed, served / run.tally.served))
+        return parts
+
+    def _closed_of(self, scenario: Scenario, run: Outcome, calibration: Calibration) -> ServingEvaluation:
+        tally, running = run.tally, max(round(totals(run)["running"]), 1)
+        assert isinstance(scenario.plan, Serving), "as the scenario whose requests they share"
         plan = replace(
-            self._plan,
+            scenario.plan,
+            requests=self._plan.requests,
             concurrency=float(running),
             rate=None,
             input_tokens=max(float(np.rint(tally.mean("input_tokens"))), 1.0),
@@ -135,7 +168,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         )
         if plan.requests is not None and plan.requests.sessions is not None:
             plan = replace(plan, prefix_hit_rate=tally.mean("cached_tokens") / tally.mean("input_tokens"))
-        return ServingEvaluation(replace(self._scenario, plan=plan), plan, self._calibration)
+        return ServingEvaluation(replace(scenario, plan=plan), plan, calibration)
 
     def metrics(self, perturbations: Perturbations) -> Metrics:
         """Return the metrics. With families perturbed those at the closed form's change of a step's time."""
@@ -158,9 +191,10 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         return perturbed
 
     def _slowdown(self, perturbations: Perturbations) -> Quantity:
-        perturbed, unperturbed = (self.closed.metrics(each)["tpot"] for each in (perturbations, None))
-        assert perturbed is not None
-        assert unperturbed is not None
+        perturbed, unperturbed = (
+            sum_of(share * known(closed.metrics(each)["tpot"]) for _, _, closed, share in self._parts)
+            for each in (perturbations, None)
+        )
         return perturbed / unperturbed
 
     def _evaluate(self, perturbations: Perturbations) -> Metrics:  # noqa: ARG002  metrics handle perturbations
@@ -195,7 +229,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             "tokens_per_second_per_user": 1.0 / tpot if tpot else None,
             "concurrency": total["running"] * total["busy_share"],
             "max_concurrency": float(most_running(self._scenario, self._plan, self._pool)),
-            "kv_blocks": float(run.policy.blocks),
+            "kv_blocks": float(run.fleet.members["blocks"][run.fleet.prefill :].mean()),
             "kv_use": total["kv_use"],
             "prefix_hit_rate": total["cached_tokens"] / total["input_tokens"],
             "highest_stable_rate": None,
@@ -206,13 +240,29 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
     def _bill(self, tokens: float, devices: float, busy: float) -> Metrics:
         """Return money and energy at a rate of output tokens. busy: share of time in which engines work."""
+        if self._plan.replicas.others:
+            parts = [self._bill_of(part, tokens) for part in range(len(self._kinds))]
+            return {name: sum_known([each[name] for each in parts]) for name in parts[0]}
         return {
             **spent(self._scenario.cluster.node, devices, tokens, busy * self.closed.work()),
             **invested(self._scenario, devices),
         }
 
+    def _busy_of(self, own: Outcome) -> float:
+        """Return the share of the run's time in which the engines of a kind work."""
+        return sums(own.engines.occupancy)["busy"] / (len(own.engines.state) * self.outcome.tally.end)
+
+    def _bill_of(self, kind: int, tokens: float) -> Metrics:
+        """Return what a kind of engines adds to the money and energy of all at a rate of output tokens."""
+        scenario, own, closed, _ = self._parts[kind]
+        work = self._busy_of(own) * closed.work()
+        part = spent(scenario.cluster.node, scenario.devices, tokens, work)
+        return {**part, **invested(scenario, scenario.devices)}
+
     def _devices(self, run: Outcome) -> float:
         """Return the devices that are paid for: of all engines, or on average of those that an autoscaler rents."""
+        if self._plan.replicas.others:
+            return float(self._scenario.devices)
         own = float(self._scenario.parallel.all_devices) / float(self._scenario.parallel.dp)
         if self._plan.replicas.autoscale is None:
             return own * len(run.engines.state)
@@ -230,14 +280,32 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         is_open = bool(np.isfinite(requests.arrival).all() and requests.arrival.any())
         if not is_open or self._plan.replicas.prefill or self.outcome.tally.sums["cached_tokens"]:
             return None
-        seats = int(most_running(self._scenario, self._plan, self._pool))
-        ends = np.sort(self._counted(self.simulation.saturated(SATURATING, seats)).requests["finish"])
+        rates = [self._saturated(number) for number in range(len(self._kinds))]
+        shares = np.ones(len(rates))
+        if self._plan.replicas.routing in ("round_robin", "random"):  # each kind gets its part, however busy it is
+            weights = zip(rates, (1.0, *self._plan.replicas.weights), self._kinds, strict=True)
+            shares = np.array([weight * engine_count(each, each.plan) for _, weight, each in weights])
+            shares = shares / shares.sum()
+            return None if None in rates else float(np.min(np.array(rates) / shares))
+        return None if None in rates else float(sum(rates))  # type: ignore[arg-type]
+
+    def _saturated(self, kind: int) -> float | None:
+        """Return the rate that the engines of a kind serve which always have work [1/s]."""
+        scenario, simulation = self._kinds[kind], self.simulation
+        plan = scenario.plan
+        assert isinstance(plan, Serving), "as the scenario whose requests they share"
+        if kind:
+            plan = replace(plan, rate=self._plan.rate, requests=self._plan.requests)
+            fits = other_of(self._calibration, kind - 1)
+            simulation = Simulation(replace(scenario, plan=plan), plan, fits, self._options.workers)
+        seats = int(most_running(scenario, plan, kv_pool(scenario, plan)))
+        ends = np.sort(self._counted(simulation.saturated(SATURATING, seats)).requests["finish"])
         first, last = round(EARLY * (len(ends) - 1)), round(LATE * (len(ends) - 1))
         if ends[last] <= ends[first]:
             return None
-        random, devices = self._plan.replicas.breakdowns, self._scenario.parallel.all_devices
+        random, devices = plan.replicas.breakdowns, scenario.parallel.all_devices
         up = 1.0 if random is None else float(random.up_share(devices))
-        return float((last - first) / (ends[last] - ends[first])) * replica_count(self._plan) * up
+        return float((last - first) / (ends[last] - ends[first])) * replica_count(plan) * up
 
     def verdict(self) -> str | None:
         """Return whether the engines keep up with the requests."""
@@ -253,8 +321,29 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         engine: dict[str, object] = {} if self.why is None else {"engine": "event"}
         classes = of_classes(self.outcome.tally, self.outcome.tally.served / self.outcome.tally.duration)
         engine |= {"classes": classes} if classes else {}
-        engine |= self._of_tokens()
+        engine |= {"kinds": self._of_kinds()} if self._plan.replicas.others else self._of_tokens()
         return {**engine, "requests": {**totals(self.outcome), **changes(self.outcome), "step_time_error": error}}
+
+    def _of_kinds(self) -> list[dict[str, Any]]:
+        """Return what each kind of engines serves and costs. Requests, tokens, power and rent add up to those of all.
+
+        share = served / all.served
+        power = energy_per_token * all.tokens_per_second
+        """
+        run, known = self.outcome, []
+        tokens = run.tally.sums["output_tokens"] / run.tally.duration
+        for number, (scenario, own, _, share) in enumerate(self._parts):
+            bill, total = self._bill_of(number, tokens), totals(own) if own.tally.served else {}
+            energy = bill["energy_per_token"]
+            means = of_classes(run.tally, run.tally.served / run.tally.duration, {"own": own.tally})["own"]
+            known.append({
+                "cluster": scenario.cluster.name, "count": float(scenario.plan.replicas.count),  # type: ignore[union-attr]
+                "devices": float(scenario.devices), **means, "share": share,
+                "requests_per_second": own.tally.served / run.tally.duration,
+                "busy_share": self._busy_of(own), "kv_use": total.get("kv_use", 0.0),
+                "power": None if energy is None else float(energy) * tokens, "cost_rate": bill["cost_rate"],
+            })  # fmt: skip
+        return known
 
     def _of_tokens(self) -> Mapping[str, object]:
         """Return what each kind of tokens takes: the run's power, by the closed form's shares with as much cached."""
@@ -266,7 +355,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
 
     def operators(self) -> list[TimedOperator]:
         """Return the operators of the closed form's steps."""
-        return self.closed.operators()
+        return [operator for _, _, closed, _ in self._parts for operator in closed.operators()]
 
     def breakdown(self) -> list[Entry]:
         """Return what a request's latency consists of: waiting, and steps as the closed form divides them."""
@@ -278,7 +367,14 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         moves = Entry("transfer of the prompt's cache", tally.mean("transfer"))
         moves.by_bound["latency"] = moves.by_basis["fitted"] = moves.time
         own = [wait, front, *([moves] if moves.time > 0 else [])]
-        entries = [entry for entry in self.closed.breakdown() if not entry.name.startswith(_PLAYED)]
+        entries = []
+        for number, (_, _, closed, share) in enumerate(self._parts):
+            for entry in closed.breakdown():
+                if entry.name.startswith(_PLAYED):
+                    continue
+                entry.name = f"kind {number + 1}: {entry.name}" if number else entry.name
+                entry.time, entry.hidden, entry.count = entry.time * share, entry.hidden * share, entry.count * share
+                entries.append(entry)
         latency = self.times()["latency"]
         assert latency is not None
         engine = float(latency) - self.outcome.tally.times["ttft"].mean * (float(self._scenario.pace.first) - 1.0)

@@ -29,7 +29,7 @@ from costmodel.serving.state import NEXT, Engine, Engines, Request
 def run_apart(service: Service, until: float) -> int:
     """Run each engine over the requests that it was given. Return one that is stuck, -1: none."""
     for replica in range(len(service.engines.state)):
-        if advance(engine_of(service, replica), service.tables[0], until):
+        if advance(engine_of(service, replica), service.tables[service.fleet.members[replica].kind], until):
             return replica
     return -1
 
@@ -130,7 +130,7 @@ def step(service: Service, replica: int, bound: float) -> bool:
             call_next(engine_of(service, each), service, each)
         return stuck
     engine = engine_of(service, replica)
-    tables = service.tables[int(prompts)]
+    tables = service.tables[service.fleet.members[replica].kind]
     if decide(engine, tables):
         return True
     call_next(engine, service, replica)

@@ -35,7 +35,7 @@ def prompts_wait(service: Service, first: int, number: int, now: float) -> bool:
             ready += 1
     state = service.engines.state[first]
     state.unaligned += 1
-    policy = service.policies[int(first < service.fleet.prefill)]
+    policy = service.policies[service.fleet.members[first].kind]
     if ready < number and idle_ones == 0 and state.unaligned < policy.align_steps:
         return True
     state.unaligned = 0
@@ -45,7 +45,8 @@ def prompts_wait(service: Service, first: int, number: int, now: float) -> bool:
 @inner
 def decide_together(service: Service, first: int, number: int) -> bool:
     """Let engines `first` to `first + number` decide on their next step. Return whether they are stuck."""
-    policy, now, behind = service.policies[int(first < service.fleet.prefill)], np.inf, 0.0
+    kind = service.fleet.members[first].kind
+    policy, tables, now, behind = service.policies[kind], service.tables[kind], np.inf, 0.0
     for replica in range(first, first + number):
         now = min(now, service.engines.state[replica].moment)
     for replica in range(first, first + number):
@@ -54,7 +55,6 @@ def decide_together(service: Service, first: int, number: int) -> bool:
         release(engine, now)
         see_arrivals(engine, look(engine, now))
     waits = policy.align_steps > 0 and prompts_wait(service, first, number, now)
-    tables = service.tables[int(first < service.fleet.prefill)]
     longest, working, host = 0.0, 0, 0.0
     tokens, most, floor = 0.0, 0.0, 0.0
     for replica in range(first, first + number):

@@ -26,7 +26,7 @@ class Tables(NamedTuple):
     prompt: Any  # what prompt chunks alone need, over their number, all their tokens, and mean keys
     mixed: Any  # both in one kernel
     fused: bool  # that it is so
-    prompt_floor: Any = np.zeros(2)  # least time of a step with prompts, alone and beside requests that decode
+    prompt_floor: Any = np.zeros(2)  # least time of a step with prompts, alone and with requests that decode
     ahead: bool = False  # the host needs it, and begins while the step before runs
     pool: Any = np.zeros((3, 1))  # of devices with experts only: kernels, messages there and back, over a step's tokens
     batches: int = 1  # micro-batches

@@ -68,8 +68,8 @@ class Service(NamedTuple):
     paths: Paths
     calls: Calls
     engines: Engines
-    policies: tuple[Policy, Policy]  # the second one of engines that only compute prompts
-    tables: tuple[Tables, Tables]
+    policies: tuple[Policy, ...]  # of each kind of engines, two at least
+    tables: tuple[Tables, ...]
     router: Router
     fleet: Fleet
 
@@ -78,7 +78,7 @@ class Service(NamedTuple):
 def engine_of(service: Service, replica: int) -> Engine:
     """Return one engine: views of its rows."""
     engines = service.engines
-    policy = service.policies[int(replica < service.fleet.prefill)]
+    policy = service.policies[service.fleet.members[replica].kind]
     return Engine(
         service.requests, service.paths, policy, engines.state[replica], engines.step[replica],
         engines.decoders[replica], engines.enders[replica], engines.starters[replica], engines.phase[replica],
@@ -102,13 +102,19 @@ def learn_loads(engines: Engines, fleet: Fleet, router: Router, now: float) -> N
 
 
 @inner
-def least_loaded(router: Router, first: int, low: int, high: int) -> int:
+def has_less(router: Router, fleet: Fleet, one: int, other: int) -> bool:
+    """Tell whether an engine has fewer requests than another, each over its weight."""
+    return bool(router.loads[one] * fleet.members[other].weight < router.loads[other] * fleet.members[one].weight)
+
+
+@inner
+def least_loaded(router: Router, fleet: Fleet, first: int, low: int, high: int) -> int:
     """Return the engine with fewest requests. Of equals the one next to `first`, so that all get their turn."""
     replicas = high - low
     best = low + first % replicas
     for i in range(1, replicas):
         replica = low + (first + i) % replicas
-        if router.loads[replica] < router.loads[best]:
+        if has_less(router, fleet, replica, best):
             best = replica
     return best
 
@@ -117,7 +123,7 @@ def least_loaded(router: Router, first: int, low: int, high: int) -> int:
 def longest_prefix(service: Service, request: int, low: int, high: int) -> int:
     """Return the engine that holds most of a prompt, unless it has far more requests than the least loaded one."""
     router = service.router
-    least = least_loaded(router, request, low, high)
+    least = least_loaded(router, service.fleet, request, low, high)
     best, most = least, 0
     for replica in range(low, high):
         if router.loads[replica] > router.loads[least] + MOST_UNBALANCED:
@@ -149,13 +155,13 @@ def route(service: Service, request: int, now: float, low: int, high: int) -> in
     if router.kind == POWER_OF_TWO:
         row = service.requests[request]
         first, second = low + row.die % (high - low), low + row.other_die % (high - low)
-        replica = int(second if router.loads[second] < router.loads[first] else first)
+        replica = int(second if has_less(router, fleet, second, first) else first)
         if router.loads[replica] >= ABSENT:
-            replica = least_loaded(router, number, low, high)
+            replica = least_loaded(router, fleet, number, low, high)
     elif router.kind == PREFIX:
         replica = longest_prefix(service, request, low, high)
     else:
-        replica = least_loaded(router, number, low, high)
+        replica = least_loaded(router, fleet, number, low, high)
     if router.loads[replica] >= ABSENT:
         return -1
     router.loads[replica] += 1

@@ -20,7 +20,17 @@ from costmodel.records import Record, replace
 from costmodel.serving.bounds import check_requests, check_run
 from costmodel.serving.checkpoint import identity, is_over, restore, save
 from costmodel.serving.compiled import compiled, has_numba, is_kept
-from costmodel.serving.deployment import Dice, PromptPool, is_dealt_out, lockstep_of, new_service
+from costmodel.serving.deployment import (
+    Dice,
+    Kind,
+    PromptPool,
+    Sharers,
+    engine_count,
+    is_dealt_out,
+    kinds_of,
+    lockstep_of,
+    new_service,
+)
 from costmodel.serving.distributions import Histogram
 from costmodel.serving.draw import RequestDraw, comes_in_parts, in_order_of_arrival
 from costmodel.serving.first_run import Loop, run_as_python, try_python
@@ -85,9 +95,10 @@ class Simulation:
         self.workers, self.compiles, self.keeps, self._calibration = workers, compiles, keeps, calibration
         self._take(scenario, plan)
         self.pricer = StepPricer(self.scenario, self.plan, calibration)
-        self._prompt_pricer = None
-        if self._prompts is not None:
-            self._prompt_pricer = StepPricer(self._prompts.scenario, self._prompts.plan, other_of(calibration))
+        self._other_pricers = [
+            StepPricer(each.scenario, each.plan, other_of(calibration, number))
+            for number, each in enumerate(self._others)
+        ]
         self._time_steps()
 
     def _take(self, scenario: Scenario, plan: Serving | Pools) -> None:
@@ -97,6 +108,8 @@ class Simulation:
             self._prompts = PromptPool.of(scenario, plan, self._calibration)
             scenario, plan = decoding_part(scenario, plan)
         self.scenario, self.plan = scenario, plan
+        self._others: list[PromptPool | Sharers] = [Sharers(each, each.plan) for each in plan.replicas.others]
+        self._others += [] if self._prompts is None else [self._prompts]
         self.stream = stream_of(scenario, plan)
         check_requests(scenario, plan, self.stream, MOST_KEPT)
         self.streams = not self.keeps and comes_in_parts(self.stream) and self._draw().left > MOST_KEPT
@@ -105,13 +118,18 @@ class Simulation:
         self.policy = policy_of(scenario, plan, self.requests, self.extent.longest)
         _check_lengths(scenario, self.policy, self.extent)
         check_run(scenario, plan, self.requests, self.policy, self.extent.sizes, self.extent.count)
-        if self._prompts is not None:
-            self._prompt_policy = self._of_prompts(self._prompts)
-            _check_lengths(self._prompts.scenario, self._prompt_policy, self.extent)
+        self._other_policies = [self._of_others(each) for each in self._others]
+        for each, own in zip(self._others, self._other_policies, strict=True):
+            _check_lengths(each.scenario, own, self.extent)
 
-    def _of_prompts(self, pool: PromptPool) -> Policy:
-        """Return how engines schedule that compute prompts only. A step has room for no more than are in its budget."""
+    def _of_others(self, pool: PromptPool | Sharers) -> Policy:
+        """Return how engines of another kind schedule.
+
+        A step of those that compute prompts only has room for no more than are in its budget.
+        """
         own = policy_of(pool.scenario, pool.plan, self.requests, self.extent.longest)
+        if isinstance(pool, Sharers):
+            return own
         shortest = 1 if len(self.requests.paths.runs) else int(self.requests.length[:, PROMPT].min())
         return own._replace(reserve=False, max_seqs=min(own.max_seqs, own.budget // shortest + 2))
 
@@ -119,10 +137,10 @@ class Simulation:
         """Time steps of all sizes that the requests may have."""
         sizes = Sizes(self.policy.max_seqs, self.policy.budget, self.extent.longest)
         self.times = StepTimes(make_tables(self.pricer, sizes), sizes, self.pricer.drafts)
-        if self._prompt_pricer is not None:
-            policy, pricer = self._prompt_policy, self._prompt_pricer
+        self._other_times = []
+        for policy, pricer in zip(self._other_policies, self._other_pricers, strict=True):
             sizes = Sizes(policy.max_seqs, policy.budget, self.extent.longest)
-            self._prompt_times = StepTimes(make_tables(pricer, sizes), sizes, pricer.drafts)
+            self._other_times.append(StepTimes(make_tables(pricer, sizes), sizes, pricer.drafts))
 
     def of(self, scenario: Scenario, plan: Serving | Pools) -> Simulation:
         """Return a simulation of the same engines with another load or number of replicas.
@@ -131,8 +149,8 @@ class Simulation:
         """
         other = copy(self)
         other._take(scenario, plan)
-        pairs = [(self.times.sizes, other.policy)]
-        pairs += [] if self._prompts is None else [(self._prompt_times.sizes, other._prompt_policy)]
+        known_times = [self.times, *self._other_times]
+        pairs = zip((each.sizes for each in known_times), (other.policy, *other._other_policies), strict=True)
         for known, policy in pairs:
             if policy.max_seqs > known.sequences or policy.budget > known.tokens or other.extent.longest > known.keys:
                 other._time_steps()
@@ -147,7 +165,7 @@ class Simulation:
     @property
     def _groups(self) -> int:
         """Return the engines, each of which has `concurrency` users in a closed loop. Two pools have them together."""
-        return 1 if self._prompts is not None else int(self.scenario.parallel.dp * self.plan.replicas.count)
+        return 1 if self._prompts is not None else engine_count(self.scenario, self.plan)
 
     def _requests(self) -> Requests:
         """Return all requests, or the first ones of a run that is streamed.
@@ -203,7 +221,7 @@ class Simulation:
         """
         policy = self.policy if policy is None else policy
         tables = slower(self.times.tables, slowdown)
-        service = new_service(self.scenario, self.plan, self.requests, policy, tables, prompts=self._others(slowdown))
+        service = new_service(self.scenario, self.plan, self.requests, policy, tables, others=self._kinds(slowdown))
         if checkpoint is None and (on_progress is None or not self.is_long):
             return self._served(service, self._serve(service, self.plan, np.inf))
         return self._served(service, self._in_parts(service, checkpoint, on_progress))
@@ -214,11 +232,11 @@ class Simulation:
         Raises InfeasibleError where a request can never start.
         """
         others = 0 if self._prompts is None else self._prompts.engines
-        tally = Tally(slo, Histogram, self.plan.classes)
+        tally = Tally(slo, Histogram, self.plan.classes, kinds_of(self.plan))
         dice, parts = Dice(self.scenario, self.plan, others), self._parts()
         first = next(parts)
         service = new_service(
-            self.scenario, self.plan, first, self.policy, self.times.tables, self.extent.sizes, self._others()
+            self.scenario, self.plan, first, self.policy, self.times.tables, self.extent.sizes, self._kinds()
         )
         dice.give(service.requests)
         dealt, served = is_dealt_out(self.scenario, self.plan, service), len(first.arrival)
@@ -236,11 +254,12 @@ class Simulation:
             dice.give(records)
             service = next_window(service, stays, records, more.paths, dealt=dealt)
 
-    def _others(self, slowdown: float = 1.0) -> tuple[PromptPool, Policy, Tables] | None:
-        """Return the engines of another kind that compute prompts, null where there are none."""
-        if self._prompts is None:
-            return None
-        return self._prompts, self._prompt_policy, slower(self._prompt_times.tables, slowdown)
+    def _kinds(self, slowdown: float = 1.0) -> list[Kind]:
+        """Return the engines of other kinds, their policies and tables."""
+        return [
+            (each, policy, slower(times.tables, slowdown))
+            for each, policy, times in zip(self._others, self._other_policies, self._other_times, strict=True)
+        ]
 
     def _in_parts(self, service: Service, path: Path | None, on_progress: Callable[[float], None] | None) -> int:
         """Run a deployment part by part, and write its state after parts. Return an engine that is stuck, -1: none."""
@@ -275,7 +294,10 @@ class Simulation:
 
     def _front_end(self, prompts: Any) -> Array:
         """Return what client and front end add to the first token of requests with such prompts [s]."""
-        parts = [(self.scenario, self.plan)] + ([] if (pool := self._prompts) is None else [(pool.scenario, pool.plan)])
+        parts = [
+            (self.scenario, self.plan),
+            *((each.scenario, each.plan) for each in self._others if each is self._prompts),
+        ]
         engine, load = self.scenario.framework.engine, sum(float(adapter_load(*part)) for part in parts)
         own = np.zeros(len(prompts)) if engine is None else np.asarray(engine.front_end(prompts.astype(np.float64)))
         return own + load if load else own
@@ -330,7 +352,8 @@ class Simulation:
 
         def run_part(first: int, last: int) -> int:
             part = Engines(*(rows[first:last] for rows in service.engines))
-            stuck = int(run(service._replace(engines=part), until))
+            fleet = service.fleet._replace(members=np.asarray(service.fleet.members)[first:last])
+            stuck = int(run(service._replace(engines=part, fleet=fleet), until))
             return stuck if stuck < 0 else first + stuck
 
         if workers == 1:
@@ -468,8 +491,12 @@ def unsupported(scenario: Scenario, plan: Serving | Pools) -> InputError | None:
     if isinstance(plan, Pools):
         prompts, decode = (unsupported(part, own) for part, own in zip(plan.parts[::-1], plan.engines, strict=True))
         return prompts or decode
-    parallel, field = scenario.parallel, f"scenarios.{scenario.name}"
+    parallel, field, others = scenario.parallel, f"scenarios.{scenario.name}", plan.replicas.others
+    blocks = {float(memory_of(each, each.plan).block) for each in (scenario.alone, *others)}
+    together = bool(others) and any(lockstep_of(each) > 1 for each in (scenario, *others))
     problems = (
+        (together, "replicas.others", "unlike engines that share experts", "write layouts without `dp` or `ep`"),
+        (len(blocks) > 1, "replicas.others", "engines with blocks of several sizes", "write one `memory.block`"),
         (parallel.pp > 1, "parallel.pp", "pipeline stages", "write `pp: 1` and a larger `tp`"),
         (plan.replicas.autoscale is not None and lockstep_of(scenario) > 1, "replicas.autoscale", "an autoscaler of "
          "engines that share experts", "write `replicas: {count: 2}`"),
@@ -478,8 +505,10 @@ def unsupported(scenario: Scenario, plan: Serving | Pools) -> InputError | None:
     for holds, key, what, hint in problems:
         if holds:
             message = f"the request engine does not simulate {what}"
-            return InputError.single(message, field=f"{field}.{key}", hint=f"{hint}, or use the closed form")
-    return None
+            return InputError.single(
+                message, field=f"{field}.{key}", hint=hint if others else f"{hint}, or use the closed form"
+            )
+    return next(filter(None, (unsupported(each, each.plan) for each in others)), None)
 
 
 def _check_lengths(scenario: Scenario, policy: Policy, extent: Extent) -> None:

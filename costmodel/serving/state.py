@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -316,18 +317,18 @@ def engine_bytes(policy: Policy, sizes: Any, count: int | None) -> int:
 
 def new_engines(
     number: int, policy: Policy, sizes: Any, bins: int, count: int | None = None,
-    others: tuple[int, Policy] | None = None,
+    others: Sequence[tuple[slice, Policy]] = (),
 ) -> Engines:  # fmt: skip
     """Return idle engines whose blocks are all free.
 
     sizes: blocks of each run; count: requests, null where these are only the first of a run.
-    others: so many of the first are of another policy.
+    others: engines of other policies.
     """
-    if others is not None and others[0]:
-        first, own = others
-        wide = {name: max(getattr(policy, name), getattr(own, name)) for name in ("max_seqs", "block", "blocks")}
+    if others:
+        every = [(slice(None), policy), *others]
+        wide = {name: max(getattr(own, name) for _, own in every) for name in ("max_seqs", "block", "blocks")}
         engines = new_engines(number, policy._replace(**wide), sizes, bins, count)
-        for place, each in ((slice(first), own), (slice(first, None), policy)):
+        for place, each in every:
             engines.state["free"][place] = engines.entry["size"][place, 0] = each.blocks
             engines.state["host_free"][place] = each.host_blocks
         return engines

@@ -144,14 +144,14 @@ class StepPricer:
         return seconds, runs
 
     def prompt_floor(self) -> Array:
-        """Return the least time of a step with prompts, alone and beside requests that decode: the host's [s]."""
+        """Return the least time of a step with prompts, alone and with requests that decode: the host's [s]."""
         eager, floors = self._scenario.eager_prompts, np.zeros(2)
         if not np.any(eager.layer) and not np.any(eager.operator):
             return floors
         prompt = self.prompt(1.0, 1.0, 1.0)
-        for beside, parts in enumerate(((prompt,), (self.decoding(1.0, 1.0), prompt))):
+        for number, parts in enumerate(((prompt,), (self.decoding(1.0, 1.0), prompt))):
             model = pass_model_of(self._scenario, self._pass(parts), self._work(parts), self._timer)
-            floors[beside] = sum(stage.count * np.max(stage.host) for stage in model.stages)
+            floors[number] = sum(stage.count * np.max(stage.host) for stage in model.stages)
         return self._scenario.pace.prompts * floors
 
     def by_contexts(self, _: LayerWork, operator: Operator) -> bool:

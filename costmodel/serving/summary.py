@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from costmodel.quantities import Array
-from costmodel.records import Record
+from costmodel.records import Record, replace
 from costmodel.serving.availability import OFF, Fleet
 from costmodel.serving.distributions import Histogram, Sample
 from costmodel.serving.rows import Records
@@ -68,11 +68,13 @@ class Tally:
     first: arrival of those that were served [s].
     end: last token of all [s].
     classes: the same of each class of requests, whose objectives are their own.
+    kinds: the same of each kind of engines that served them, none where all are equal.
     """
 
     def __init__(
-        self, slo: Slo, kind: type[Sample] | type[Histogram], classes: Sequence[RequestClass] = ()
+        self, slo: Slo, kind: type[Sample] | type[Histogram], classes: Sequence[RequestClass] = (), kinds: int = 0
     ) -> None:  # fmt: skip
+        self.kinds = [Tally(slo, kind) for _ in range(kinds)]
         self.classes = {each.name: Tally(each.slo or slo, kind) for each in classes}
         self._slo, self.times = slo, {name: kind() for name in ("ttft", "tpot", "e2e", "wait")}
         self.sums, self.arrived, self.served = dict.fromkeys(SUMS, 0.0), 0, 0
@@ -80,9 +82,9 @@ class Tally:
         self._mean_arrival, self._mean_wait, self._across, self._together = 0.0, 0.0, 0.0, 0.0
 
     @classmethod
-    def of(cls, served: Served, slo: Slo, classes: Sequence[RequestClass] = ()) -> Tally:
+    def of(cls, served: Served, slo: Slo, classes: Sequence[RequestClass] = (), kinds: int = 0) -> Tally:
         """Return the tally of a whole run, with every time."""
-        tally = cls(slo, Sample, classes)
+        tally = cls(slo, Sample, classes, kinds)
         tally.add(served)
         return tally
 
@@ -105,6 +107,9 @@ class Tally:
             self.sums[name] += value
         for number, each in enumerate(self.classes.values()):
             each.add(served.of(served.requests["kind"] == number))
+        own = done.fleet.members["kind"][requests["replica"]]
+        for number, part in enumerate(self.kinds):
+            part.add(done.of(np.asarray(own == number)))
         if self.classes:
             self.sums["good"] = sum(each.sums["good"] for each in self.classes.values())
         self.first = min(self.first, float(requests["arrival"].min()))
@@ -173,6 +178,14 @@ class Outcome(Record, kw_only=True):
         """Return what became of a run whose last requests are `served`."""
         return cls(tally=tally, engines=served.engines, policy=served.policy, fleet=served.fleet)
 
+    def of_kind(self, kind: int) -> Outcome:
+        """Return what became of the engines of a kind, and of the requests that they served."""
+        own = self.fleet.members["kind"] == kind
+        fleet = self.fleet._replace(members=self.fleet.members[own])
+        return replace(
+            self, tally=self.tally.kinds[kind], engines=Engines(*(rows[own] for rows in self.engines)), fleet=fleet
+        )
+
     @property
     def rented(self) -> float:
         """Return for how long engines were paid for, all together [s]."""
@@ -194,15 +207,17 @@ def percentiles(tally: Tally, gaps: Array) -> Percentiles:
     return known | {"itl": gap_percentiles(gaps.sum(axis=0))}
 
 
-def of_classes(tally: Tally, rate: float) -> dict[str, dict[str, Any]]:
+def of_classes(tally: Tally, rate: float, parts: Mapping[str, Tally] | None = None) -> dict[str, dict[str, Any]]:
     """Return what became of each class of requests, all of which come at a rate, by its name.
 
     share = arrived / all.arrived
     attainment = good / arrived                  those that were turned away are not within the objective
     goodput = rate * good / all.served           which add up to that of all
+
+    parts: of the requests, instead of the classes.
     """
     known = {}
-    for name, each in tally.classes.items():
+    for name, each in (tally.classes if parts is None else parts).items():
         means = {key: each.times[time].mean if each.times[time].count else None for key, time in _MEANS.items()}
         lengths = {key: each.mean(key) if each.served else None for key in ("input_tokens", "output_tokens")}
         known[name] = {
@@ -275,6 +290,7 @@ def totals(run: Outcome) -> dict[str, float]:
     """
     tally, state, occupancy = run.tally, run.engines.state, sums(run.engines.occupancy)
     busy = max(occupancy["busy"], 1e-300)
+    used = (run.engines.occupancy["blocks"].sum(axis=1) / run.fleet.members["blocks"]).sum()
     return {
         "requests": float(tally.served),
         "duration": tally.duration,
@@ -288,7 +304,7 @@ def totals(run: Outcome) -> dict[str, float]:
         "steps": float(state["steps"].sum()),
         "busy_share": occupancy["busy"] / max(run.rented, 1e-300),
         "running": occupancy["requests"] / busy,
-        "kv_use": occupancy["blocks"] / busy / run.policy.blocks,
+        "kv_use": float(used) / busy,
         "queue_time": tally.mean("queue_time"),
         "wait_time": tally.mean("wait_time"),
     }

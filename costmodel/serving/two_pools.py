@@ -24,7 +24,7 @@ class PoolsPlayed(RequestEvaluation):
     def __init__(self, scenario: Scenario, plan: Pools, calibration: Calibration, options: Options = DEFAULT) -> None:
         super().__init__(*decoding_part(scenario, plan), calibration, options)
         self._both, self._pools = scenario, plan
-        self.ledger = fuller_ledger(plan)
+        self.ledger = fuller_ledger(plan.prefill, plan.decode)
 
     @cached_property
     def simulation(self) -> Simulation:

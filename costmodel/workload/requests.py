@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -284,8 +284,10 @@ class Transfer(Record, kw_only=True):
 
 
 class Replicas(Record, kw_only=True):
-    """Equal engines behind a router.
+    """Engines behind a router: equal ones, and others that share their requests.
 
+    others: scenarios of phase `serving` whose `replicas.count` are as many engines of another layout or cluster.
+    weights: of each of these in the router's eyes, over that of an engine of `count`.
     least_loaded: the engine of the fewest requests.
     power_of_two: the less loaded of two that are drawn.
     prefix: of the longest cached prefix, unless it has many more requests than the least loaded one.
@@ -307,6 +309,8 @@ class Replicas(Record, kw_only=True):
     transfer: Annotated[
         Transfer | None, "of prompts' caches between them; null: over the NICs of the engine's devices"
     ] = None
+    others: tuple[Any, ...] = ()
+    weights: tuple[float, ...] = ()
 
     def serving(self, devices: Count) -> Quantity:
         """Return the engines that serve on average, those of `devices` each that broke down not counted."""

@@ -448,8 +448,14 @@ class Scenario(Record):
         if isinstance(self.plan, PlanOfParts):
             return self.plan.devices
         if isinstance(self.plan, Serving):
-            return self.parallel.all_devices * self.plan.replicas.count
+            own: Count = self.parallel.all_devices * self.plan.replicas.count
+            return own + sum(each.devices for each in self.unlike)
         return self.parallel.all_devices
+
+    @property
+    def unlike(self) -> tuple[Scenario, ...]:
+        """Return the engines that share its requests though they are unlike its own, none of other plans."""
+        return self.plan.replicas.others if isinstance(self.plan, Serving) else ()
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -475,6 +481,13 @@ class Scenario(Record):
         }  # fmt: skip
         share = minimum(sum_of(where(np.asarray(has[each]), 1.0, 0.0) for each in eager.only), 1.0)
         return replace(eager, layer=share * eager.layer, operator=share * eager.operator)
+
+    @property
+    def alone(self) -> Scenario:
+        """Return it without the engines that are unlike its own."""
+        if not isinstance(self.plan, Serving) or not self.plan.replicas.others:
+            return self
+        return replace(self, plan=replace(self.plan, replicas=replace(self.plan.replicas, others=(), weights=())))
 
     @property
     def result_kind(self) -> str:

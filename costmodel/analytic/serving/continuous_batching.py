@@ -346,6 +346,7 @@ def only_requests(plan: Serving) -> tuple[str, ...]:
     if replicas.breakdowns is not None:
         unmodelled.append("the outages of `replicas.breakdowns`, taken as their mean share of the time")
     unmodelled += ["`replicas.max_waiting`"] if replicas.max_waiting is not None else []
+    unmodelled += ["`replicas.others`"] if replicas.others else []
     unmodelled += ["`replicas.routing`"] if replicas.routing != "round_robin" and replicas.count > 1 else []
     return tuple(unmodelled)
 

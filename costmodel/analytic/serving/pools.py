@@ -101,15 +101,12 @@ class PoolSolution(Record, kw_only=True):
         return sum_of([*self.waits.values(), self.own, self.moved])
 
 
-def fuller_ledger(plan: Pools) -> Ledger:
-    """Return the ledger of the pool whose devices have less room for what they need."""
-    parts = zip((plan.prefill, plan.decode), plan.engines, strict=True)
-    return most_loaded(
-        [
-            replace(kv_pool(part, engine).ledger, capacity=part.cluster.device.device_memory.capacity)
-            for part, engine in parts
-        ]
-    )
+def fuller_ledger(*parts: Scenario) -> Ledger:
+    """Return the ledger of the engines whose devices have less room for what they need."""
+    return most_loaded([
+        replace(kv_pool(part, part.plan).ledger, capacity=part.cluster.device.device_memory.capacity)  # type: ignore[arg-type]
+        for part in parts
+    ])  # fmt: skip
 
 
 class PoolsEvaluation(PhaseEvaluation[PoolTables]):
@@ -134,7 +131,7 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
             for part, fits in ((plan.prefill, other_of(calibration)), (plan.decode, calibration))
         )
         self._caches = tuple(kv_pool(part, each) for part, each in zip(self._parts, plan.engines, strict=True))
-        self.ledger: Ledger | None = fuller_ledger(plan)
+        self.ledger: Ledger | None = fuller_ledger(plan.prefill, plan.decode)
         self._most = self._seats(1)
         self._sets = plan.decode.parallel.pp * plan.decode.parallel.dp * self._decode.replicas.count
         self._batches = self._nodes(1.0 / plan.decode.parallel.lockstep, self._most)

@@ -14,8 +14,9 @@ from costmodel.schema.files import validate
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.mixers import AttentionFile, HeadRouteFile, KvSourceFile
 from costmodel.schema.patterns import AxisFile, HeadsFile
-from costmodel.schema.serving import GapsFile, LengthsFile, PrioritiesFile, ReplicasFile, RequestsFile
+from costmodel.schema.serving import GapsFile, LengthsFile, PrioritiesFile, RequestsFile
 from costmodel.schema.strict import Strict, checked
+from costmodel.schema.workload import ReplicasFile
 
 CHIP = "hardware/devices/chip.yaml"
 

@@ -48,7 +48,7 @@ def direct(decodes, chunks):
 def fleet(number, prefill=0, outages=(), breakdowns=0, scaled=None, **changes):
     """Return a fleet that is up all the time, or as changed. scaled: when an autoscaler decides first."""
     members, state, failing = Member.zeros(number), FleetState.zeros(1), Breakdown.zeros(breakdowns)
-    members["status"] = UP
+    members["status"], members["weight"], members["blocks"] = UP, 1.0, POLICY.blocks
     state["change"], state["tick"] = np.inf, np.inf if scaled is None else scaled
     failing["fails"] = failing["back"] = np.inf
     failing["die"] = np.arange(1, breakdowns + 1)

@@ -28,6 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "gamma": {"requests": {**REQUESTS, "arrivals": "gamma", "cv": 2}, "replicas": {"count": 3}},
     "random": {"replicas": {"count": 3, "routing": "random"}},
     "least loaded": {"replicas": {"count": 2, "routing": "least_loaded"}},
+    "unlike": {"replicas": {"routing": "least_loaded", "others": [{"count": 2, "scheduler": {"max_num_seqs": 4}}]}},
     "power of two": {"replicas": {"count": 3, "routing": "power_of_two", "signal_delay": "0.2 s"}},
     "prefix": {"requests": {**REQUESTS, "prefix": {"groups": 9, "tokens": 128}},
                "replicas": {"count": 2, "routing": "prefix"}},
