@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving_reference import Job, Reference
-from unit.serving.test_engine import (
+from serving_engines import (
     POLICIES,
     POLICY,
     STREAMS,
@@ -19,6 +18,7 @@ from unit.serving.test_engine import (
     times,
     together,
 )  # fmt: skip
+from serving_reference import Job, Reference
 
 from costmodel.serving.compiled import compiled, has_numba
 from costmodel.serving.deployment import deal_out

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.serving.test_engine import POLICY, fleet, new, serve, shared, stream
+from serving_engines import POLICY, fleet, new, serve, shared, stream
 
 from costmodel.serving.blocks import take_blocks
 from costmodel.serving.prefix import cached_blocks, free_request, hold_prefix, idle_cached, run_with, share_prefix

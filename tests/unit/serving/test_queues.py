@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from unit.serving.test_engine import POLICY, serve, stream
+from serving_engines import POLICY, serve, stream
 
 from costmodel.analytic.serving.waiting import queue_wait, waiting_share
 
