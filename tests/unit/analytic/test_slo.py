@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import costmodel
@@ -21,3 +23,8 @@ def test_limits_far_from_what_is_predicted_are_told(slo: dict[str, str], said: l
     notes = [note for note in point.notes if note.startswith("slo.")]
     assert len(notes) == bool(said)
     assert all(part in note for note in notes for part in said)
+    for note in notes:
+        limit, times, value = re.findall(r"([\d.e+-]+) (?:us|ms|s|times)", note)[:3]
+        unit = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+        of, predicted = (unit[each] for each in re.findall(r"[\d.] (us|ms|s)\b", note)[:2])
+        assert float(times) == pytest.approx(float(limit) * of / (float(value) * predicted), rel=0.1)

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from small_world import edit
 
+from costmodel.calibration.fit_files import default_framework
 from costmodel.calibration.row_prediction import Predictions
+from costmodel.calibration.row_times import Choice, times_of
+from costmodel.cost.calibration import Calibration
+from costmodel.cost.spread import Spread
 from costmodel.fitting.scoring import score, scores_of
 from costmodel.measurements.exclusions import screen
 from costmodel.measurements.row_group import Catalogue
@@ -131,3 +135,12 @@ def test_a_score_has_the_mean_of_its_misses_and_the_median_of_its_signed_ones(ta
     assert set(found.document()) == set(fields(found)) - {"by"}
     (split, _, _) = scores_of(rows, Predictions(seconds, seconds, seconds, blank, blank, blank), ["m"])
     assert split.document()["by"] == {"m": split.by["m"]}
+
+
+def test_a_row_of_another_source_adds_what_sources_differ_by(table, catalogue):
+    ((part,), _) = map_rows(table(GEMM), catalogue)
+    differ = Spread(low=(0.7,), median=(1.0,), high=(1.5,))
+    own, other = (times_of(part, Choice(Calibration(), "", across), default_framework()) for across in (None, differ))
+    assert other[0] == pytest.approx(own[0])
+    assert other[2] - own[0] == pytest.approx(np.hypot(own[2] - own[0], 0.5 * own[0]))
+    assert other[1] <= own[1]
