@@ -8,7 +8,7 @@ from builders import BF16, DECODE, DENSE_MODEL, FAMILIES, FP8, MOE_MODEL, PREFIL
 
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.intervals import deviations, intervals
+from costmodel.analytic.intervals import _logs, deviations, intervals
 from costmodel.analytic.stream_times import Perturbation, Perturbations
 from costmodel.analytic.training.step_model import step_model
 from costmodel.analytic.training.step_times import step_times
@@ -233,3 +233,10 @@ def test_an_energy_has_the_error_of_its_board_s_power(power: Power, down: float,
     joules, ends = point.metrics["energy_per_token"], point.intervals["energy_per_token"]
     assert joules is not None
     assert ends == pytest.approx((joules / down, joules * up), rel=1e-3)
+
+
+def test_a_family_s_spread_is_its_median_and_the_ways_down_and_up_from_there() -> None:
+    fit = FamilyFit(spread=Spread((1.0,), (0.5,), (1.5,), (3.0,)))
+    found = _logs(Calibration("one", {"gemm": fit}), "gemm")
+    assert found == pytest.approx((np.log(1.5), np.log(3.0), np.log(2.0)))
+    assert _logs(Calibration("one", {"gemm": fit}), "collective") is None

@@ -123,3 +123,14 @@ def test_the_model_flop_of_a_window_are_those_that_its_pairs_take() -> None:
     pairs = context(new_tokens=sequence).pairs(Pattern("window", window), causal=True)
     per_token = 8 * 2 * 16 * 128 * pairs / sequence
     assert attention_flop_per_token(model, sequence, causal=True) == pytest.approx(per_token, rel=2e-3)
+
+
+def test_frozen_parameters_have_no_gradient_and_a_reference_has_a_pass_forward_of_its_own() -> None:
+    model, active, sequence = MOE_MODEL, 1e9, 1024.0
+    attention = attention_flop_per_token(model, sequence, causal=True)
+    trained, frozen, compared = (
+        training_flop_per_token(model, active, sequence, **keys) for keys in ({}, {"frozen": active}, {"passes": 1.0})
+    )
+    assert trained == pytest.approx(6 * active + 3 * attention)
+    assert frozen == pytest.approx(4 * active + 3 * attention)
+    assert compared - trained == pytest.approx(2 * active + attention)

@@ -468,3 +468,14 @@ def test_the_gradient_of_an_unfused_norm_starts_two_kernels_and_one_a_vector(kin
     (found,) = (each for each in builder.build().input_gradient if each.name == "norm parameter gradients")
     assert isinstance(found, Elementwise)
     assert (found.calls, found.traffic) == (2.0 + vectors, 2.0 * 8.0 * 16.0 * seen.residual)
+
+
+def test_dropout_of_scores_reads_and_writes_them_once_more_and_a_byte_each_way() -> None:
+    plain = replace(GPT_22B, layers=(replace(GPT_LAYER, dropout=False),))
+    seen = replace(context(plain, sequences=float(BATCH), new_tokens=float(SEQUENCE)), framework=UNFUSED)
+    with_it, without = gpt(Parallelism()), model_work(seen).layers[0]
+    scores = BATCH * HEADS * SEQUENCE * SEQUENCE
+    for passed, name in (("forward", "softmax"), ("input_gradient", "softmax gradient")):
+        both = (named(getattr(work, passed), name) for work in (with_it, without))
+        dropped, bare = (traffic(each) for each in both)
+        assert (bare, dropped) == (4 * 2 * scores, (4 * 2 + 2 * 2 + 1) * scores)

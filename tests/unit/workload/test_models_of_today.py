@@ -29,7 +29,7 @@ from costmodel.workload.architecture import (
     SelectiveScan,
 )
 from costmodel.workload.counting import kv_bytes_per_token, parameter_count
-from costmodel.workload.kv_cache import cached_bytes, state_bytes
+from costmodel.workload.kv_cache import cached_bytes, state_bytes, written_bytes
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Operator
 from costmodel.workload.patterns import Chunked, Pattern, Selected
@@ -391,3 +391,12 @@ def test_head_groups_of_latents_are_checked() -> None:
     with pytest.raises(ValueError, match="both select keys"):
         MlaFile(**file, head_groups=[narrow, narrow], indexer={"heads": 4, "head_dim": 16, "top_k": 8})  # type: ignore[arg-type]
     assert MlaFile(**file, head_groups=[whole]).head_groups[0].share == 1.0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mixer", [POOLED, SELECTED])
+def test_a_token_writes_its_own_key_and_its_share_of_what_the_cache_grows_by(mixer: CompressedAttention) -> None:
+    assert mixer.ratio is not None
+    ratio, own = float(mixer.ratio), float(mixer.head_dim) * 2.0
+    grown = cached_bytes(mixer, 640.0 + ratio, 2.0, 1.0) - cached_bytes(mixer, 640.0, 2.0, 1.0)
+    assert written_bytes(mixer, 2.0, 1.0) == own + grown / ratio
+    assert written_bytes(COMPRESSED, 2.0, 1.0) == cached_bytes(COMPRESSED, 1.0, 2.0, 1.0) == own

@@ -222,3 +222,12 @@ def test_the_share_of_its_blocks_that_an_engine_uses_grows_with_its_users() -> N
     one, eight = (metrics(replace(memory, concurrency=users))["kv_use"] for users in (1.0, 8.0))
     assert 0.0 < one < 1.0 / 8.0
     assert eight == pytest.approx(8.0 * one)
+
+
+def test_requests_in_flight_hold_the_blocks_of_as_many_whatever_the_pipeline() -> None:
+    each = []
+    for stages in (1.0, 2.0, 4.0):
+        found = metrics(at(0.5), Parallelism(pp=stages))
+        each.append(found["kv_use"] * found["kv_blocks"] / found["concurrency"])
+    assert each == pytest.approx([each[0]] * 3)
+    assert OPEN.input_tokens / 16 < each[0] < (OPEN.input_tokens + OPEN.output_tokens) / 16 + 1  # blocks of 16 tokens
