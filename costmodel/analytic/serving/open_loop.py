@@ -63,6 +63,7 @@ from costmodel.workload.scenario import Scenario
 
 _MANY = 1e6  # prompts in a step of an engine without a budget of tokens
 NEAR, OVER = 0.75, 1.1  # chosen by the grid of method 12.4: of the highest stable rate, between them means err
+NEAR_ALONE = 0.5  # chosen by the same grid: where prompts have steps of their own, during which more of them come
 FEW_STEPS = 7.0  # chosen by the same grid: of decoding, with fewer of which it matters which step a request meets
 VERDICTS = ("stable", "backlogged", "overloaded")
 QUANTILES = {"p50": 0.0, "p90": 1.2815515655446004, "p99": 2.3263478740408408}
@@ -389,18 +390,20 @@ class OpenLoopEvaluation(PhaseEvaluation[StepTable]):
     def beyond(self) -> str | None:
         """Return why requests have to be simulated one by one at a single point, null where the closed form holds.
 
-        Against the request engine its means are within a sixth below `NEAR`, and up to half as long or twice as long
+        Against the request engine its means are within a sixth below that load, and up to half as long or twice as long
         from there on and for outputs of a few tokens (docs/method.md, 12.4). Far above the highest stable rate the
         engine is full, whatever the order of its requests. Ranks that wait for each other's prompts are not in it.
         """
         stream = self._plan.requests
         load, endless = float(self.solution().load), stream is None or stream.count is None
-        if load >= NEAR and not (endless and load >= OVER):
-            return near_full(load)
+        near = NEAR if self._plan.scheduler.mixes else NEAR_ALONE
+        if load >= near and not (endless and load >= OVER):
+            alone = f"at {load:.0%} of the highest stable rate prompts come while others have steps of their own"
+            return near_full(load) if load >= NEAR else alone
         steps = float(decode_steps(self._plan.output_tokens, self._plan.speculative))
-        if steps < FEW_STEPS and load < NEAR:
+        if steps < FEW_STEPS and load < near:
             return f"outputs are decoded in {steps:.3g} steps, few enough for which ones they are to matter"
-        return WAITING_RANKS if load < NEAR and ranks_wait(self._scenario) else None
+        return WAITING_RANKS if load < near and ranks_wait(self._scenario) else None
 
     def notes(self) -> tuple[str, ...]:
         """Return the load, that the engine cannot keep up, or nearly so, and what of the requests is left out."""

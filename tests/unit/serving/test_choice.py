@@ -59,6 +59,7 @@ def test_the_closed_form_answers_where_it_holds() -> None:
         ({"requests": FEW | {"sessions": {"turns": 4}}}, "requests.sessions"),
         ({"output_tokens": 3}, "decoded in 2 steps"),
         ({"rate": "15 /s"}, "83% of the highest stable one"),
+        ({"rate": "11 /s", "chunk_tokens": None}, "prompts come while others have steps of their own"),
     ],
 )
 def test_requests_answer_where_only_they_do_as_if_they_were_asked_for(changes: dict[str, Any], why: str) -> None:
