@@ -200,7 +200,7 @@ def _work(scenario: Scenario) -> tuple[Quantity, ...]:
         return plan.rate / devices, *lengths
     if plan.concurrency is None:  # a trace says when requests come
         return 1.0, *lengths
-    return plan.concurrency / scenario.parallel.devices, *lengths
+    return plan.concurrency * scenario.parallel.dp / scenario.parallel.devices, *lengths  # those of a replica
 
 
 def _degrees(scenario: Scenario) -> tuple[Quantity, ...]:

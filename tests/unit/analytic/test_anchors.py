@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from builders import STEP, scenario
+from builders import DECODE, GENERATE, SERVING, STEP, scenario
 
 from costmodel.analytic.anchors import Predicted, anchored, separation
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
@@ -16,7 +16,8 @@ from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.spread import Spread
 from costmodel.records import replace
 from costmodel.schema.anchor import ScatterFile
-from costmodel.workload.scenario import Anchor, MeasuredStep, Parallelism, Scenario
+from costmodel.workload.requests import Replicas
+from costmodel.workload.scenario import Anchor, MeasuredStep, Parallelism, Plan, Scenario
 from costmodel.workload.site_scatter import Separation, SiteScatter
 
 SCATTER = SiteScatter(site=0.5, alike=0.3, repeat=0.003, length=1.0, kinds=1.0)
@@ -167,3 +168,18 @@ def test_shares_of_a_scatter_are_no_more_than_a_whole() -> None:
     assert ScatterFile.model_validate(stated).site == 0.6
     with pytest.raises(ValueError, match="more than a whole"):
         ScatterFile.model_validate(stated | {"alike": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("plan", "loads"),
+    [
+        (STEP, ("global_batch",)), (GENERATE, ("batch",)), (DECODE, ()), (SERVING, ()),
+        (replace(SERVING, concurrency=None, rate=4.0), ("rate",)),
+        (replace(SERVING, replicas=Replicas(count=3.0)), ()),
+    ],
+)  # fmt: skip
+def test_twice_the_devices_with_twice_the_load_do_the_same_work_each(plan: Plan, loads: tuple[str, ...]) -> None:
+    """Away from the run is then how many devices there are, and nothing else."""
+    twice = replace(plan, **{name: 2.0 * getattr(plan, name) for name in loads})
+    one, other = (scenario(each, parallel=Parallelism(dp=dp)) for each, dp in ((plan, 2.0), (twice, 4.0)))
+    assert float(separation(one, other).sizes) == pytest.approx(math.log(2.0) ** 2)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.gemm import GemmForm, scaled_droop
+from costmodel.cost.gemm import GemmForm, SplitK, scaled_droop
 from costmodel.cost.operator_time import operator_time
 from costmodel.cost.parameter import build
 from costmodel.cost.time import Machine
@@ -282,3 +282,20 @@ def test_a_die_with_less_power_for_its_peak_droops_more_and_none_gains() -> None
     assert scaled_droop(0.1, 8.0) == pytest.approx(1.2)  # 1.1 * 2 - 1
     assert scaled_droop(0.1, 0.001) == 0.0
     assert scaled_droop(0.0, 8.0) == 0.0
+
+
+def test_one_part_of_k_has_no_sums_to_add_and_several_one_each() -> None:
+    split = SplitK(splitk_bytes=8.0, splitk_latency=2e-6)
+    product = Gemm("one", m=16.0, n=64.0, k=4096.0, dtype="bf16", a_bytes=2.0, b_bytes=2.0, out_bytes=2.0, groups=3.0)
+    splits = np.array([1.0, 2.0, 4.0])
+    assert np.asarray(split.traffic(product, splits)).tolist() == [0.0, *(8.0 * 3 * 16 * 64 * each for each in (2, 4))]
+    assert np.asarray(split.latency(splits)).tolist() == [0.0, 2e-6, 2e-6]
+
+
+def test_kernels_without_work_beside_others_take_no_time() -> None:
+    sizes = np.array([0.0, 128.0, 256.0])
+    product = Gemm("some", m=sizes, n=256.0, k=512.0, dtype="bf16", a_bytes=2.0, b_bytes=2.0, out_bytes=2.0)
+    machine = Machine(load_device("h100-sxm"), FRAMEWORK, 132.0)
+    together = np.asarray(operator_time(product, machine, None, FamilyFit()).seconds)
+    single = [float(operator_time(replace(product, m=each), machine, None, FamilyFit()).seconds) for each in sizes[1:]]
+    assert together.tolist() == pytest.approx([0.0, *single])
