@@ -64,20 +64,22 @@ def test_twice_the_sequences_are_twice_the_work_of_every_operator(phase: str) ->
         assert twice == pytest.approx({place: 2.0 * size for place, size in once.items()}), name
 
 
+def scaled(value: Any, factors: Mapping[str, float]) -> Any:
+    """Return hardware or a framework with fields of some names, wherever they stand, larger by a factor."""
+    if isinstance(value, Record):
+        own = {name: getattr(value, name) for name in fields(value)}
+        return replace(value, **{
+            name: each * factors[name] if isinstance(each, float) and name in factors else scaled(each, factors)
+            for name, each in own.items()
+        })  # fmt: skip
+    if isinstance(value, Mapping):
+        return {key: scaled(each, factors) for key, each in value.items()}
+    return tuple(scaled(each, factors) for each in value) if isinstance(value, tuple) else value
+
+
 def sooner(value: Any, factor: float) -> Any:
     """Return hardware or a framework in a world whose clocks all run faster: rates grow, and times shrink."""
-    if isinstance(value, Record):
-        changed = {}
-        for name in fields(value):
-            each = getattr(value, name)
-            if isinstance(each, float) and name in RATES | TIMES:
-                changed[name] = each * factor if name in RATES else each / factor
-            else:
-                changed[name] = sooner(each, factor)
-        return replace(value, **changed)
-    if isinstance(value, Mapping):
-        return {key: sooner(each, factor) for key, each in value.items()}
-    return tuple(sooner(each, factor) for each in value) if isinstance(value, tuple) else value
+    return scaled(value, dict.fromkeys(RATES, factor) | dict.fromkeys(TIMES, 1.0 / factor))
 
 
 def power(metric: str) -> float:
@@ -114,3 +116,20 @@ def test_in_a_faster_world_every_time_is_shorter_by_the_same_factor(plan: Plan, 
             assert fast.metrics[name] == pytest.approx(value * 4.0 ** power(name)), name
     assert [each.time for each in fast.breakdown] == pytest.approx([each.time / 4.0 for each in own.breakdown])
     assert fast.memory == own.memory
+    totals = {each.bound: 0.0 for each in own.breakdown}
+    for each in own.breakdown:
+        totals[each.bound] += each.time
+    assert totals[own.bound] == max(totals.values())
+
+
+@pytest.mark.parametrize(("field", "metric"), [("rental", "cost_"), ("tdp", "energy_")])
+def test_costs_go_with_the_rent_and_energies_with_the_power_and_nothing_else_does(field: str, metric: str) -> None:
+    for plan in PLANS:
+        layout = replace(LAYOUT, pp=1.0) if isinstance(plan, Training) and plan.zero == 3 else LAYOUT
+        one, three = (
+            evaluate_point(scenario(plan, MOE_MODEL, layout, cluster=scaled(CLUSTER, {field: by})), Calibration())
+            for by in (1.0, 3.0)
+        )
+        for name, value in one.metrics.items():
+            if value is not None:
+                assert three.metrics[name] == pytest.approx(value * (3.0 if name.startswith(metric) else 1.0)), name
