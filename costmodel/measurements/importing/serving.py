@@ -158,7 +158,7 @@ def _configured(config: Any, name: str) -> float | None:
         for key in path:
             part = part.get(key) if isinstance(part, dict) else None
         value = part.get(name) if isinstance(part, dict) else None
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0.0 < value < math.inf:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0.0 < value < 1e300:
             return float(value)
     return None
 

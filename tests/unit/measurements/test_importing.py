@@ -364,6 +364,8 @@ def test_averages_with_units_are_read(tmp_path):
     assert one.load == Load(None, 32.0, 1000.0, None)
     other = AVERAGES | {"input_config": {"perf_analyzer": {"stimulus": {"request_rate": 2.5}}}}
     assert read_benchmark(write(tmp_path, "g.json", json.dumps(other)), "g.json").load.rate == 2.5
+    endless = AVERAGES | {"input_config": {"perf_analyzer": {"stimulus": {"request_rate": 10**400}}}}
+    assert read_benchmark(write(tmp_path, "e.json", json.dumps(endless)), "e.json").load.rate is None
 
 
 def test_what_servers_say_to_prometheus_is_read_over_all_their_engines(tmp_path):
