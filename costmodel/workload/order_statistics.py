@@ -9,12 +9,13 @@ from statistics import NormalDist
 
 import numpy as np
 
-from costmodel.quantities import Array, Count, Quantity, ceil, is_single, maximum
+from costmodel.quantities import Array, Count, Mask, Quantity, ceil, is_single, maximum
 
 STANDARD = NormalDist()
 POINTS = 48  # of a sum over possible maxima; a finer one moves no result by more than 1e-5
 STEPS = 8  # row tiles of a GEMM that are summed one by one
 _LEAST = 1e-3  # of |1 - variance/mean|: nearer to one the count is as good as Poisson
+_FEW = 8 * POINTS  # counts of many points that are, each of which costs a twentieth of a distribution
 _MOST = 10**5  # counts of one point whose probabilities are added up one by one
 
 
@@ -60,17 +61,39 @@ def _distribution(values: Array, mean: Array, variance: Array) -> Array:
         success = 1 - variance / mean  # of one binomial trial; zero for Poisson, negative for negative binomial
         success = np.where(np.abs(success) < _LEAST, np.copysign(_LEAST, success), success)
         trials = mean / success
-        failures = np.where(success > 0, np.maximum(trials - values, 1e-12), -trials)
-        at_most = betainc(failures, values + 1, np.where(success > 0, 1 - success, 1 / (1 - success)))
+
+        def at_most(counts: Array, at: Mask) -> Array:
+            failures = np.where(success[at] > 0, np.maximum(trials[at] - counts, 1e-12), -trials[at])
+            share = np.where(success[at] > 0, 1 - success[at], 1 / (1 - success[at]))
+            return np.asarray(betainc(failures, counts + 1, share))
+
+        below, steps = np.empty_like(values), values[-1] - values[0]
+        for low, high in ((-1, POINTS), (POINTS, _FEW)):
+            at = (low < steps) & (steps <= high) & (success < 1)
+            if at.any():
+                first = values[0, at]
+                known = at_most(first, at)
+                density = known - np.where(first > 0, at_most(np.where(first > 0, first - 1, 0.0), at), 0.0)
+                below[:, at] = _added_up(values[:, at], known, density, trials[at], success[at])
+        at = (steps > _FEW) | ~(success < 1)
+        below[:, at] = at_most(values[:, at], at)
     certain = (mean <= 0) | ((success > 0) & (values >= trials - 1e-9))
-    return np.where(certain, 1.0, at_most)
+    return np.where(certain, 1.0, below)
 
 
-def _single_distribution(values: Array, mean: float, variance: float) -> Array:
-    """Return the same of one point: from the first value on the probabilities of single counts are added.
+def _added_up(values: Array, at_most: Quantity, density: Quantity, trials: Quantity, success: Quantity) -> Array:
+    """Return the same: to that of the first value the probabilities of single counts are added.
 
     P(X = v+1) = P(X = v) (n - v) p / ((v + 1) (1 - p)),   r = -n of the negative binomial distribution
     """
+    counts = values[0] + np.arange(round(np.max(values[-1] - values[0])))[:, None]
+    ratios = np.maximum((trials - counts) * (success / (1 - success)), 0.0) / (counts + 1)
+    sums = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(density * np.cumprod(ratios, axis=0), axis=0)])
+    return np.asarray(at_most + np.take_along_axis(sums, np.rint(values - values[0]).astype(np.intp), axis=0))
+
+
+def _single_distribution(values: Array, mean: float, variance: float) -> Array:
+    """Return the same of one point."""
     success = 1.0 - variance / mean if mean > 0.0 else 1.0
     success = math.copysign(_LEAST, success) if abs(success) < _LEAST else success
     trials, first = mean / success, values[0].item()
@@ -85,10 +108,7 @@ def _single_distribution(values: Array, mean: float, variance: float) -> Array:
         share, rest = 1.0 / (1.0 - success), -success / (1.0 - success)
         at_most = beta_below(-trials, first + 1.0, share, rest)
         density = trials / (trials - first) * binomial_density(-trials, first - trials, share, rest)
-    counts = first + np.arange(round(values[-1] - first))
-    ratios = np.maximum((trials - counts) * success / (1.0 - success), 0.0) / (counts + 1.0)
-    sums = np.concatenate(([0.0], np.cumsum(density * np.cumprod(ratios))))
-    known = at_most + sums[np.rint(values - first).astype(np.intp)]
+    known = _added_up(values[:, None], at_most, density, trials, success)[:, 0]
     return np.where((success > 0.0) & (values >= trials - 1e-9), 1.0, known)
 
 

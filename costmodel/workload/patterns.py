@@ -23,6 +23,7 @@ class Pattern(Record):
     window: Count | None = None
     caches_all: ClassVar[bool] = False  # any token may be selected later
     uniform: ClassVar[bool] = False  # every query attends to equally many keys, causal or not
+    is_bounded: ClassVar[bool] = False  # `max_keys` is the same at all lengths
 
     def max_keys(self, kv_len: Count) -> Count | None:
         """Return the most keys that a query of a sequence of `kv_len` tokens attends to (null: all)."""
@@ -90,7 +91,8 @@ class Pattern(Record):
     @property
     def breakpoints(self) -> tuple[Count, ...]:
         """Return the lengths at which the reads of a decoding step stop growing as before."""
-        return () if self.window is None else (self.window,)
+        most = self.max_keys(0.0) if self.is_bounded else self.window
+        return () if most is None else (most,)
 
 
 class SinkRecent(Pattern, kw_only=True):
@@ -108,6 +110,7 @@ class SinkRecent(Pattern, kw_only=True):
     chunk: Annotated[
         Number | None, "prompts are processed in chunks with full causal attention inside; null: not chunked"
     ] = None
+    is_bounded: ClassVar[bool] = True
 
     def max_keys(self, kv_len: Count) -> Count:
         """Return sink + recent."""
@@ -132,11 +135,6 @@ class SinkRecent(Pattern, kw_only=True):
         inside = chunks * self.chunk * (self.chunk + 1) / 2 + rest * (rest + 1) / 2
         return inside + self.chunk * before + rest * minimum(older, chunks * self.chunk)
 
-    @property
-    def breakpoints(self) -> tuple[Count, ...]:
-        """Return sink + recent."""
-        return (self.sink + self.recent,)
-
 
 class Selected(Pattern):
     """The `top_k` best keys of each query, whichever these are: all keys are cached [arXiv 2512.02556, section 2.1].
@@ -147,6 +145,7 @@ class Selected(Pattern):
     kind: str = "selected"
     top_k: Count = 2048.0
     caches_all: ClassVar[bool] = True
+    is_bounded: ClassVar[bool] = True
 
     def max_keys(self, kv_len: Count) -> Count:
         """Return top_k."""
@@ -155,11 +154,6 @@ class Selected(Pattern):
     def keys_read(self, q_len: Count, kv_len: Count) -> Count:
         """Return min(T, S*top_k)."""
         return minimum(kv_len, q_len * self.top_k)
-
-    @property
-    def breakpoints(self) -> tuple[Count, ...]:
-        """Return top_k."""
-        return (self.top_k,)
 
 
 class Chunked(Pattern, kw_only=True):
@@ -175,6 +169,7 @@ class Chunked(Pattern, kw_only=True):
     prefix: Annotated[
         NumberOrZero, "first tokens of every chunk that are no text, so that no decoded query is among them"
     ] = 0.0
+    is_bounded: ClassVar[bool] = True
 
     def max_keys(self, kv_len: Count) -> Count:
         """Return the chunk."""
@@ -205,11 +200,6 @@ class Chunked(Pattern, kw_only=True):
     def _mean_place(self, tokens: Count) -> Count:
         """Return the keys that a query after `tokens` sees: all of the first chunk, then half a chunk on the mean."""
         return where(tokens <= self.chunk, tokens, (self.chunk + self.prefix + 1) / 2)
-
-    @property
-    def breakpoints(self) -> tuple[Count, ...]:
-        """Return the chunk."""
-        return (self.chunk,)
 
 
 class ElasticWindow(Pattern, kw_only=True):
@@ -284,6 +274,7 @@ class ChunkTopK(Pattern, kw_only=True):
     chunk: Annotated[Number, "tokens per chunk"]
     attend: Annotated[Number, "keys per query"]
     offload: Annotated[bool, "keys are in host memory; selected ones are copied in every step"] = False
+    is_bounded: ClassVar[bool] = True
 
     def max_keys(self, kv_len: Count) -> Count:
         """Return the attended keys."""
@@ -307,11 +298,6 @@ class ChunkTopK(Pattern, kw_only=True):
     def fetched_keys(self, q_len: Count, kv_len: Count) -> Count:
         """Return the attended keys if they are offloaded. Those of earlier steps are not reused."""
         return minimum(kv_len, self.attend) * q_len if self.offload else 0.0
-
-    @property
-    def breakpoints(self) -> tuple[Count, ...]:
-        """Return the attended keys."""
-        return (self.attend,)
 
 
 class KvBudget(Pattern, kw_only=True):
@@ -396,19 +382,13 @@ class Mixed(Pattern):
     projected: bool = True
     uniform: ClassVar[bool] = True
 
-    def _most_keys(self) -> Count:
-        return maximum(*(keys for _, keys in self.sets), 0.0)
-
-    def _mean_keys(self) -> Count:
-        return sum_of(queries * keys for queries, keys in self.sets) / sum_of(queries for queries, _ in self.sets)
-
     def pairs(self, q_len: Count, kv_len: Count, *, causal: bool) -> Count:
         """Return the pairs of `q_len` queries, of each set its share of them."""
-        return q_len * self._mean_keys()
+        return q_len * self.mean_keys(kv_len, causal=causal)
 
     def last_query_keys(self, kv_len: Count) -> Count:
         """Return the keys of the largest set."""
-        return self._most_keys()
+        return maximum(*(keys for _, keys in self.sets), 0.0)
 
     def held_keys(self, kv_len: Count) -> Count:
         """Return the keys of the largest set."""
@@ -416,7 +396,7 @@ class Mixed(Pattern):
 
     def foreign_keys(self, kv_len: Count) -> Count:
         """Return the keys of the largest set beyond the sequence's own tokens, if they are projected."""
-        return maximum(self._most_keys() - kv_len, 0.0) if self.projected else 0.0
+        return maximum(self.last_query_keys(kv_len) - kv_len, 0.0) if self.projected else 0.0
 
     def keys_read(self, q_len: Count, kv_len: Count) -> Count:
         """Return the keys of the largest set."""
@@ -424,4 +404,4 @@ class Mixed(Pattern):
 
     def mean_keys(self, sequence: Count, *, causal: bool) -> Count:
         """Return pairs / S."""
-        return self._mean_keys()
+        return sum_of(queries * keys for queries, keys in self.sets) / sum_of(queries for queries, _ in self.sets)

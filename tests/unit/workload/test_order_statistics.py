@@ -157,7 +157,7 @@ def test_tiles_of_one_count_are_as_scipys_gamma_function_has_them(mean: float, s
 
 @given(mean=st.floats(1e-3, 1e4), variance=st.floats(1e-3, 30.0), places=st.integers(2, 64))
 def test_the_maximum_at_one_point_is_that_among_several(mean: float, variance: float, places: int) -> None:
-    """One point adds the probabilities of single counts up, several take SciPy's incomplete beta function."""
+    """One point begins with a series of its own, several with SciPy's incomplete beta function."""
     several = expected_maximum(np.full((1, 2), mean), np.full((1, 2), variance * mean), np.array([float(places)]))
     assert maximum(mean, variance * mean, places) == pytest.approx(several[0], rel=1e-9, abs=1e-9)
 
