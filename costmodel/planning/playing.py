@@ -135,7 +135,7 @@ class Player(Record):
         plan = replace(plan, requests=stream)
         seeded = replace(scenario, plan=plan, simulation=replace(scenario.simulation, seed=self.seed))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Notice)  # how a run is done is no news of the plan
+            warnings.filterwarnings("ignore", "(?!compiling)", Notice)  # how a run is done is no news, unless it waits
             try:
                 served = self._simulation(seeded, plan).run(slowdown).done
             except InfeasibleError:
