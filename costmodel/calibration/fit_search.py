@@ -17,7 +17,6 @@ from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.expected_roofline import ExpectedForm
 from costmodel.errors import InputError, suggest
 from costmodel.records import Record, replace
-from costmodel.schema.calibration import FamilyFitFile
 
 UNKNOWN = "unknown"  # named where a row's kernel is none that any file is of
 SHARED = Kernels("", "", "")  # of all devices that have fits
@@ -229,16 +228,12 @@ class FitSearch:
 
     def shared(self, key: str) -> Iterator[Candidate]:
         """Yield what kernels of all devices share, with the error of backcasts."""
-        prior = self._prior(key)
+        family, shared = key.partition("/")[0], self._store.prior()
+        prior = shared.get(key, shared.get(key.replace(family, EXPANDING.get(family, family), 1)))
         if prior is not None and prior.form is not None:
             fit, error = self._as_in_whole_runs(family_fit(prior, ROOFLINE)), held_out_error(prior)
             fit = replace(fit, error=error)
             yield Candidate(fit.source, key, "kernels of other devices", fit, held_out=error, error=error)
-
-    def _prior(self, key: str) -> FamilyFitFile | None:
-        """Return what kernels of all devices share of a key. A GEMM that expands weights as its plain family does."""
-        family, shared = key.partition("/")[0], self._store.prior()
-        return shared.get(key, shared.get(key.replace(family, EXPANDING.get(family, family), 1)))
 
     def _as_in_whole_runs(self, fit: FamilyFit) -> FamilyFit:
         """Return the expected time of kernels on the device, as measured whole runs there change it."""

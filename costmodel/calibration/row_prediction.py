@@ -77,7 +77,7 @@ def predict_mapped(
         choice = replace(choice, across=None) if is_own else choice
         rows = part.rows
         seconds[rows], low[rows], high[rows] = times_of(part, choice, framework)
-        named = _named_operator(part)
+        named = next((each for each in part.operators if each.family == part.family), part.operators[0])
         fit = choice.calibration.fit(named)
         basis[rows], fits[rows] = _bases_of(fit, named, len(rows)), ", ".join(fit.sources)
         why[rows] = f"{choice.why}, moved by {fit.anchors.source}" if isinstance(fit, AnchoredFit) else choice.why
@@ -134,10 +134,6 @@ def _written(seconds: Array) -> list[str]:
 def _kernel(table: Table, rows: Indices) -> Kernel:
     first = rows[0]
     return Kernel(*(str(table.text(column)[first]) for column in ("framework", "kernel", "timing")))
-
-
-def _named_operator(part: OperatorRows) -> Operator:
-    return next((each for each in part.operators if each.family == part.family), part.operators[0])
 
 
 def _bases_of(fit: FamilyFit, operator: Operator, count: int) -> Texts:

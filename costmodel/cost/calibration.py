@@ -245,7 +245,7 @@ class FamilyFit(Record, kw_only=True):
             return time.after(further)
         repeats: Quantity = 1.0
         if isinstance(operator, AttentionKernel) and isinstance(call, AttentionKernel):
-            backward_factor = self._products_ratio(operator, call)
+            backward_factor = operator.macs_per_pair / call.macs_per_pair / self.backward_rate
             repeats = operator.calls * backward_factor / operator.relative_speed
         elif isinstance(operator, Collective | Gemm):
             repeats = operator.calls
@@ -255,10 +255,6 @@ class FamilyFit(Record, kw_only=True):
         """Return the terms of one call by the form's equation."""
         assert self.form is not None
         return self.form.terms(self._with_extra_keys(one_call(operator)), machine)
-
-    def _products_ratio(self, operator: AttentionKernel, call: AttentionKernel) -> Quantity:
-        """Return how much longer a backward kernel takes for its more products, one of a forward kernel."""
-        return operator.macs_per_pair / call.macs_per_pair / self.backward_rate
 
     def _with_extra_keys(self, call: Operator) -> Operator:
         """Return the forward kernel that a backward one is timed by: each query sees `extra_keys_per_query` more."""

@@ -77,7 +77,8 @@ def tile_terms(
     compulsory = gemm.traffic
     for tile in machine.framework.tiles_of(gemm.family):
         depth = gemm.k / tile.split
-        ctas = _cta_count(gemm, tile)
+        rows: Count = row_tiles(gemm, float(tile.m))
+        ctas = gemm.groups * rows * ceil(gemm.n / tile.n) * tile.split
         waves = ceil(ctas / machine.processors)
         flop = waves * (2.0 * tile.m * tile.n) * depth
         tensor = flop / rate
@@ -98,12 +99,6 @@ def tile_terms(
             "l2_time": cache, "m_t": float(tile.m), "n_t": float(tile.n), "s": float(tile.split), "ctas": ctas,
             "waves": waves, "hbm_bytes": traffic,
         }  # fmt: skip
-
-
-def _cta_count(gemm: Gemm, tile: Tile) -> Count:
-    """Return the CTAs of a GEMM: its tiles, expected ones where the rows of its groups vary, times the K split."""
-    rows: Count = row_tiles(gemm, float(tile.m))
-    return gemm.groups * rows * ceil(gemm.n / tile.n) * tile.split
 
 
 def attention_time(attention: AttentionKernel, machine: Machine, fit: FamilyFit) -> Time:

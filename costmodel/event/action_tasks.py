@@ -48,20 +48,16 @@ class ActionTasks:
         if slot not in self._known:
             is_pair = slot.forward is not None and slot.backward is not None
             tasks = self._pair(slot) if is_pair else self._lone(slot)
-            launches = float(self._step.launch_time) * self._launches(slot)
+            backward = Kind.BACKWARD if slot.kind is Kind.FORWARD_BACKWARD else slot.kind
+            launches = float(self._step.launch_time) * sum(
+                float(self._streams.stages[label].of(kind).launches)
+                for label, kind in ((slot.forward, Kind.FORWARD), (slot.backward, backward))
+                if label is not None
+            )
             if launches:
                 tasks.append(ActionTask(TaskGroup("kernel launches", HOST, launches)))
             self._known[slot] = tasks
         return self._known[slot]
-
-    def _launches(self, slot: Slot) -> float:
-        """Return how many kernels and messages the host launches for an action."""
-        backward = Kind.BACKWARD if slot.kind is Kind.FORWARD_BACKWARD else slot.kind
-        return sum(
-            float(self._streams.stages[label].of(kind).launches)
-            for label, kind in ((slot.forward, Kind.FORWARD), (slot.backward, backward))
-            if label is not None
-        )
 
     def _lone(self, slot: Slot) -> list[ActionTask]:
         comm, label = self._step.overlapped_comm, lone_stage(slot)

@@ -116,7 +116,12 @@ def calibrate(
     run = fitter.fit(first, output)
     few, moved = _too_few(first, run.outcome.skipped)
     if not run.outcome.evidence.fitted and not moved:
-        raise _nothing_fitted(run.outcome, run.without_recipe, screened)
+        reasons = [f"{key}: {rows} rows" for key, rows in run.outcome.skipped.items()]
+        reasons += [f"{key}: {rows} rows, and no recipe" for key, rows in run.without_recipe.items()]
+        reasons += [f"{one.op}: {one.rows} rows left out, {one.reason}" for one in screened.omissions]
+        raise InputError.single(
+            f"no kernel has the {FEWEST} rows that a fit needs", hint="; ".join(reasons), field="measurements"
+        )
     anchors = output.with_suffix(".csv") if moved else None
     if anchors is not None:
         _write_anchors(anchors, measurements, few)
@@ -269,12 +274,3 @@ def _file(device: str, output: Path, rows: Table, families: Mapping[str, str]) -
         name=f"{device}/{output.stem}", library=output.stem, device=f"devices/{device}", frameworks=frameworks,
         kernels=kernels, timings=timings, families=dict(families),
     )  # fmt: skip
-
-
-def _nothing_fitted(outcome: ImplementationFits, without: Mapping[str, int], screened: Screened) -> InputError:
-    reasons = [f"{key}: {rows} rows" for key, rows in outcome.skipped.items()]
-    reasons += [f"{key}: {rows} rows, and no recipe" for key, rows in without.items()]
-    reasons += [f"{one.op}: {one.rows} rows left out, {one.reason}" for one in screened.omissions]
-    return InputError.single(
-        f"no kernel has the {FEWEST} rows that a fit needs", hint="; ".join(reasons), field="measurements"
-    )

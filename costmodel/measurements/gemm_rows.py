@@ -206,18 +206,14 @@ def _loads(framework: str, tokens: float, total: float, experts: int, ranks: int
     weights = (uniform * (high**power - low**power) + low**power) ** (1.0 / power)
     loads = np.rint(total * weights / weights.sum(axis=1, keepdims=True))
     if framework.startswith(_TO_FULLEST):
-        loads = _to_fullest(loads, total)
+        # what is missing goes to the fullest first, one each
+        order = np.argsort(np.argsort(-loads, axis=1, kind="stable"), axis=1, kind="stable")
+        missing = np.maximum(total - loads.sum(axis=1, keepdims=True), 0.0)
+        whole, rest = np.divmod(missing, loads.shape[1])
+        loads = np.asarray(loads + whole + (order < rest), dtype=np.float64)
     loads = np.minimum(loads, tokens)
     shape = (_DRAWS, 1 if framework.startswith((*_TO_FULLEST, *_TO_EMPTIEST)) else ranks, -1)
     return _levelled(loads.reshape(shape), total, tokens).reshape(_DRAWS, experts)
-
-
-def _to_fullest(loads: Array, total: float) -> Array:
-    """Return loads that sum to `total`: what is missing goes to the fullest first, one each."""
-    order = np.argsort(np.argsort(-loads, axis=1, kind="stable"), axis=1, kind="stable")
-    missing = np.maximum(total - loads.sum(axis=1, keepdims=True), 0.0)
-    whole, rest = np.divmod(missing, loads.shape[1])
-    return np.asarray(loads + whole + (order < rest), dtype=np.float64)
 
 
 def _levelled(loads: Array, total: float, most: float) -> Array:

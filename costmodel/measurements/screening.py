@@ -62,7 +62,8 @@ def impossible(mapped: Sequence[OperatorRows], table: Table) -> Iterator[tuple[s
     whose routing is known on average only prove nothing.
     """
     for part in mapped:
-        if not _is_exact(table, part):
+        first = part.rows[0]
+        if str(table.text("op")[first]) == "moe_layer" and str(table.text("sub_op")[first]) != "fused_experts":
             continue
         seconds = table.seconds[part.rows]
         for reason, least in (
@@ -98,11 +99,6 @@ def slowness(mapped: Sequence[OperatorRows], table: Table, launch: Seconds) -> d
     by_file = {file: np.concatenate(each) for file, each in ratios.items()}
     timed = {file: each[np.isfinite(each)] for file, each in by_file.items()}
     return {file: (float(np.median(each)), len(each)) for file, each in timed.items() if len(each)}
-
-
-def _is_exact(table: Table, part: OperatorRows) -> bool:
-    first = part.rows[0]
-    return str(table.text("op")[first]) != "moe_layer" or str(table.text("sub_op")[first]) == "fused_experts"
 
 
 def _arithmetic(operators: Sequence[Operator], device: Device) -> Array:

@@ -154,19 +154,15 @@ class Shape(ValueRecord, dict=True):  # without slots: what is derived is kept
             weights = 3 * self.size("num_experts") * self.size("hidden") * self.size("inter")
             return each * float(weights + 4 * self.size("num_tokens") * self.size("topk") * self.size("hidden"))
         if self.size("q_heads", 0):
-            return each * self._cores()
+            width = self.size("head_dim") + self.size("v_head_dim")
+            queries = self.size("q_heads") * self.size("q_len")
+            shared = self.op == "mla_decode"
+            keys = (1 if shared else self.size("kv_heads")) * self.size("kv_len")
+            passes = 2.0 if self.op == "attention_backward" else 1.0
+            return each * (passes * self.size("batch") * width * float(queries + keys))
         if self.size("bytes", 0):
             return 2.0 * self.size("bytes")
         return each * float(m * n) * {"optimizer": 7.0, "copies": 2.0}.get(self.suite, 4.0)
-
-    def _cores(self) -> float:
-        """Return the elements of queries, keys, values and results of attention."""
-        width = self.size("head_dim") + self.size("v_head_dim")
-        queries = self.size("q_heads") * self.size("q_len")
-        shared = self.op == "mla_decode"
-        keys = (1 if shared else self.size("kv_heads")) * self.size("kv_len")
-        passes = 2.0 if self.op == "attention_backward" else 1.0
-        return passes * self.size("batch") * width * float(queries + keys)
 
 
 class ProfileLimits(ValueRecord):

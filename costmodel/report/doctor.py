@@ -28,7 +28,13 @@ def show_doctor(document: Mapping[str, Any]) -> None:
     show(f"costmodel in {versions['package']}; Python is {versions['executable']} on {versions['platform']}")
     _show_packages(versions["dependencies"])
     _show_extras(extras)
-    _show_roots(document["data_roots"])
+    for root in document["data_roots"]:
+        counts = ", ".join(f"{root['counts'][kind]:,} {kind}" for kind in _COLUMNS)
+        path = root["path"] if root["exists"] else f"{root['path']} (absent)"
+        show(f"data folder of {root['named_by']}: {path}, {counts}")
+        if root["shadows"]:
+            hidden = _first(root["shadows"], _SHOWN)
+            show(f"{root['path']} hides files of the same name in later folders: {hidden}")
     for line in _machine(document):
         show(line)
     show_hint()
@@ -62,16 +68,6 @@ def _show_extras(extras: Mapping[str, Any]) -> None:
 def _first(names: Sequence[str], shown: int) -> str:
     more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
-
-
-def _show_roots(roots: Sequence[Mapping[str, Any]]) -> None:
-    for root in roots:
-        counts = ", ".join(f"{root['counts'][kind]:,} {kind}" for kind in _COLUMNS)
-        path = root["path"] if root["exists"] else f"{root['path']} (absent)"
-        show(f"data folder of {root['named_by']}: {path}, {counts}")
-        if root["shadows"]:
-            hidden = _first(root["shadows"], _SHOWN)
-            show(f"{root['path']} hides files of the same name in later folders: {hidden}")
 
 
 def _machine(document: Mapping[str, Any]) -> Iterator[str]:

@@ -65,7 +65,11 @@ def show_fits(run: CalibrationRun) -> None:
     for key, count in run.without_recipe.items():
         show(f"{key}: {count:,} rows, but the fit plan does not cover this operator")
     if run.without_recipe or set(run.too_few) - set(run.moved):
-        _show_sibling(run)
+        device = run.outcome.evidence.file.device
+        if run.inherits:
+            show(f"these use the fits of {run.inherits} where available, because {device} inherits from it")
+        else:
+            show(f"add `calibration: {{inherit: SIBLING}}` to {device} to use another device's fits for these")
     if run.kernels > 1:
         show(f"{run.kernels} kernels share these fits; if they differ, fit each to its own file")
     if run.other_devices:
@@ -116,14 +120,6 @@ def show_use(run: CalibrationRun, output: Path) -> None:
         f"`--set 'scenarios.NAME.framework={{extends: frameworks/vllm, name: mine, implementations: {{{default}}}}}'`, "
         "or `--set scenarios.NAME.framework=default`."
     )
-
-
-def _show_sibling(run: CalibrationRun) -> None:
-    device = run.outcome.evidence.file.device
-    if run.inherits:
-        show(f"these use the fits of {run.inherits} where available, because {device} inherits from it")
-    else:
-        show(f"add `calibration: {{inherit: SIBLING}}` to {device} to use another device's fits for these")
 
 
 def _percent(value: float | None, sign: str = "") -> str:

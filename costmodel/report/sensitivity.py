@@ -41,7 +41,12 @@ def show_sensitivities(resolved: ResolvedWorkload, name: str, scenarios: Mapping
                 change(row.if_better), change(row.if_worse), row.gain / strongest, *(more if all_rows else ()),
             )  # fmt: skip
         show(ranking)
-        _show_marks(shown)
+        if any(row.tied for row in shown):
+            show("~ 10 % worse, this parameter and its neighbour come in the other order")
+        if any(row.is_kinked for row in shown):
+            show("^ a kink: better and worse move it by different amounts, as where another resource binds", "dim")
+        if any(row.path.endswith(CARRY) for row in shown):
+            show("processors and clocks carry the peaks and the rates per processor with them", "dim")
         if len(rows) > len(shown):
             show(f"{len(rows) - len(shown)} weaker parameters left out{'; --json has all' if all_rows else ''}", "dim")
     show_hint()
@@ -56,15 +61,6 @@ def _answer(scenario: str, name: str, rows: Sequence[Sensitivity]) -> str:
         f"{scenario}: {readable(name)} {metric(name, base)}; 10 % better {best.path} "
         f"moves it most, {change(best.if_better)}"
     )
-
-
-def _show_marks(rows: Sequence[Sensitivity]) -> None:
-    if any(row.tied for row in rows):
-        show("~ 10 % worse, this parameter and its neighbour come in the other order")
-    if any(row.is_kinked for row in rows):
-        show("^ a kink: better and worse move it by different amounts, as where another resource binds", "dim")
-    if any(row.path.endswith(CARRY) for row in rows):
-        show("processors and clocks carry the peaks and the rates per processor with them", "dim")
 
 
 def change(value: float | None) -> str:

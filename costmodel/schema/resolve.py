@@ -390,7 +390,10 @@ def _plan(assembly: Assembly, name: str, original: Tree, cluster: str | None) ->
     assembly.problems.extend(_naming_phases(problem, field, phase) for problem in problems)
     assert not isinstance(plan, ReinforcementFile), "the caller has looked"
     if plan is None:
-        _look_ahead(assembly, tree, name)
+        reference = tree.child("cluster")  # whose problems are said together with the scenario's own
+        if reference is not None and isinstance(reference.value, (str, dict)):
+            with assembly.collecting_problems():
+                install(assembly, reference, name, build.Ranks(1.0))
         raise Stop
     return tree, plan
 
@@ -414,14 +417,6 @@ def _naming_phases(problem: Problem, field: str, phase: str) -> Problem:
     message = f"not allowed in phase {phase} (belongs to {names})"
     named = f"{problem.hint}, " if problem.hint.startswith("write ") else ""  # the key of this phase
     return replace(problem, message=message, hint=f"{named}remove it, or change the phase")
-
-
-def _look_ahead(assembly: Assembly, tree: Tree, name: str) -> None:
-    """Collect the problems in the hardware of a scenario that has problems itself."""
-    reference = tree.child("cluster")
-    if reference is not None and isinstance(reference.value, (str, dict)):
-        with assembly.collecting_problems():
-            install(assembly, reference, name, build.Ranks(1.0))
 
 
 # ---- Notes for a reader on a framework's own way of carrying tokens to the experts of other ranks --------------------

@@ -263,7 +263,9 @@ def add_indexer(builder: WorkBuilder, context: Context, indexer: Indexer, *, que
     pairs = context.pairs(Pattern(), causal=True) / ratio
     score, gradient = _scores(context, indexer, pairs, keys)
     builder.step("attention_core", [score], [gradient] if context.phase == "training" else [])
-    builder.step("attention_core", [_selection(context, indexer, pairs)])
+    selected = context.tokens * indexer.top_k / indexer.block
+    size = context.sequences * pairs * SCORE_BYTES + selected * INDEX_BYTES
+    builder.step("attention_core", [Elementwise("key selection", size, kind="topk_select", rows=context.tokens)])
 
 
 def _add_projections(
@@ -316,10 +318,3 @@ def _scores(context: Context, indexer: Indexer, pairs: Count, keys: Count) -> tu
         traffic=2.0 * traffic, family="mqa_logits_backward", kv_len=keys, replicas=context.parallel.tp,
     )  # fmt: skip
     return kernel, gradient
-
-
-def _selection(context: Context, indexer: Indexer, pairs: Count) -> Operator:
-    """Return the selection of the best keys: it reads every score and writes an index per selected key."""
-    selected = context.tokens * indexer.top_k / indexer.block
-    size = context.sequences * pairs * SCORE_BYTES + selected * INDEX_BYTES
-    return Elementwise("key selection", size, kind="topk_select", rows=context.tokens)

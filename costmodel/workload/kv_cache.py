@@ -40,7 +40,9 @@ def cached_bytes(mixer: arch.Mixer, tokens: Count, element: Bytes, tp: Count) ->
     if isinstance(mixer, arch.Mla):
         token_bytes = (mixer.kv_lora + mixer.rope_dim) * element
     elif isinstance(mixer, arch.CompressedAttention):
-        return _compressed_bytes(mixer, tokens, element)
+        entry = mixer.head_dim * element
+        index = 0.0 if mixer.indexer is None else mixer.indexer.key_bytes(element)
+        return minimum(tokens, mixer.window) * entry + mixer.entries(tokens) * (entry + index)
     elif isinstance(mixer, arch.Attention) and mixer.has_kv_cache:
         token_bytes = _token_bytes(mixer, element, tp)
     else:
@@ -60,13 +62,6 @@ def written_bytes(mixer: arch.Mixer, element: Bytes, tp: Count) -> Bytes:
     entry = mixer.head_dim * element
     index = 0.0 if mixer.indexer is None else mixer.indexer.key_bytes(element)
     return entry + (entry + index) / mixer.ratio
-
-
-def _compressed_bytes(mixer: arch.CompressedAttention, tokens: Count, element: Bytes) -> Bytes:
-    """Return the near keys, the pooled entries, and the indexer's keys of these."""
-    entry = mixer.head_dim * element
-    index = 0.0 if mixer.indexer is None else mixer.indexer.key_bytes(element)
-    return minimum(tokens, mixer.window) * entry + mixer.entries(tokens) * (entry + index)
 
 
 def host_cached_bytes(mixer: arch.Mixer, tokens: Count, element: Bytes, tp: Count) -> Bytes:

@@ -359,11 +359,6 @@ class _LocalLinear:
         copies = 2.0 if self.context.copies_operands else 1.0
         return elements * (self.context.residual + copies * self.operand)
 
-    def _turned_bytes(self) -> Bytes:
-        """Return the traffic that x and dy take to be quantised along the other dimension as well."""
-        read = self.context.residual if self.linear.cast_gradient else self.operand
-        return self.x_elements * 2 * self.operand + self.dy_elements * (read + self.operand)
-
     def expansion(self) -> list[Operator]:
         """Return the kernel that expands narrow weights before the product where a framework does so for its rows."""
         expanded = self.expanded
@@ -408,7 +403,9 @@ class _LocalLinear:
         if context.framework.training.is_unfused and not (is_single(linear.bias) and linear.bias == 0):
             operators.append(Elementwise(f"{linear.name} bias gradient", self.dy_elements * residual, calls=2.0))
         if self.narrow and not context.copies_operands:
-            size = self._turned_bytes()
+            read = self.context.residual if self.linear.cast_gradient else self.operand
+            # x and dy are quantised along the other dimension as well
+            size = self.x_elements * 2 * self.operand + self.dy_elements * (read + self.operand)
             operators.append(Elementwise(f"{linear.name} transposed casts", size, calls=self.casts))
         how = context.framework.training.accumulation
         element = self.operand, self.operand, residual if how != "product" else 2.0 * gradient

@@ -22,7 +22,6 @@ from costmodel.workload.operators import AttentionKernel, Elementwise, ExpertAll
 from costmodel.workload.optimizer import stage_parameters
 from costmodel.workload.passes import Pass, PassWork
 from costmodel.workload.plans import Training
-from costmodel.workload.scenario import Precision
 from costmodel.workload.schedules import ORDERS, Schedule
 from costmodel.workload.sharding import StateSharding, gradient_format, parameters_by_kind, saved_bytes
 from costmodel.workload.work import EXPERTS, LayerWork, Parameters
@@ -221,7 +220,9 @@ def _resident_ledger(
     whole, all_trained = sum_of(stored.values()), sum_of(trained.values())
     weights = sharding.over_ranks(stored) if plan.zero == 3 else whole
     updated = sharding.over_ranks(trained) if plan.zero >= 1 else all_trained
-    states, sent = updated * _state_bytes(context.precision), updated * sent_gradient
+    precision = context.precision
+    master = 0.0 if precision.master is None else ELEMENT_BYTES[precision.master]
+    states, sent = updated * (master + 2 * ELEMENT_BYTES[precision.moments]), updated * sent_gradient
     if plan.muon is not None:  # one moment of matrices
         matrices = {expert: kind.matrices for expert, kind in kinds.items()}
         shared = sharding.over_ranks(matrices) if plan.zero >= 1 else sum_of(matrices.values())
@@ -370,11 +371,6 @@ def _working_memory(batch: Pass, work: PassWork, stage: Stage) -> tuple[Bytes, B
     largest_operands, received = maximum(0.0, *map(operand_bytes, own)), receive_buffers(kinds)
     pass_activations, pass_buffers = batch.micro_batches * residual + largest_operands, batch.micro_batches * received
     return pass_activations, pass_buffers
-
-
-def _state_bytes(precision: Precision) -> Bytes:
-    master = 0.0 if precision.master is None else ELEMENT_BYTES[precision.master]
-    return master + 2 * ELEMENT_BYTES[precision.moments]
 
 
 def operand_bytes(operator: Operator) -> Bytes:

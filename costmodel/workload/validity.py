@@ -323,20 +323,16 @@ def _routing_rules(scenario: Scenario) -> Iterator[Rule]:
         )
 
 
-def _trainable(precision: Precision) -> Rule:
-    """Return that weights are as wide as the products that make their gradients."""
-    return Rule(
+def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
+    """Yield what the formats, the batch, the sequence and the schedule ask."""
+    parallel = scenario.parallel
+    precision = scenario.precision
+    yield Rule(
         "precision.weights",
         not precision.weight_only,
         f"weights in {precision.weights} under products in {precision.linear} cannot be trained",
         f"write `weights: {precision.linear}` or wider, or change the phase",
     )
-
-
-def _training_rules(scenario: Scenario, plan: Training) -> Iterator[Rule]:
-    """Yield what the formats, the batch, the sequence and the schedule ask."""
-    parallel = scenario.parallel
-    yield _trainable(scenario.precision)
     per_rank = parallel.dp * plan.micro_batch
     yield Rule(
         "global_batch",

@@ -134,14 +134,10 @@ class Program(Record, Generic[K], dict=True):
     @cached_property
     def counts(self) -> Array:
         """Return the events of each slot (column) on each stream (row): busy time is `counts @ durations`."""
-        own = self._own_counts
-        return own if self.steady is None else own + self.steady[2] * (self.steady[1].counts - own)
-
-    @property
-    def _own_counts(self) -> Array:
         streams, width = int(self.stream.max()) + 1, len(self.slots)
         flat = np.bincount(self.stream * width + self.slot, minlength=streams * width)
-        return flat.reshape(streams, width).astype(np.float64)
+        own = flat.reshape(streams, width).astype(np.float64)
+        return own if self.steady is None else own + self.steady[2] * (self.steady[1].counts - own)
 
     @cached_property
     def mean_counts(self) -> Array:

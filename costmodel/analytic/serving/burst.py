@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait
-from costmodel.analytic.inference import PassModel, PassTimes, draft_passes, operators_of, pass_model_of, pass_times
+from costmodel.analytic.inference import PassModel, draft_passes, operators_of, pass_model_of, pass_times
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.serving.burst_profile import GROUPS, BurstProfile, burst_profile
 from costmodel.analytic.serving.engine_state import demand, most_running
@@ -146,10 +146,6 @@ class BurstRollout(PhaseEvaluation[RolloutTimes]):
         decoded = sum_of(self._profile.own[each] * count for each, count in zip(self._groups, requests, strict=True))
         return prefill + decoded / requests[0] * step / tokens
 
-    def times_by_pass(self) -> list[PassTimes]:
-        """Return the times of the passes over prompts and of each group of steps."""
-        return [pass_times(model, None) for model in self._models]
-
     def operators(self) -> list[TimedOperator]:
         """Return the operators of prompts, then of steps with ever fewer requests."""
         return operators_of(self._models)
@@ -157,7 +153,7 @@ class BurstRollout(PhaseEvaluation[RolloutTimes]):
     def breakdown(self) -> list[Entry]:
         """Return the operators of the engine whose answers end last. With pipeline waits they sum to the rollout."""
         lines, sets = BreakdownLines(), float(self._scenario.parallel.pp)
-        prefill, *steps = self.times_by_pass()
+        prefill, *steps = [pass_times(model, None) for model in self._models]
         tokens = float(tokens_per_step(self._plan.speculative))
         add_pass(lines, self._models[0], prefill, float(prefill.following(self._prompts.count) / prefill.latency))
         for group, model, step in zip(self._groups, self._models[1:], steps, strict=True):

@@ -69,11 +69,7 @@ def steady_state(scenario: Scenario, plan: Serving, concurrency: Count) -> Stead
     unseen = 0.5 * (looks - 1.0) * minimum(waits, 1.0)
     ranks = where(plan.scheduler.align_steps > 0.0, 1.0, scenario.parallel.lockstep)
     filled = 1.0 if plan.rate is None else 1.0 - random / maximum(share, 1.0)  # at a rate one is not counted itself
-    return _steady_state(plan, share, Arrival(waits, unseen, looks, random, ranks, filled))
-
-
-def _steady_state(plan: Serving, share: Count, arrival: Arrival) -> SteadyState:
-    """Return the steady state of `share` requests in flight that an engine takes as `arrival` says."""
+    arrival = Arrival(waits, unseen, looks, random, ranks, filled)
     budget = plan.scheduler.token_budget
     if budget is None or not plan.scheduler.mixed:
         return separate(share, demand(plan), budget, arrival)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -92,7 +91,11 @@ def draw_map(view: View) -> Figure:
         cmap="cividis", norm=LogNorm(*ends) if wide else None,
     )  # fmt: skip
     if view.grid.value.size <= MOST_TOOLTIPS:
-        _add_tooltips(axes, view)
+        for (column, row), value in np.ndenumerate(view.grid.value):
+            cell = axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1.0, 1.0, alpha=0.0, linewidth=0.0))
+            position = f"{view.position_text(0, column)}, {view.position_text(1, row)}"
+            text = view.grid.reason[column, row] if np.isnan(value) else metric(view.metric, float(value))
+            add_tooltip([cell], f"{position}: {text}")
     for i, axis in enumerate((axes.xaxis, axes.yaxis)):
         _scale(axis, view.axes[i], view.name(i))
     bar = figure.colorbar(image, ax=axes)
@@ -101,14 +104,6 @@ def draw_map(view: View) -> Figure:
     else:
         linear_axis(bar.ax.yaxis, view.what, view.dimension, ends[1])
     return figure
-
-
-def _add_tooltips(axes: Axes, view: View) -> None:
-    for (column, row), value in np.ndenumerate(view.grid.value):
-        cell = axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1.0, 1.0, alpha=0.0, linewidth=0.0))
-        position = f"{view.position_text(0, column)}, {view.position_text(1, row)}"
-        text = view.grid.reason[column, row] if np.isnan(value) else metric(view.metric, float(value))
-        add_tooltip([cell], f"{position}: {text}")
 
 
 def _scale(axis: Axis, shown: SweepAxis, what: str) -> None:

@@ -109,7 +109,10 @@ def quantity_kind(metric: str) -> str:
 
 
 def _draw(axes: Axes, kind: str, shown: Sequence[Compared], marks: Mapping[str, tuple[str, str]]) -> None:
-    ends = ends_of([value for row in shown for value in (row.published, row.predicted, row.low, row.high) if value])
+    values = [value for row in shown for value in (row.published, row.predicted, row.low, row.high) if value]
+    low, high = min(values) / ROOM, max(values) * ROOM
+    widening = max(math.sqrt(10.0 * low / high), 1.0)
+    ends = (low / widening, high * widening)
     drawn = 0
     for publication, (shape, colour) in marks.items():
         rows = _sample([row for row in shown if row.publication == publication])
@@ -152,10 +155,3 @@ def _sample(rows: Sequence[Compared]) -> list[Compared]:
     if len(rows) <= POINTS:
         return list(rows)
     return [rows[i] for i in np.sort(np.random.default_rng(SEED).permutation(len(rows))[:POINTS])]
-
-
-def ends_of(values: Sequence[float]) -> tuple[float, float]:
-    """Return the ends of both axes: all values with some room, at least a decade."""
-    low, high = min(values) / ROOM, max(values) * ROOM
-    widening = max(math.sqrt(10.0 * low / high), 1.0)
-    return low / widening, high * widening

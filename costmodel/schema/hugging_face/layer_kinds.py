@@ -141,7 +141,10 @@ def _with_experts(config: Config, depth: int) -> list[bool]:
     listed, every = config.value("moe_types"), config.value("moe_every")
     listed = every if isinstance(every, list) else listed
     if isinstance(listed, list):
-        return _listed_experts(config, listed, depth)
+        fact = "moe_types" if config.value("moe_types") is listed or not config.has("moe_every") else "moe_every"
+        if len(listed) < depth:
+            raise config.error(fact, f"has {len(listed)} entries for {depth} layers", "write one per layer")
+        return [bool(_name(config, fact, _SPARSE, item)) for item in listed[:depth]]
     numbers = _expert_numbers(config)
     if numbers is not None:
         return [layer in numbers for layer in range(depth)]
@@ -156,13 +159,6 @@ def _with_experts(config: Config, depth: int) -> list[bool]:
         begin <= layer <= end and layer % freq == 0 and (layer + 1) % step == 0 and layer not in dense
         for layer in range(depth)
     ]
-
-
-def _listed_experts(config: Config, listed: list[Any], depth: int) -> list[bool]:
-    fact = "moe_types" if config.value("moe_types") is listed or not config.has("moe_every") else "moe_every"
-    if len(listed) < depth:
-        raise config.error(fact, f"has {len(listed)} entries for {depth} layers", "write one per layer")
-    return [bool(_name(config, fact, _SPARSE, item)) for item in listed[:depth]]
 
 
 def _expert_numbers(config: Config) -> set[int] | None:

@@ -21,7 +21,10 @@ def mixer_tree(config: Config, kind: LayerKind) -> dict[str, Tree]:
     if name == "recurrence":
         return _recurrence(config)
     if name == "selective_scan":
-        return _selective_scan(config)
+        hidden = config.size("hidden")
+        stated = config.value("rank")
+        rank = -(-hidden // 16) if stated == "auto" else config.size("rank")
+        return mapping(config, "selective_scan", inner=config.size("expansion") * hidden, rank=rank)
     if name == "compressed":
         return mapping(config, "compressed", indexer=_indexer(config))  # near keys and pooled far ones
     return _latent(config) if config.has("kv_lora") else _attention(config, kind)
@@ -131,14 +134,6 @@ def _state_format(config: Config) -> str | None:
     if not isinstance(stated, str) or stated not in _FORMATS:
         raise config.error("state", f"unknown format {stated!r}", f"write one of {', '.join(_FORMATS)}")
     return _FORMATS[stated]
-
-
-def _selective_scan(config: Config) -> dict[str, Tree]:
-    """Return a diagonal state-space layer. By default time steps have a rank of hidden / 16."""
-    hidden = config.size("hidden")
-    stated = config.value("rank")
-    rank = -(-hidden // 16) if stated == "auto" else config.size("rank")
-    return mapping(config, "selective_scan", inner=config.size("expansion") * hidden, rank=rank)
 
 
 # ---- Mappings of a model document from the facts of a config.json: trees.yaml says which key has which fact ----------
