@@ -20,8 +20,8 @@ import numpy as np
 from costmodel.calibration.fit_files import default_framework, framework_of
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.calibration.row_times import Choice, times_of, variant_of
+from costmodel.cost.attention import UNEVEN
 from costmodel.cost.calibration import Calibration, MeanFit, one_call
-from costmodel.cost.split_kv import UNEVEN
 from costmodel.measurements.raw_tables import RawTable
 from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.row_mapping import map_all

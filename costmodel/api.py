@@ -15,8 +15,7 @@ from costmodel.analytic.evaluation import Evaluation
 from costmodel.analytic.evaluation import evaluate as closed_form
 from costmodel.analytic.grid import Engine, evaluate_grid, evaluate_point, evaluate_single
 from costmodel.calibration.compiled_fits import load_calibration
-from costmodel.cost.calibration import Calibration, FamilyFit
-from costmodel.cost.part_calibrations import PartCalibrations
+from costmodel.cost.calibration import Calibration, FamilyFit, PartCalibrations
 from costmodel.errors import ImplausibleInput, InputError, Location
 from costmodel.quantities import Array
 from costmodel.records import Record, field, replace

@@ -14,9 +14,8 @@ from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation, seco
 from costmodel.analytic.training.step_model import training_context
 from costmodel.analytic.training.step_times import ForwardPasses, forward_model
 from costmodel.analytic.training_evaluation import TrainingEvaluation
-from costmodel.cost.calibration import Calibration
+from costmodel.cost.calibration import Calibration, other_of
 from costmodel.cost.money import rental_cost
-from costmodel.cost.part_calibrations import other_of
 from costmodel.cost.power import energy
 from costmodel.equations import equation
 from costmodel.quantities import Bytes, Count, Joules, Quantity, Seconds, maximum, sum_of, where

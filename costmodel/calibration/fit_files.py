@@ -10,20 +10,19 @@ from typing import TypeVar
 
 import numpy as np
 
+from costmodel.calibration.candidates import COMPANION, EXPERTS, IN_PLACE
 from costmodel.calibration.device_chain import CALIBRATIONS, chain_of, same_device
 from costmodel.calibration.device_relations import cycle_rate, distance, is_of_one_maker, memory_step, relation
 from costmodel.calibration.effects import Effects
 from costmodel.calibration.residual_files import read_residuals
-from costmodel.calibration.substitutes import COMPANION, EXPERTS, IN_PLACE
 from costmodel.cost.anchored_fit import RelativeFit
 from costmodel.cost.attention import DecodeForm
 from costmodel.cost.calibration import FamilyFit, Form
 from costmodel.cost.form_registry import FORMS
-from costmodel.cost.gemm import GemmForm
+from costmodel.cost.gemm import GemmForm, TwoTileForm
 from costmodel.cost.parameter import build, freeze
 from costmodel.cost.residual import Domain, Nearness, Residual
 from costmodel.cost.spread import Spread
-from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.cost.xqa import XqaForm
 from costmodel.errors import InputError, Location, Problem
 from costmodel.records import Record, replace

@@ -9,30 +9,28 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from costmodel.calibration.candidates import (
+    COLLECTIVE,
+    ELEMENTWISE,
+    EXPANDING,
+    GRADIENTS,
     NAMED,
     OTHER,
+    ROOFLINE_ALIKE,
+    SEND_RECV,
+    SUBSTITUTES,
     Candidate,
     Resolution,
     as_backward,
     changed,
     first,
     library_of,
+    nearest_keys,
     passed_over,
     transferred,
 )
 from costmodel.calibration.device_chain import CALIBRATIONS
 from costmodel.calibration.fit_files import ROOFLINE, FitStore, family_fit, framework_of
 from costmodel.calibration.fit_search import EXPERT_MESSAGES, Answer, FitSearch
-from costmodel.calibration.substitutes import (
-    COLLECTIVE,
-    ELEMENTWISE,
-    EXPANDING,
-    GRADIENTS,
-    ROOFLINE_ALIKE,
-    SEND_RECV,
-    SUBSTITUTES,
-    nearest_keys,
-)
 from costmodel.cost.anchored_fit import AnchoredFit, KernelAnchors
 from costmodel.cost.calibration import Calibration, FamilyFit, MeanFit, OtherFits
 from costmodel.hardware import Device

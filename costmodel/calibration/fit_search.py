@@ -6,12 +6,20 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from costmodel.calibration.candidates import DEFAULT, NAMED, OTHER, Candidate, library_of
+from costmodel.calibration.candidates import (
+    COLLECTIVE,
+    DEFAULT,
+    EXPANDING,
+    NAMED,
+    OTHER,
+    SEND_RECV,
+    Candidate,
+    library_of,
+)
 from costmodel.calibration.device_chain import CALIBRATIONS
 from costmodel.calibration.device_relations import DIE, OWN, RELATIONS, TWIN
 from costmodel.calibration.effects import EXACT, Covariance, Kernels, held_out_error
 from costmodel.calibration.fit_files import PRIOR, ROOFLINE, FitStore, family_fit
-from costmodel.calibration.substitutes import COLLECTIVE, EXPANDING, SEND_RECV
 from costmodel.cost.attention import DecodeForm
 from costmodel.cost.calibration import FamilyFit
 from costmodel.cost.expected_roofline import ExpectedForm

@@ -7,14 +7,13 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 
-from costmodel.calibration.candidates import Candidate
+from costmodel.calibration.candidates import ELEMENTWISE, GRADIENTS, Candidate, nearest_keys
 from costmodel.calibration.device_chain import CALIBRATIONS
 from costmodel.calibration.device_relations import DIE, OWN, REBALANCED, TWIN
 from costmodel.calibration.fit_files import DeviceFits, FitStore, default_framework
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.fit_search import UNKNOWN
 from costmodel.calibration.row_times import Choice
-from costmodel.calibration.substitutes import ELEMENTWISE, GRADIENTS, nearest_keys
 from costmodel.cost.calibration import Calibration
 from costmodel.records import Record, ValueRecord
 from costmodel.schema.references import Library

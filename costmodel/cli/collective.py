@@ -58,7 +58,7 @@ def command(
     if as_json:
         print_json({**answer.document(), "blocks": [block.document() for block in blocks]})
         return 0
-    from costmodel.report.network import show_collective
+    from costmodel.report.hardware import show_collective
 
     show_collective(answer, on_cluster, blocks)
     return 0

@@ -22,7 +22,7 @@ def command(*, topologies: tuple[str, ...], as_json: bool, search_path: tuple[st
     if as_json:
         print_json([row.document() for row in rows])
         return 0
-    from costmodel.report.network import show_topologies
+    from costmodel.report.hardware import show_topologies
 
     show_topologies(rows)
     return 0

@@ -8,11 +8,10 @@ from costmodel.cost.collective import CollectiveForm
 from costmodel.cost.elementwise import ElementwiseForm
 from costmodel.cost.expected_roofline import ExpectedForm
 from costmodel.cost.expert_all_to_all import LowLatencyForm, NormalForm
-from costmodel.cost.gemm import GemmForm
+from costmodel.cost.gemm import GemmForm, TwoTileForm
 from costmodel.cost.mixed_attention import SelectedForm, VarlenForm
 from costmodel.cost.scaled_roofline import ScaledRooflineForm
 from costmodel.cost.scan import ScanForm
-from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.cost.xqa import XqaForm
 
 FORMS: dict[str, type[Form]] = {

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from costmodel.cost.attention import NO_COPIES, DecodeForm, load_on_memory
+from costmodel.cost.attention import NO_COPIES, DecodeForm, SplitKvRule, load_on_memory
 from costmodel.cost.parameter import DeclaredRecord, constant, fitted, like, mechanism, optional, record
 from costmodel.cost.residual import Features
-from costmodel.cost.split_kv import SplitKvRule
 from costmodel.cost.time import Machine, Terms, Time, time_where
 from costmodel.quantities import Mask, Quantity, ceil, floor, log2, maximum, minimum, where
 from costmodel.records import replace

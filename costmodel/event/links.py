@@ -18,7 +18,7 @@ from costmodel.analytic.segments import D2H, H2D, Segment, SegmentKey
 from costmodel.event.graph import MESSAGE, Graph, Message, Task
 from costmodel.event.task_groups import ALL_TO_ALL, TaskGroup
 from costmodel.hardware import Cluster
-from costmodel.network.link_shares import COPIES_FIRST, HOST_IN, HOST_OUT, MESSAGES_FIRST, SEPARATE, SHARED, link_shares
+from costmodel.network.host import COPIES_FIRST, HOST_IN, HOST_OUT, MESSAGES_FIRST, SEPARATE, SHARED, link_shares
 from costmodel.network.sharing import Flags
 from costmodel.quantities import Array
 from costmodel.records import MutableRecord, Record, field

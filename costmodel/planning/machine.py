@@ -26,9 +26,9 @@ from costmodel.planning.structures import positions_of, unknown_clusters
 from costmodel.quantities import Bytes
 from costmodel.records import Record, asdict, replace
 from costmodel.result import Metrics
-from costmodel.schema.framework_defaults import for_model
 from costmodel.schema.model_support import ListedModel, listed_models
 from costmodel.schema.references import Library
+from costmodel.schema.releases import for_model
 from costmodel.schema.tree import Tree
 from costmodel.study.goals import OnProgress
 from costmodel.workload.architecture import Architecture

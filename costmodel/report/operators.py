@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from costmodel.cost.parameter import Parameter
+from costmodel.report.answer import routing_line
 from costmodel.report.equations import Block, Value
-from costmodel.report.expert_load import routing_line
 from costmodel.report.explain import Explanation, Line
 from costmodel.report.page import is_verbose, show, show_hint, table
 from costmodel.report.text import quantity, readable, share, shortened, shown_basis

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from costmodel.errors import CostModelError
 from costmodel.records import asdict
-from costmodel.report.answer import LEAST, answer_line, basis_line, devices, facts_line, show_notes
-from costmodel.report.expert_load import drawn_line, is_even, load_phrase, routing_line
+from costmodel.report.answer import (
+    LEAST,
+    answer_line,
+    basis_line,
+    devices,
+    drawn_line,
+    facts_line,
+    is_even,
+    load_phrase,
+    routing_line,
+    show_notes,
+)
 from costmodel.report.page import Table, is_verbose, show, show_hint, table
 from costmodel.report.text import NONE, count, gib, interval, memory_use, metric, quantity, readable, share, shown_basis
 from costmodel.result import Point, shown_line

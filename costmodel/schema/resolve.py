@@ -20,7 +20,6 @@ from costmodel.schema.device import Source, forecast_notes
 from costmodel.schema.document import model_document, scenario_document
 from costmodel.schema.expert_load import expert_counts
 from costmodel.schema.framework import ExpertSpreadFile, FrameworkFile
-from costmodel.schema.framework_defaults import for_model, with_defaults, with_exchange
 from costmodel.schema.installation import Installation, install, unlike_others
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.model import ModelFile
@@ -37,7 +36,7 @@ from costmodel.schema.plausible import unlike_published
 from costmodel.schema.references import Library, as_reference
 from costmodel.schema.reinforcement import Resolved as _Resolved
 from costmodel.schema.reinforcement import check_layout, pools_of, step_of_parts, with_others
-from costmodel.schema.releases import of_release
+from costmodel.schema.releases import for_model, of_release, with_defaults, with_exchange
 from costmodel.schema.resolved import KNOWING, KnownDocuments, ResolvedWorkload
 from costmodel.schema.serving import locate_files
 from costmodel.schema.strict import validate_tree

@@ -16,8 +16,7 @@ from costmodel.analytic.serving.engine_state import most_running
 from costmodel.analytic.serving.pools import fuller_ledger
 from costmodel.analytic.serving.token_bill import load_of, token_bill
 from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation
-from costmodel.cost.calibration import Calibration
-from costmodel.cost.part_calibrations import other_of
+from costmodel.cost.calibration import Calibration, other_of
 from costmodel.equations import equation
 from costmodel.quantities import Quantity, sum_of
 from costmodel.records import Record, replace

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from costmodel.cost.calibration import Calibration
-from costmodel.cost.part_calibrations import other_of
+from costmodel.cost.calibration import Calibration, other_of
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.quantities import Array
 from costmodel.records import Record, replace

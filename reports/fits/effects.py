@@ -20,7 +20,7 @@ from costmodel.calibration.fit_files import DeviceFits, FitStore, default_framew
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.row_times import Choice, times_of, variant_of
 from costmodel.cost.calibration import Calibration, FamilyFit
-from costmodel.cost.two_tile_gemm import TwoTileForm
+from costmodel.cost.gemm import TwoTileForm
 from costmodel.fitting.samples import Samples
 from costmodel.measurements.row_group import OperatorRows
 from costmodel.quantities import Array

@@ -10,8 +10,8 @@ import sys
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
 
+from costmodel.calibration.candidates import ELEMENTWISE, nearest_variants
 from costmodel.calibration.fit_selection import Chooser, Kernel
-from costmodel.calibration.substitutes import ELEMENTWISE, nearest_variants
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.fitting.run_plan import PLAN, ImplementationFits, MappedRows, fit_families, rooflines_of
 from costmodel.fitting.writing import PUBLIC, write_calibration

@@ -9,11 +9,9 @@ is structure only, compiled once. Three ways evaluate it, with the same result: 
 longest paths where there are few of them, and from a tape at all others.
 """
 
-from costmodel.analytic.recurrence.async_reduce import AsyncReduceSpan, async_reduce_span
 from costmodel.analytic.recurrence.paths import Paths
-from costmodel.analytic.recurrence.pipeline import Slot, compile_schedule, program_of
-from costmodel.analytic.recurrence.program import Event, Program, compile_events
-from costmodel.analytic.recurrence.tape import Workspace, makespan
+from costmodel.analytic.recurrence.program import Event, Program, Slot, compile_events, compile_schedule, program_of
+from costmodel.analytic.recurrence.tape import AsyncReduceSpan, Workspace, async_reduce_span, makespan
 
 __all__ = [
     "AsyncReduceSpan",

@@ -24,9 +24,8 @@ from costmodel.analytic.serving.prefill_pool import PromptPasses
 from costmodel.analytic.serving.token_bill import CACHED, INPUT, OUTPUT, Load, Shares, token_bills
 from costmodel.analytic.serving.waiting import busy_share
 from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation
-from costmodel.cost.calibration import Calibration
+from costmodel.cost.calibration import Calibration, other_of
 from costmodel.cost.distinct_sizes import grid_shape
-from costmodel.cost.part_calibrations import other_of
 from costmodel.equations import equation
 from costmodel.quantities import (
     Array,

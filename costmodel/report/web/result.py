@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from statistics import median
 
-from costmodel.report.network import topologies_table
+from costmodel.report.hardware import topologies_table
 from costmodel.report.page import Number, Table, table
 from costmodel.report.plots.memory import PARTS
 from costmodel.report.plots.pareto import layout_name

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from costmodel.analytic.intervals import RATES, TIMES
+from costmodel.calibration.candidates import GRADIENTS
 from costmodel.calibration.device_chain import CALIBRATIONS
 from costmodel.calibration.fit_files import BACKWARD, COMPOSITION, ROOFLINE, SOURCES, FitStore
-from costmodel.calibration.substitutes import GRADIENTS
 from costmodel.records import ValueRecord
 from costmodel.schema.case import Case
 from costmodel.schema.references import Library

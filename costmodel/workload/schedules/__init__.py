@@ -15,8 +15,17 @@ from costmodel.workload.schedules.catalogue import (
     order,
     rules_of,
 )
-from costmodel.workload.schedules.schedule import Action, Chunk, Dependency, Kind, Schedule
-from costmodel.workload.schedules.steady import SteadyState, first_rank_chunks, placement_of, steady_state
+from costmodel.workload.schedules.schedule import (
+    Action,
+    Chunk,
+    Dependency,
+    Kind,
+    Schedule,
+    SteadyState,
+    first_rank_chunks,
+    placement_of,
+    steady_state,
+)
 
 __all__ = [
     "ORDERS",

@@ -10,8 +10,7 @@ from costmodel.analytic.evaluation import evaluate, ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.intervals import RunScatter, intervals
 from costmodel.analytic.reinforcement import ReinforcementEvaluation, new_weights
-from costmodel.analytic.serving.burst import BurstRollout, RolloutTimes
-from costmodel.analytic.serving.burst_profile import burst_profile
+from costmodel.analytic.serving.burst import BurstRollout, RolloutTimes, burst_profile
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster

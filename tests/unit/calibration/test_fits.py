@@ -7,11 +7,11 @@ import json
 import pytest
 from small_world import edit, write
 
+from costmodel.calibration.candidates import nearest_variants
 from costmodel.calibration.fit_files import FitStore
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
 from costmodel.calibration.fit_selection import UNNAMED, Chooser, Kernel
 from costmodel.calibration.residual_files import read_residuals
-from costmodel.calibration.substitutes import nearest_variants
 from costmodel.cost.calibration import Calibration
 from costmodel.cost.elementwise import ElementwiseForm
 from costmodel.cost.parameter import parameters

@@ -29,9 +29,16 @@ from builders import DEVICE, with_level
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.cost.attention import NO_COPIES, DecodeForm, PrefillForm, UnsplitKernel, WidenedCache
+from costmodel.cost.attention import (
+    NO_COPIES,
+    DecodeForm,
+    PrefillForm,
+    SplitKvRule,
+    UnsplitKernel,
+    WidenedCache,
+    split_keys,
+)
 from costmodel.cost.calibration import FamilyFit
-from costmodel.cost.split_kv import SplitKvRule, split_keys
 from costmodel.cost.xqa import NarrowHeadKernel, XqaForm
 from costmodel.quantities import Quantity
 from costmodel.records import replace

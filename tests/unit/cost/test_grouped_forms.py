@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.cost.form_registry import FORMS
-from costmodel.cost.gemm import GemmForm
+from costmodel.cost.gemm import GemmForm, TwoTileForm
 from costmodel.cost.gemm_tiles import row_tiles
 from costmodel.cost.parameter import build, parameters
 from costmodel.cost.scaled_roofline import ScaledRooflineForm
 from costmodel.cost.time import Machine
-from costmodel.cost.two_tile_gemm import TwoTileForm
 from costmodel.records import replace
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Gemm

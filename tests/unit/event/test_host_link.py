@@ -18,7 +18,7 @@ from costmodel.event.links import Links, LinkUse, pass_link_use
 from costmodel.hardware import Link
 from costmodel.network.flows import FlowSession
 from costmodel.network.group_links import group_links
-from costmodel.network.link_shares import HOST_IN, HOST_OUT, NIC_IN, NIC_OUT, link_shares, message_bytes
+from costmodel.network.host import HOST_IN, HOST_OUT, NIC_IN, NIC_OUT, link_shares, message_bytes
 from costmodel.records import replace
 from costmodel.result import Point
 from costmodel.workload.operators import Collective, Group, HostTransfer

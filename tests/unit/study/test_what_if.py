@@ -10,8 +10,7 @@ from costmodel.analytic.breakdown import ALL_TO_ALL_CONTENTION
 from costmodel.errors import InputError
 from costmodel.result import Entry
 from costmodel.schema.what_if import AlternativeFile, load_what_if
-from costmodel.study.ceilings import Whole, ceiling, with_waves
-from costmodel.study.what_if import LEVERS, ratio_of, worths
+from costmodel.study.what_if import LEVERS, Whole, ceiling, ratio_of, with_waves, worths
 
 CHOSEN = scenario(PREFILL, DENSE_MODEL, cluster=CLUSTER)  # on 100 processors
 
