@@ -152,29 +152,19 @@ class Workload(Record):
         scenarios = self._named(scenarios)
         points = self.points(scenarios, engine, simulation, requests)
         engine = engine or engine_of(points)
+        random = [each.simulation.seed for each in map(self.scenario, scenarios) if _is_random(each)]
+        assumed = [] if self.start is None else list(self.start.lines)  # a workload says all itself
+        notes = {"assumptions": assumed, "warnings": [str(problem) for problem in self.resolved.warnings]}
         return {
-            "schema": SCHEMA, "version": __version__, "seed": self._seed(scenarios) if engine == "event" else None,
-            "engine": engine, "workload": self.name, "model": self.model(), **self._assumptions(), **self._warnings(),
+            "schema": SCHEMA, "version": __version__, "seed": random[0] if random and engine == "event" else None,
+            "engine": engine, "workload": self.name, "model": self.model(),
+            **{name: lines for name, lines in notes.items() if lines},
             "scenarios": {name: point.document() for name, point in points.items()},
         }  # fmt: skip
-
-    def _assumptions(self) -> dict[str, list[str]]:
-        """Return what was assumed of a model, under its key. Nothing of a workload, which says all itself."""
-        return {} if self.start is None else {"assumptions": list(self.start.lines)}
-
-    def _warnings(self) -> dict[str, list[str]]:
-        """Return what is implausible, under its key, nothing where all is as known."""
-        warnings = [str(problem) for problem in self.resolved.warnings]
-        return {"warnings": warnings} if warnings else {}
 
     def _named(self, scenarios: Iterable[str] | None) -> tuple[str, ...]:
         """Return the names of the scenarios that are asked for, of all without one."""
         return self.scenarios if scenarios is None else several(scenarios)
-
-    def _seed(self, scenarios: Iterable[str]) -> int | None:
-        """Return the seed of what is random in some scenarios, null where nothing is."""
-        asked = [self.scenario(name) for name in scenarios]
-        return next((each.simulation.seed for each in asked if _is_random(each)), None)
 
     def points(
         self,

@@ -185,33 +185,6 @@ def whole_of(headline: float | None, breakdown: Sequence[Entry]) -> float:
     return headline if headline and math.isfinite(headline) else math.fsum(entry.time for entry in breakdown)
 
 
-class Offer(Record):
-    """What one device of a scenario offers.
-
-    peaks: number format -> dense peak of all processors [FLOP/s].
-    memory: level -> (capacity [B], bandwidth [B/s], null where no source states it), from the nearest to the farthest.
-    price: `rental` [$/s] and `purchase` [$], each with its `value`, `kind`, `date` and `source`, null where unknown.
-    """
-
-    device: str
-    processors: float
-    peaks: Mapping[str, float]
-    memory: Mapping[str, tuple[float, float | None]]
-    price: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
-
-    def document(self) -> dict[str, Any]:
-        """Return the device as the documented JSON object."""
-        levels = [
-            {"name": name, "capacity": capacity, "bandwidth": bandwidth}
-            for name, (capacity, bandwidth) in self.memory.items()
-        ]
-        price = {name: None if each is None else dict(each) for name, each in self.price.items()}
-        return {
-            "device": self.device, "processors": self.processors, "peaks": dict(self.peaks), "memory": levels,
-            "price": price,
-        }  # fmt: skip
-
-
 class Point(Record):
     """One scenario at one point, complete.
 
@@ -223,6 +196,8 @@ class Point(Record):
     reasons: why each null metric is null.
     verdict: whether an engine keeps up with its load, percentiles: of a request's times in seconds, both null but for
     serving.
+    offer: the device's peaks [FLOP/s] by number format, its memory [B, B/s] from the nearest level to the farthest, and
+    its prices [$/s, $] with kind, date and source, as in the document.
     routing: what is known of expert layers, null where there are none.
     goodput: shares of a run that failures interrupt, null where no checkpoints are stated.
     anchor: what measured steps of the site say, null without any.
@@ -242,7 +217,7 @@ class Point(Record):
     reason: str | None = None
     notes: tuple[str, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
-    offer: Offer | None = None
+    offer: Mapping[str, Any] | None = None
     routing: Mapping[str, float] | None = None
     host_memory: Mapping[str, float] | None = None
     goodput: Mapping[str, float] | None = None
@@ -292,11 +267,6 @@ class Point(Record):
         whole = math.fsum(totals.values())
         return {name: seconds / whole if whole else 0.0 for name, seconds in totals.items()}
 
-    def _service(self) -> dict[str, Any]:
-        parts = {"verdict": self.verdict}
-        tails = None if self.percentiles is None else {name: dict(each) for name, each in self.percentiles.items()}
-        return {name: part for name, part in {**parts, "percentiles": tails}.items() if part is not None}
-
     def document(self) -> dict[str, Any]:
         """Return the point as the documented JSON object: finite numbers or null."""
         whole = self.whole
@@ -324,25 +294,14 @@ class Point(Record):
             "memory": {**memory, "capacity": self.capacity, "fits": self.fits},
             "basis": self.basis(),
         }  # fmt: skip
-        document.update(self.details)
-        if self.host_memory is not None:
-            document["host_memory"] = dict(self.host_memory)
-        if self.offer is not None:
-            document["hardware"] = self.offer.document()
-        if self.schedule is not None:
-            document["schedule"] = dict(self.schedule)
-        if self.anchor is not None:
-            document["anchor"] = dict(self.anchor)
-        if self.goodput is not None:
-            document["goodput"] = dict(self.goodput)
-        if self.routing is not None:
-            document["routing"] = {name: _finite(value) for name, value in self.routing.items()}
-        document |= self._service()
-        if self.reason is not None:
-            document["reason"] = self.reason
-        if self.notes:
-            document["notes"] = list(self.notes)
-        return document
+        more: dict[str, Any] = {
+            "host_memory": self.host_memory, "hardware": self.offer, "schedule": self.schedule, "anchor": self.anchor,
+            "goodput": self.goodput,
+            "routing": self.routing and {name: _finite(value) for name, value in self.routing.items()},
+            "verdict": self.verdict, "percentiles": self.percentiles, "reason": self.reason,
+            "notes": list(self.notes) or None,
+        }  # fmt: skip
+        return {**document, **self.details, **{name: each for name, each in more.items() if each is not None}}
 
 
 _MEMORY_KEYS = ("weights", "gradients", "optimizer", "activations", "kv_cache", "communication", "reserve")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,6 @@ from costmodel.result import (
     Entry,
     Interval,
     Metrics,
-    Offer,
     Point,
     Result,
     empty_grid,
@@ -233,18 +232,15 @@ _UNKNOWN_ENGINE = {
 }
 
 
-def _offer(device: Device) -> Offer:
-    """Return what a single point's device offers."""
-    return Offer(
-        device.name,
-        float(device.processors),
-        {dtype: float(device.peak(dtype)) for dtype in device.math},
-        {
-            level.name: (float(level.capacity), None if level.bandwidth is None else float(level.bandwidth))
-            for level in device.memory
-        },
-        price_facts(device),
-    )
+def _offer(device: Device) -> dict[str, Any]:
+    """Return what a single point's device offers, as the documented JSON object."""
+    levels = [(each, None if each.bandwidth is None else float(each.bandwidth)) for each in device.memory]
+    return {
+        "device": device.name, "processors": float(device.processors),
+        "peaks": {dtype: float(device.peak(dtype)) for dtype in device.math},
+        "memory": [{"name": one.name, "capacity": float(one.capacity), "bandwidth": rate} for one, rate in levels],
+        "price": price_facts(device),
+    }  # fmt: skip
 
 
 def _reasons(scenario: Scenario, metrics: Mapping[str, float | None], infeasible: str | None) -> dict[str, str]:

@@ -64,11 +64,12 @@ class CompiledFits(Mapping[str, FamilyFit]):
     @cached_property
     def files(self) -> FitLookup:
         """Return the same fits as files state them, with the choice between them."""
+        from costmodel.calibration.device_chain import same_device
         from costmodel.calibration.fit_lookup import FitLookup  # YAML and pydantic load where files are read
 
         store, noted = _store(self._roots, self._own_file)
         with recorded(noted):
-            return FitLookup(store, store.same_device(self._device), dict(self._implementations))
+            return FitLookup(store, same_device(self._device, store.library), dict(self._implementations))
 
     def __getitem__(self, key: str) -> FamilyFit:
         fits = self._kept.fits

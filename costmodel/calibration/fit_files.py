@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from costmodel.calibration.candidates import COMPANION, EXPERTS, IN_PLACE
-from costmodel.calibration.device_chain import CALIBRATIONS, chain_of, same_device
+from costmodel.calibration.device_chain import CALIBRATIONS, chain_of
 from costmodel.calibration.device_relations import cycle_rate, distance, is_of_one_maker, memory_step, relation
 from costmodel.calibration.effects import Effects
 from costmodel.calibration.residual_files import read_residuals
@@ -46,13 +46,13 @@ from costmodel.workload.scenario import Framework
 File = TypeVar("File", bound=Strict)
 
 DEFAULT_FRAMEWORK = "default"  # names no library
-COMPOSITION = "composition"  # calibrations/composition: whole runs
+COMPOSITION = "composition"  # calibrations/composition: how whole runs scatter about predictions, by class
 SOURCES = "sources"  # calibrations/sources: one source's times over another's
 BACKWARD = "backward"  # calibrations/backward: backward attention against the forward fit of its device
 SINGLE_SHAPES = "shape"  # what `accuracy.held_out` says where cross-validation held out single shapes
 EFFECTS = "effects"  # calibrations/effects: what kernels of other devices, libraries and shapes do not share
 RELATIVES = "relatives"  # calibrations/relatives: fits of other devices, moved by rows of a device
-PRIOR = "prior"  # calibrations/prior: expected times of kernels on devices without rows
+PRIOR = "prior"  # calibrations/prior: what kernels of all devices share, by `family/variant` and by family
 _HOST = "host_product"  # family of kernels of the host, which say nothing of the device's
 ROOFLINE = "roofline"  # calibrations/roofline: the spread of every family about the bare cost functions
 
@@ -109,7 +109,7 @@ class FitStore:
     """
 
     def __init__(self, library: Library, hidden: frozenset[str] = frozenset()) -> None:
-        self._library = library
+        self.library = library
         self._hidden = hidden
         self._files: dict[str, DeviceFits | None] = {}
         self._device_files: dict[str, DeviceFile] = {}
@@ -119,7 +119,7 @@ class FitStore:
 
     def __reduce__(self) -> tuple[type[FitStore], tuple[Library, frozenset[str]]]:
         """Return how another process makes it: from the search path, files read anew."""
-        return FitStore, (self._library, self._hidden)
+        return FitStore, (self.library, self._hidden)
 
     def device_fits(self, device: str, implementation: str) -> DeviceFits | None:
         """Return the file `calibrations/DEVICE/IMPLEMENTATION`. None where there is none.
@@ -129,7 +129,7 @@ class FitStore:
         name = implementation if "/" in implementation else f"{device}/{implementation}"
         if name not in self._files:
             owner = name.partition("/")[0]
-            is_there = owner not in self._hidden and self._library.has(CALIBRATIONS, name)
+            is_there = owner not in self._hidden and self.library.has(CALIBRATIONS, name)
             own = self._read(owner, name) if is_there else None
             self._files[name] = own or self._of_relative(owner, name.partition("/")[2])
         return self._files[name]
@@ -142,7 +142,7 @@ class FitStore:
     def _implementations(self) -> Mapping[str, list[str]]:
         """Return the implementations of every device that has a file, sorted."""
         names: dict[str, list[str]] = {}
-        for name in self._library.names(CALIBRATIONS):
+        for name in self.library.names(CALIBRATIONS):
             device, _, implementation = name.partition("/")
             if implementation and "/" not in implementation:
                 names.setdefault(device, []).append(implementation)
@@ -153,7 +153,7 @@ class FitStore:
     @cached_property
     def _relatives(self) -> Mapping[str, RelativeFile]:
         """Return what rows of devices say of a relative's fits, nothing without a file."""
-        return _relatives(self._library)
+        return _relatives(self.library)
 
     def _of_relative(self, device: str, implementation: str) -> DeviceFits | None:
         """Return a relative's file as a device's rows move it. None where they say nothing of it."""
@@ -178,14 +178,14 @@ class FitStore:
 
     def roofline(self) -> FitsFile:
         """Return the spread of the bare cost functions."""
-        return read(self._library, CALIBRATIONS, ROOFLINE, FitsFile)
+        return read(self.library, CALIBRATIONS, ROOFLINE, FitsFile)
 
     def source_agreement(self, library: str, family: str, variant: str) -> Spread | None:
         """Return how far two sources differ that timed the same kernels. None without a file.
 
         library: `same` or `other` library. That of the very variant, else of its family, else of all kernels.
         """
-        families = self._families(SOURCES)
+        families = self.families(SOURCES)
         names = (f"{library}/{family}/{variant}", f"{library}/{family}", library)
         return next((family_fit(families[name], "fitted").spread for name in names if name in families), None)
 
@@ -198,18 +198,10 @@ class FitStore:
             fits = self.device_fits(owner, BACKWARD)
             if fits is not None and family in fits.file.families:
                 return family_fit(fits.file.families[family], "transferred")
-        return family_fit(read(self._library, CALIBRATIONS, BACKWARD, FitsFile).families[family], "transferred")
+        return family_fit(read(self.library, CALIBRATIONS, BACKWARD, FitsFile).families[family], "transferred")
 
-    def same_die(self, device: str) -> list[str]:
-        """Return the other devices of the same die that have fits, the nearest first."""
-        return self._others(device)[True]
-
-    def of_other_dies(self, device: str) -> list[str]:
-        """Return the devices of other dies and of the same maker that have fits, the nearest first."""
-        return self._others(device)[False]
-
-    def _others(self, device: str) -> dict[bool, list[str]]:
-        """Return the devices of the same maker that have fits, by whether they are of the same die."""
+    def others(self, device: str, *, same_die: bool) -> list[str]:
+        """Return the other devices of a die, or of the same maker's other dies, that have fits, the nearest first."""
         if device not in self._others_of:
             own, near = self._device_file(device), []
             for name in self._implementations.keys() - {device} - self._hidden:
@@ -220,21 +212,16 @@ class FitStore:
             self._others_of[device] = {
                 die: [name for _, name, is_same in near if is_same == die] for die in (True, False)
             }
-        return self._others_of[device]
+        return self._others_of[device][same_die]
 
     def may_borrow(self, device: str) -> bool:
         """Tell whether others may lend their fits to a device: not where its file says `inherit: null`."""
-        if not self._library.has("devices", device):
+        if not self.library.has("devices", device):
             return False
-        own = self._library.read_unextended(self._library.find(device, "devices"), "device")
+        own = self.library.read_unextended(self.library.find(device, "devices"), "device")
         calibration = own.child("calibration")
         inherit = None if calibration is None else calibration.child("inherit")
         return inherit is None or inherit.value is not None
-
-    @property
-    def library(self) -> Library:
-        """Return the search path."""
-        return self._library
 
     def anchor(self, device: str) -> str | None:
         """Return the table of a device's few rows, as its file names it."""
@@ -246,26 +233,18 @@ class FitStore:
         file = self._device_file(device)
         return frozenset(() if file is None or file.calibration is None else file.calibration.without)
 
-    def prior(self) -> Mapping[str, FamilyFitFile]:
-        """Return what kernels of all devices share, by `family/variant` and by family, nothing without a file."""
-        return self._families(PRIOR)
-
     @cached_property
     def effects(self) -> Effects:
         """Return what kernels of other devices, programs and shapes do not share, nothing without a file."""
-        has = self._library.has(CALIBRATIONS, EFFECTS)
-        families = read(self._library, CALIBRATIONS, EFFECTS, EffectsFile, EFFECTS).families if has else {}
+        has = self.library.has(CALIBRATIONS, EFFECTS)
+        families = read(self.library, CALIBRATIONS, EFFECTS, EffectsFile, EFFECTS).families if has else {}
         return Effects(families, self.relation)
 
-    def composition(self) -> Mapping[str, FamilyFitFile]:
-        """Return how measured times of whole runs scatter about predicted ones, by class, nothing without a file."""
-        return self._families(COMPOSITION)
-
-    def _families(self, name: str) -> Mapping[str, FamilyFitFile]:
+    def families(self, name: str) -> Mapping[str, FamilyFitFile]:
         """Return what a file of no device in particular states by family, nothing without the file."""
         if name not in self._shared:
-            has = self._library.has(CALIBRATIONS, name)
-            self._shared[name] = read(self._library, CALIBRATIONS, name, FitsFile).families if has else {}
+            has = self.library.has(CALIBRATIONS, name)
+            self._shared[name] = read(self.library, CALIBRATIONS, name, FitsFile).families if has else {}
         return self._shared[name]
 
     def whole_runs(self, device: str) -> WholeRunsFile | None:
@@ -313,18 +292,14 @@ class FitStore:
         return min(cycle_rate(own) / max(map(cycle_rate, relatives), default=cycle_rate(own)), 1.0)
 
     def _device_file(self, device: str) -> DeviceFile | None:
-        if device not in self._device_files and self._library.has("devices", device):
-            self._device_files[device] = read(self._library, "devices", device, DeviceFile)
+        if device not in self._device_files and self.library.has("devices", device):
+            self._device_files[device] = read(self.library, "devices", device, DeviceFile)
         return self._device_files.get(device)
-
-    def same_device(self, device: str) -> str:
-        """Return the device whose fits are those of this one."""
-        return same_device(device, self._library)
 
     def chain(self, device: str) -> list[tuple[str, Mapping[str, str]]]:
         """Return the device with its default implementations, then those that it inherits from in turn."""
         if device not in self._chains:
-            chain = chain_of(self._library, device)
+            chain = chain_of(self.library, device)
             self._chains[device] = [
                 (name, {key: one for key, one in defaults.items() if self._hidden.isdisjoint((name, *one.split("/")))})
                 for name, defaults in chain
@@ -332,8 +307,8 @@ class FitStore:
         return self._chains[device]
 
     def _read(self, device: str, name: str) -> DeviceFits:
-        file = read(self._library, CALIBRATIONS, name, FitsFile)
-        path = self._library.find(name, CALIBRATIONS)
+        file = read(self.library, CALIBRATIONS, name, FitsFile)
+        path = self.library.find(name, CALIBRATIONS)
         if file.name != name:  # results and other fits find it by its name
             raise InputError.single(
                 f"{file.name!r} is not where the file is", hint=f"write `name: {name}`", field="name",

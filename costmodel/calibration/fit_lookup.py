@@ -28,8 +28,8 @@ from costmodel.calibration.candidates import (
     passed_over,
     transferred,
 )
-from costmodel.calibration.device_chain import CALIBRATIONS
-from costmodel.calibration.fit_files import ROOFLINE, FitStore, family_fit, framework_of
+from costmodel.calibration.device_chain import CALIBRATIONS, same_device
+from costmodel.calibration.fit_files import COMPOSITION, ROOFLINE, FitStore, family_fit, framework_of
 from costmodel.calibration.fit_search import EXPERT_MESSAGES, Answer, FitSearch
 from costmodel.cost.anchored_fit import AnchoredFit, KernelAnchors
 from costmodel.cost.calibration import Calibration, FamilyFit, MeanFit, OtherFits
@@ -68,7 +68,7 @@ def _loaded(
 ) -> Calibration:
     file, roots = library_key
     store = _fit_store(roots, (device, file) if file else None)
-    fits = FitLookup(store, store.same_device(device), dict(implementations))
+    fits = FitLookup(store, same_device(device, store.library), dict(implementations))
     return Calibration(ROOFLINE, fits, fits.notes, fits.notes_of)
 
 
@@ -354,6 +354,6 @@ def _rooflines(store: FitStore) -> dict[str, FamilyFit]:
     gradients = dict.fromkeys(GRADIENTS, "attention_backward")
     same_form = {**EXPANDING, **ROOFLINE_ALIKE, **gradients, "attention_mixed": "attention_prefill"}
     borrowed = {family: known[other] for family, other in same_form.items() if other in known}
-    whole = store.composition()
+    whole = store.families(COMPOSITION)
     runs = {family: family_fit(fit, base.basis) for family, fit in whole.items()}
     return borrowed | known | runs

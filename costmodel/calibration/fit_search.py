@@ -72,7 +72,8 @@ class FitSearch:
         named one, those of the nearest device that has.
         """
         may_borrow = self._store.may_borrow(self._device)
-        devices = list(dict.fromkeys((*self._chain, *(self._store.same_die(self._device) if may_borrow else ()))))
+        of_die = self._store.others(self._device, same_die=True) if may_borrow else ()
+        devices = list(dict.fromkeys((*self._chain, *of_die)))
         every = (each for device in devices for each in self.on_device(device, key, named))
         found: dict[str, Candidate] = {}
         for each in every:
@@ -128,11 +129,11 @@ class FitSearch:
     @cached_property
     def is_measured(self) -> bool:
         """Tell whether a device that this one inherits from, or one of its die, has fits."""
-        return any(map(self._store.names, (*self._chain, *self._store.same_die(self._device))))
+        return any(map(self._store.names, (*self._chain, *self._store.others(self._device, same_die=True))))
 
     @cached_property
     def _far(self) -> list[str]:
-        return [each for each in self._store.of_other_dies(self._device) if each not in self._chain]
+        return [each for each in self._store.others(self._device, same_die=False) if each not in self._chain]
 
     def on_device(self, device: str, key: str, named: Sequence[str]) -> list[Candidate]:
         """Return the fits of a key on one device, and the files without one."""
@@ -236,7 +237,7 @@ class FitSearch:
 
     def shared(self, key: str) -> Iterator[Candidate]:
         """Yield what kernels of all devices share, with the error of backcasts."""
-        family, shared = key.partition("/")[0], self._store.prior()
+        family, shared = key.partition("/")[0], self._store.families(PRIOR)
         prior = shared.get(key, shared.get(key.replace(family, EXPANDING.get(family, family), 1)))
         if prior is not None and prior.form is not None:
             fit, error = self._as_in_whole_runs(family_fit(prior, ROOFLINE)), held_out_error(prior)

@@ -239,7 +239,7 @@ class Chooser:
         own = [name for name, _ in self._store.chain(self._device)]
         if not self._store.may_borrow(self._device):
             return self._of_chain
-        others = (*self._store.same_die(self._device), *self._store.of_other_dies(self._device))
+        others = (*self._store.others(self._device, same_die=True), *self._store.others(self._device, same_die=False))
         return self._files_of(list(dict.fromkeys((*own, *others))))
 
     def _files_of(self, devices: Sequence[str]) -> list[_Candidate]:

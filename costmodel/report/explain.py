@@ -286,7 +286,7 @@ def _with_context(workload: Workload, scenario: Scenario, name: str, explanation
     evaluation, chain = _run(workload, scenario.name).evaluation, _run(workload, scenario.name).chain
     if name in COSTS:
         offer = workload.points([scenario.name])[scenario.name].offer
-        rents = quotes([] if offer is None else [offer.document()], "rental")
+        rents = quotes([] if offer is None else [offer], "rental")
         prices = locations(workload, scenario, ["hardware.price.rental"])
         return replace(explanation, origins=prices, notes=tuple(f"rental price: {each}" for each in rents))
     if name == "clock":

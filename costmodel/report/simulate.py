@@ -175,7 +175,7 @@ def _show_overview(points: Mapping[str, Point]) -> None:
 
 def _show_prices(points: Mapping[str, Point]) -> None:
     offers = {name: point.offer for name, point in points.items() if point.fits and point.offer is not None}
-    rents = quotes((offer.document() for offer in offers.values()), "rental")
+    rents = quotes(offers.values(), "rental")
     if not rents:
         return
     known = {name: points[name].metrics.get("cost_rate") for name in offers}
@@ -189,7 +189,7 @@ def _show_quotes(point: Point) -> None:
     if point.offer is None:
         return
     for of, name in (("rental", "cost_rate"), ("purchase", "capital_cost")):
-        for one in quotes([point.offer.document()], of) if point.metrics.get(name) is not None else ():
+        for one in quotes([point.offer], of) if point.metrics.get(name) is not None else ():
             show(f"{of} price: {one}")
 
 

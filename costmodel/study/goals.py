@@ -270,7 +270,7 @@ def candidate(point: Point, at: Mapping[str, Any], score: float, goal: Goal) -> 
     value = SENSES[goal.sense] * score
     exact = (value, value) if goal.is_fewest else None
     own = point.intervals.get(goal.objective.text, exact)
-    offer = {} if point.offer is None else {"device": point.offer.device, "price": point.offer.price}
+    offer = {} if point.offer is None else {name: point.offer[name] for name in ("device", "price")}
     return Candidate(
         at, point.devices, value, point.metrics, point.intervals[point.headline], own, hardware=offer,
         percentiles=point.percentiles, notes=(*point.notes, *little_arithmetic(point)),

@@ -23,6 +23,7 @@ import numpy as np
 
 from costmodel.analytic.evaluation import evaluate
 from costmodel.analytic.intervals import NORMAL_90, TIMES, deviations
+from costmodel.calibration.device_chain import same_device
 from costmodel.calibration.fit_files import ROOFLINE, FitStore, default_framework
 from costmodel.calibration.fit_lookup import FitLookup
 from costmodel.calibration.fit_selection import Chooser, Kernel
@@ -144,7 +145,7 @@ def unaided(row: runs.RunError, store: FitStore) -> runs.RunError:
     """Return a run as predicted with the fits of a store instead of those that are shipped."""
     scenario, logs, half = row.scenario, [], 0.0
     for each in (FitStore(Library()), store):
-        device = each.same_device(scenario.cluster.device.name)
+        device = same_device(scenario.cluster.device.name, each.library)
         fits = FitLookup(each, device, scenario.framework.implementations)
         evaluation = evaluate(scenario, Calibration(ROOFLINE, fits, fits.notes, fits.notes_of))
         metrics = evaluation.metrics(None)

@@ -186,7 +186,7 @@ def _nearest(file: ImplementationFile, key: str, plan: FitPlanFile, store: FitSt
     """
     implementation = file.name.partition("/")[2]
     planned = {each.name: each for each in plan.implementations}
-    names = (f"{device}/{implementation}" for device in store.of_other_dies(device_of(file)))
+    names = (f"{device}/{implementation}" for device in store.others(device_of(file), same_die=False))
     having = (name for name in names if name in planned and _has(planned[name], key, store))
     return next((name for name in having if _form(planned[name], key, plan) == _form(file, key, plan)), None)
 

@@ -118,7 +118,8 @@ def test_a_named_kernel_of_the_die_answers_and_no_better_device_is_slower_where_
         key, times, taken = kernel_key(operator), [], []
         for device, lookup in zip(devices, lookups, strict=True):
             named = [name for name in lookup._named(key) if "/" not in name]
-            die = [each for each in (device.name, *store.same_die(device.name)) if near(store, device.name, each)]
+            listed = (device.name, *store.others(device.name, same_die=True))
+            die = [each for each in listed if near(store, device.name, each)]
             known = [fits for name in named for each in die if (fits := store.device_fits(each, name)) is not None]
             best = lookup.considered(key)[-1]
             is_named = any(map(best.is_of, named)) and near(store, device.name, best.device)

@@ -7,8 +7,9 @@ import math
 import pytest
 from small_world import write
 
+from costmodel.calibration.device_chain import same_device
 from costmodel.calibration.device_relations import bytes_per_cycle, distance, is_of_one_maker, memory_step
-from costmodel.calibration.fit_files import FitStore, framework_of, read
+from costmodel.calibration.fit_files import PRIOR, FitStore, framework_of, read
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
 from costmodel.calibration.fit_search import FitSearch
 from costmodel.calibration.fit_selection import Chooser, Kernel
@@ -27,7 +28,7 @@ def hidden(device: str, framework: str) -> FitLookup:
     """Return the fits of a device while all of Blackwell is hidden."""
     library = Library(())
     store = FitStore(library, BLACKWELL)
-    return FitLookup(store, store.same_device(device), dict(framework_of(framework, library).implementations))
+    return FitLookup(store, same_device(device, store.library), dict(framework_of(framework, library).implementations))
 
 
 def device(name: str) -> DeviceFile:
@@ -60,7 +61,7 @@ def test_a_device_has_a_share_of_the_rate_of_its_die_and_what_kernels_share_reac
     store = FitStore(Library(()))
     assert store.rate_on_die(name) == pytest.approx(rate, rel=0.01)
     (shared,) = FitSearch(store, name).shared("gemm/bf16")
-    stated = float(store.prior()["gemm/bf16"].form.compute_efficiency)
+    stated = float(store.families(PRIOR)["gemm/bf16"].form.compute_efficiency)
     lost = 1.0 / shared.fit.form.compute_efficiency - 1.0
     if name != "mi300x":  # whose whole runs change it
         assert lost == pytest.approx(rate * (1.0 / stated - 1.0), rel=0.01)
@@ -198,4 +199,4 @@ def test_devices_are_near_whose_sizes_are_alike(near, far) -> None:
 def test_devices_are_near_whose_tiles_are_as_large() -> None:
     """Processors, bandwidth and peak of RTX PRO 6000 are nearer to H100's than B200's, its shared memory is not."""
     assert distance(device("h100-sxm"), device("b200-sxm")) < distance(device("h100-sxm"), device("rtx-pro-6000"))
-    assert FitStore(Library(())).of_other_dies("h100-sxm")[0] == "b200-sxm"
+    assert FitStore(Library(())).others("h100-sxm", same_die=False)[0] == "b200-sxm"
