@@ -143,7 +143,7 @@ def few_rows(name: str, cases: Sequence[Found], shared: SharedErrors) -> Iterato
 
 def unaided(row: runs.RunError, store: FitStore) -> runs.RunError:
     """Return a run as predicted with the fits of a store instead of those that are shipped."""
-    scenario, logs, half = row.scenario, [], 0.0
+    scenario, logs = row.scenario, list[float]()
     for each in (FitStore(Library()), store):
         device = same_device(scenario.cluster.device.name, each.library)
         fits = FitLookup(each, device, scenario.framework.implementations)
@@ -151,9 +151,8 @@ def unaided(row: runs.RunError, store: FitStore) -> runs.RunError:
         metrics = evaluation.metrics(None)
         centre, down, up = deviations(metrics, evaluation.families(), evaluation.metrics)[row.metric]
         logs.append(math.log(float(np.asarray(metrics[row.metric]))) + centre)
-        half = (down + up) / 2.0 / NORMAL_90
-    moved = (logs[1] - logs[0]) * (1.0 if row.metric in TIMES else -1.0)
-    return replace(row, late=row.late - moved, kernels=half, shares={**row.shares, runs.UNTRIED: 1.0})
+    late = row.late - (logs[1] - logs[0]) * (1.0 if row.metric in TIMES else -1.0)
+    return replace(row, late=late, kernels=(down + up) / 2.0 / NORMAL_90, shares={**row.shares, runs.UNTRIED: 1.0})
 
 
 def run_rows(
