@@ -9,9 +9,10 @@ import time
 
 import numpy as np
 
-from costmodel.analytic.recurrence import Program, Slot, compile_schedule, makespan
+from costmodel.analytic.recurrence.program import Program, Slot, compile_schedule
+from costmodel.analytic.recurrence.tape import makespan
 from costmodel.quantities import Seconds
-from costmodel.workload.schedules import folded_order
+from costmodel.workload.schedules.catalogue import folded_order
 
 CASES = ((1, 1), (13, 13), (16384, 1024), (16384, 2048), (16384, 4096), (16384, 8192))  # points, points in a chunk
 LONG = (("dualpipe", 16, 1, 120), ("1f1b", 64, 1, 512), ("interleaved", 64, 2, 512), ("zb-v", 64, 2, 512))

@@ -40,7 +40,7 @@ from costmodel.workload.scenario import (
     Scenario,
     Tile,
 )
-from costmodel.workload.schedules import SCHEDULES
+from costmodel.workload.schedules.catalogue import SCHEDULES
 
 # Of a property that evaluates whole scenarios: a quarter of the examples that the profile gives to others.
 few = settings(max_examples=settings().max_examples // 4)

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 from costmodel.analytic.inference import PassModel, PassTimes
 from costmodel.analytic.operator_timing import TimedOperator
-from costmodel.analytic.recurrence import Slot
+from costmodel.analytic.recurrence.program import Slot
 from costmodel.analytic.segments import COMPUTE
 from costmodel.analytic.stream_times import exposed_seconds
 from costmodel.analytic.training.overlapped_comm import OverlappedComm, Works, layer_seconds, message_contention
@@ -27,7 +27,7 @@ from costmodel.records import replace
 from costmodel.result import Entry
 from costmodel.workload.memory import stage_work
 from costmodel.workload.operators import Elementwise, ExpertAllToAll, HostGemm, Kernel, Operator, base_name, kernel_key
-from costmodel.workload.schedules import Kind
+from costmodel.workload.schedules.schedule import Kind
 
 ROUNDING = 1e-13  # of a pass: difference of floats that are equal but for rounding
 HOST = "host"  # line of the time that passes wait for the host to launch their kernels

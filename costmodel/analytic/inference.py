@@ -9,7 +9,9 @@ from itertools import groupby
 import numpy as np
 
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, operator_timer
-from costmodel.analytic.recurrence import Paths, Program, makespan
+from costmodel.analytic.recurrence.paths import Paths
+from costmodel.analytic.recurrence.program import Program
+from costmodel.analytic.recurrence.tape import makespan
 from costmodel.analytic.segments import ALL_TO_ALL, COMPUTE, ELSEWHERE, Segment, SegmentKey, compile_pass, segments_of
 from costmodel.analytic.stream_times import Perturbations, StreamTimes, seconds_of, stream_times
 from costmodel.cost.calibration import Calibration

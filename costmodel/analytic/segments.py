@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator
-from costmodel.analytic.recurrence import Event, Program, compile_events
+from costmodel.analytic.recurrence.program import Event, Program, compile_events
 from costmodel.quantities import is_single
 from costmodel.records import MutableRecord, Record, field
 from costmodel.workload.operators import (

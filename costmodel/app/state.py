@@ -17,7 +17,7 @@ from costmodel.schema.strict import file_models
 from costmodel.schema.tree import Tree
 from costmodel.schema.workload import PHASES
 from costmodel.workload.plans import SETS
-from costmodel.workload.schedules import SCHEDULES
+from costmodel.workload.schedules.catalogue import SCHEDULES
 
 INFERENCE = ("decode", "generate", "serving")
 PRECISIONS, FRAMEWORKS = "precisions", "frameworks"  # kinds of files whose names are the choices

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from costmodel.analytic.operator_timing import TimedOperator
-from costmodel.analytic.recurrence import Slot
+from costmodel.analytic.recurrence.program import Slot
 from costmodel.analytic.stream_times import seconds_of
 from costmodel.analytic.training import layer_overlap
 from costmodel.analytic.training.layer_overlap import LayerPart, async_reduce_order, layer_order
@@ -29,7 +29,7 @@ from costmodel.event.task_groups import (
 )
 from costmodel.workload.operators import Collective, base_name
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.schedules import Kind
+from costmodel.workload.schedules.schedule import Kind
 
 EXPERT, EXPERTS_GRADIENT = "expert ", "experts gradient"
 EXPERT_WEIGHTS, WEIGHTS = "expert weight gradients", "weight gradients"

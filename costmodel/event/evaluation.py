@@ -44,7 +44,8 @@ from costmodel.workload.pools import Pools
 from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.requests import RequestStream
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.schedules import folded_order, order, steady_state
+from costmodel.workload.schedules.catalogue import folded_order, order
+from costmodel.workload.schedules.schedule import steady_state
 from costmodel.workload.validity import feasible_layout
 
 MOST_PASSES = 200_000  # of all ranks: about a million tasks, less than a gigabyte

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from costmodel.analytic.operator_timing import TimedOperator
-from costmodel.analytic.recurrence import Slot
+from costmodel.analytic.recurrence.program import Slot
 from costmodel.analytic.stream_times import BLOCKING, seconds_of, stream_times
 from costmodel.analytic.training.step_model import OptimizerStep, StepModel
 from costmodel.analytic.training.step_times import ROUNDING, StepTimes, once_per_step, step_streams
@@ -32,8 +32,7 @@ from costmodel.quantities import Array, Quantity, sum_of
 from costmodel.records import Record, replace
 from costmodel.workload.operators import Collective, HostTransfer
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.schedules import Action, Chunk, Kind, Schedule
-from costmodel.workload.schedules.schedule import KINDS, NONE, Table
+from costmodel.workload.schedules.schedule import KINDS, NONE, Action, Chunk, Kind, Schedule, Table
 from costmodel.workload.sharding import saved_bytes
 
 SENDS = ("send activations", "send gradients")

@@ -14,7 +14,7 @@ from costmodel.analytic.evaluation import Evaluation, PassEvaluation, evaluate
 from costmodel.analytic.expert_load import routing_facts
 from costmodel.analytic.inference import PassModel
 from costmodel.analytic.operator_timing import Kept, OperatorTimer, TimedOperator, operator_timer
-from costmodel.analytic.recurrence import Slot
+from costmodel.analytic.recurrence.program import Slot
 from costmodel.analytic.training.step_model import StepModel
 from costmodel.analytic.training.step_times import pipeline_times, step_streams
 from costmodel.analytic.training_evaluation import TrainingEvaluation
@@ -42,7 +42,7 @@ from costmodel.workload.plans import Decode, Diffusion, ExpertBound, Prefill, Tr
 from costmodel.workload.pools import Pools
 from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Disaggregated, Scenario
-from costmodel.workload.schedules import SCHEDULES
+from costmodel.workload.schedules.catalogue import SCHEDULES
 
 if TYPE_CHECKING:
     from costmodel.api import Workload

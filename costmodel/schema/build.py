@@ -20,7 +20,7 @@ from costmodel.workload import engine, plans, scenario
 from costmodel.workload.dtypes import GroupScaling
 from costmodel.workload.framework_parts import EagerPrompts, TunedTiles
 from costmodel.workload.requests import Lengths, RequestStream, Sessions
-from costmodel.workload.schedules import implied_virtual
+from costmodel.workload.schedules.catalogue import implied_virtual
 
 _OF_ALL_TO_ALLS = {
     "processors", "dispatch", "combine", "codec", "in_network", "multicast", "reduction", "fences", "checksum", "mode",

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from costmodel.declared import DType, Latency, NicBandwidth, Number, Peak, Whole, Wrong
-from costmodel.hardware.device import Cluster, Host, Network, Nic, Node
+from costmodel.hardware import Cluster, Host, Network, Nic, Node
 from costmodel.quantities import Quantity
 from costmodel.schema.device import PLAUSIBLE, Source
 from costmodel.schema.records import Declared

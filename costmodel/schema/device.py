@@ -8,7 +8,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from costmodel.declared import DType, Factor, Frequency, Latency, Peak, Watts, Whole, Wrong
-from costmodel.hardware.device import Device, Link, MathUnit, MemoryLevel, Power, Price
+from costmodel.hardware import Device, Link, MathUnit, MemoryLevel, Power, Price
 from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
 

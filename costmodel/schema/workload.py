@@ -30,7 +30,7 @@ from costmodel.workload import plans
 from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.requests import Replicas
 from costmodel.workload.scenario import Communication, Offload, Parallelism, Precision, Routing
-from costmodel.workload.schedules import SCHEDULES
+from costmodel.workload.schedules.catalogue import SCHEDULES
 from costmodel.workload.simulation import Simulation, Slowdown
 
 

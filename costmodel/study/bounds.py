@@ -32,7 +32,8 @@ from costmodel.workload.memory import minimum_memory, receive_buffers
 from costmodel.workload.optimizer import step_operators
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.schedules import Kind, concurrent_messages, first_rank_chunks, placement_of
+from costmodel.workload.schedules.catalogue import concurrent_messages
+from costmodel.workload.schedules.schedule import Kind, first_rank_chunks, placement_of
 from costmodel.workload.sharding import saved_bytes
 from costmodel.workload.work import LayerWork, SavedTensor
 

@@ -19,7 +19,7 @@ from costmodel.study.axes import Axis
 from costmodel.workload.architecture import Architecture, MoeFfn, even_split
 from costmodel.workload.plans import SETS, Decode, Prefill, Serving, Training
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.schedules import SCHEDULES
+from costmodel.workload.schedules.catalogue import SCHEDULES
 from costmodel.workload.split_rules import heads_of
 
 BATCHES = tuple(2.0**power for power in range(13))  # requests a device that a search of decoding tries

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
-from costmodel.hardware.device import NOT_AN_OFFER, PURCHASES, RENTS
+from costmodel.hardware import NOT_AN_OFFER, PURCHASES, RENTS
 from costmodel.records import ValueRecord
 from costmodel.units import render
 

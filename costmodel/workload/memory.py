@@ -22,7 +22,8 @@ from costmodel.workload.operators import AttentionKernel, Elementwise, ExpertAll
 from costmodel.workload.optimizer import stage_parameters
 from costmodel.workload.passes import Pass, PassWork
 from costmodel.workload.plans import Training
-from costmodel.workload.schedules import ORDERS, Schedule
+from costmodel.workload.schedules.catalogue import ORDERS
+from costmodel.workload.schedules.schedule import Schedule
 from costmodel.workload.sharding import StateSharding, gradient_format, parameters_by_kind, saved_bytes
 from costmodel.workload.work import EXPERTS, LayerWork, Parameters
 

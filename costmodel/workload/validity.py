@@ -17,7 +17,7 @@ from costmodel.workload.plans import Decode, ExpertBound, Serving, Training
 from costmodel.workload.pools import Pools
 from costmodel.workload.reinforcement import Reinforcement, reinforcement_rules
 from costmodel.workload.scenario import Disaggregated, Precision, Scenario
-from costmodel.workload.schedules import rules_of
+from costmodel.workload.schedules.catalogue import rules_of
 from costmodel.workload.split_rules import (
     Rule,
     context_rules,

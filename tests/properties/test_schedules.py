@@ -8,9 +8,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel.analytic.recurrence import Event, Program, Slot, Workspace, compile_events, makespan, program_of
+from costmodel.analytic.recurrence.program import Event, Program, Slot, compile_events, program_of
+from costmodel.analytic.recurrence.tape import Workspace, makespan
 from costmodel.quantities import Array
-from costmodel.workload.schedules import SCHEDULES, Action, Chunk, Kind, Schedule, order
+from costmodel.workload.schedules.catalogue import SCHEDULES, order
+from costmodel.workload.schedules.schedule import Action, Chunk, Kind, Schedule
 
 
 @st.composite

@@ -11,8 +11,8 @@ import numpy as np
 
 from costmodel.quantities import Array, Indices
 from costmodel.records import Record, replace
-from costmodel.workload.schedules import Kind, Schedule, folded_order, steady_state
-from costmodel.workload.schedules.schedule import KINDS, NONE, Table
+from costmodel.workload.schedules.catalogue import folded_order
+from costmodel.workload.schedules.schedule import KINDS, NONE, Kind, Schedule, Table, steady_state
 
 NOTHING = -1  # instead of an event that another one waits for
 _NUMBERS = 1 << 22  # that the finish times of all events take at most

@@ -23,7 +23,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from costmodel.analytic.recurrence import Event, Program, compile_events, makespan
+from costmodel.analytic.recurrence.program import Event, Program, compile_events
+from costmodel.analytic.recurrence.tape import makespan
 from costmodel.quantities import Mask, Seconds, maximum, sum_of, where
 from costmodel.records import Record, replace
 

@@ -23,7 +23,7 @@ from costmodel.workload.layers import ModelWork
 from costmodel.workload.optimizer import tied_table
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Offload, Scenario
-from costmodel.workload.schedules import Kind
+from costmodel.workload.schedules.schedule import Kind
 from costmodel.workload.sharding import LayerTransfers, layer_transfers, saved_bytes
 from costmodel.workload.work import LayerWork
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from costmodel.analytic.operator_timing import OperatorTimer, TimedOperator, TimedWork, operator_timer
-from costmodel.analytic.recurrence import Paths, Program, Slot, compile_schedule
+from costmodel.analytic.recurrence.paths import Paths
+from costmodel.analytic.recurrence.program import Program, Slot, compile_schedule
 from costmodel.analytic.stream_times import Perturbations, seconds_of
 from costmodel.analytic.training.overlapped_comm import OverlappedComm, overlapped_comm
 from costmodel.cost.calibration import Calibration
@@ -22,7 +23,8 @@ from costmodel.workload.operators import AttentionKernel, Collective, Gemm, Grou
 from costmodel.workload.optimizer import OptimizerOperators, step_operators
 from costmodel.workload.plans import Training, expand
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.schedules import Kind, Schedule, concurrent_messages, folded_order, steady_state
+from costmodel.workload.schedules.catalogue import concurrent_messages, folded_order
+from costmodel.workload.schedules.schedule import Kind, Schedule, steady_state
 from costmodel.workload.work import LayerWork
 
 Order: TypeAlias = "tuple[str, int, int, int]"  # (schedule, ranks, stages per rank, micro-batches)

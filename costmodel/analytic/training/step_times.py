@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from costmodel.analytic.operator_timing import TimedOperator
-from costmodel.analytic.recurrence import Program, Slot, async_reduce_span, makespan
+from costmodel.analytic.recurrence.program import Program, Slot
+from costmodel.analytic.recurrence.tape import async_reduce_span, makespan
 from costmodel.analytic.stream_times import Perturbations, stream_times
 from costmodel.analytic.training.layer_overlap import async_reduce_times
 from costmodel.analytic.training.overlapped_comm import (
@@ -27,7 +28,7 @@ from costmodel.records import Record, replace
 from costmodel.workload.memory import stage_work
 from costmodel.workload.plans import Training
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.schedules import Kind, SteadyState
+from costmodel.workload.schedules.schedule import Kind, SteadyState
 
 KINDS = tuple(Kind)
 _OF_THE_STEP = ("step", "bubble", "optimizer", "exposed_communication", "host")  # times of one number

@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from costmodel.analytic.recurrence import Program, Slot, compile_schedule, makespan
+from costmodel.analytic.recurrence.program import Program, Slot, compile_schedule
+from costmodel.analytic.recurrence.tape import makespan
 from costmodel.quantities import Array
-from costmodel.workload.schedules import Kind
+from costmodel.workload.schedules.schedule import Kind
 
 RANDOM = np.random.default_rng(7)
 ANY = RANDOM.uniform(0.1, 2.0, (3, 40))  # forward, input gradient, weight gradient

@@ -33,7 +33,7 @@ from costmodel.workload.layers import model_work
 from costmodel.workload.memory import Ledger
 from costmodel.workload.plans import SETS
 from costmodel.workload.scenario import Communication, Parallelism, Scenario
-from costmodel.workload.schedules import folded_order
+from costmodel.workload.schedules.catalogue import folded_order
 
 GIB = 2**30
 

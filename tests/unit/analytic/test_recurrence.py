@@ -7,19 +7,12 @@ import itertools
 import numpy as np
 import pytest
 
-from costmodel.analytic.recurrence import (
-    Event,
-    Program,
-    Slot,
-    Workspace,
-    compile_events,
-    compile_schedule,
-    makespan,
-    program_of,
-)
 from costmodel.analytic.recurrence.paths import Paths, makespan_by_paths
+from costmodel.analytic.recurrence.program import Event, Program, Slot, compile_events, compile_schedule, program_of
+from costmodel.analytic.recurrence.tape import Workspace, makespan
 from costmodel.quantities import Array
-from costmodel.workload.schedules import SCHEDULES, Action, Chunk, Kind, Schedule, order, rules_of
+from costmodel.workload.schedules.catalogue import SCHEDULES, order, rules_of
+from costmodel.workload.schedules.schedule import Action, Chunk, Kind, Schedule
 
 
 def by_kind(program: Program[Slot], forward: Array, backward_input: Array, weight: Array, overlapped: Array) -> Array:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import costmodel
-from costmodel.analytic.recurrence import async_reduce_span, compile_schedule, makespan, program_of
+from costmodel.analytic.recurrence.program import compile_schedule, program_of
+from costmodel.analytic.recurrence.tape import async_reduce_span, makespan
 from costmodel.errors import InputError
-from costmodel.workload.schedules import SCHEDULES, folded_order, steady_state
+from costmodel.workload.schedules.catalogue import SCHEDULES, folded_order
+from costmodel.workload.schedules.schedule import steady_state
 
 MANY = 640  # micro-batches: more than are run one by one
 PP = 4

@@ -6,8 +6,8 @@ import pytest
 
 from costmodel.event.engine import run
 from costmodel.event.graph import Graph, Task
-from costmodel.workload.schedules import Kind, order
-from costmodel.workload.schedules.schedule import KINDS, NONE
+from costmodel.workload.schedules.catalogue import order
+from costmodel.workload.schedules.schedule import KINDS, NONE, Kind
 
 FORWARD, INPUT, WEIGHT = 1.0, 1.3, 0.8
 

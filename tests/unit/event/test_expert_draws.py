@@ -17,7 +17,8 @@ from costmodel.records import replace
 from costmodel.workload.architecture import Architecture, Layer, MoeFfn
 from costmodel.workload.order_statistics import normal_maximum, normal_maximum_std
 from costmodel.workload.scenario import Communication, Parallelism, Routing, Scenario
-from costmodel.workload.schedules import Chunk, order
+from costmodel.workload.schedules.catalogue import order
+from costmodel.workload.schedules.schedule import Chunk
 
 MODEL = Architecture("equal", 2048.0, 1000.0, (Layer(8, LATENT, MOE),))
 

@@ -12,7 +12,7 @@ from small_world import write
 
 import costmodel
 from costmodel.errors import ImplausibleInput, InputError
-from costmodel.hardware.device import TOPOLOGIES
+from costmodel.hardware import TOPOLOGIES
 from costmodel.network.topologies import TOPOLOGIES as BUILT
 from costmodel.schema.files import list_names, validate
 from costmodel.schema.kernel_names import FAMILIES, VARIANTS

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from costmodel.errors import InputError
-from costmodel.workload.schedules import SCHEDULES, first_rank_chunks, order, placement_of
+from costmodel.workload.schedules.catalogue import SCHEDULES, order
+from costmodel.workload.schedules.schedule import first_rank_chunks, placement_of
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))

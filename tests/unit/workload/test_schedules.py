@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from costmodel.errors import InputError
-from costmodel.workload.schedules import SCHEDULES, Action, Chunk, Dependency, Kind, Schedule, order
+from costmodel.workload.schedules.catalogue import SCHEDULES, order
+from costmodel.workload.schedules.schedule import Action, Chunk, Dependency, Kind, Schedule
 
 SIGN = {Kind.FORWARD: "F", Kind.BACKWARD: "B", Kind.BACKWARD_INPUT: "I", Kind.BACKWARD_WEIGHT: "W"}
 STAGES = {

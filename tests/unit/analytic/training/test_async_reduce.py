@@ -11,15 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.analytic.grid import evaluate_grid, evaluate_point, evaluate_single
-from costmodel.analytic.recurrence import (
-    Event,
-    Program,
-    Slot,
-    async_reduce_span,
-    compile_events,
-    compile_schedule,
-    makespan,
-)
+from costmodel.analytic.recurrence.program import Event, Program, Slot, compile_events, compile_schedule
+from costmodel.analytic.recurrence.tape import async_reduce_span, makespan
 from costmodel.analytic.stream_times import stream_times
 from costmodel.analytic.training.layer_overlap import (
     LayerPart,
@@ -39,7 +32,7 @@ from costmodel.result import Point
 from costmodel.workload.memory import stage_work
 from costmodel.workload.plans import Sharding, Training
 from costmodel.workload.scenario import Offload, Parallelism, Scenario
-from costmodel.workload.schedules import Kind
+from costmodel.workload.schedules.schedule import Kind
 
 OVERLAPPED = Sharding(overlap=True)
 LAYOUTS = {"1f1b": (4, 1), "interleaved": (4, 2), "gpipe": (4, 1), "zb-h1": (4, 1), "zb-v": (2, 2), "alone": (1, 1)}

@@ -20,7 +20,7 @@ from costmodel.workload.memory import Ledger, stage_work
 from costmodel.workload.operators import HostTransfer, HostUpdate
 from costmodel.workload.plans import Sharding, Training
 from costmodel.workload.scenario import Offload, Parallelism, Scenario
-from costmodel.workload.schedules import Kind
+from costmodel.workload.schedules.schedule import Kind
 from costmodel.workload.validity import rules
 
 BATCHES = 4.0

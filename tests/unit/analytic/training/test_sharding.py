@@ -23,7 +23,7 @@ from costmodel.workload.memory import Ledger, stage_work
 from costmodel.workload.operators import Collective, Elementwise, Group
 from costmodel.workload.plans import Sharding, Training
 from costmodel.workload.scenario import Parallelism, Scenario
-from costmodel.workload.schedules import Kind
+from costmodel.workload.schedules.schedule import Kind
 from costmodel.workload.validity import rules
 
 BATCHES = 8.0  # micro-batches of a step

@@ -23,7 +23,7 @@ from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll
 from costmodel.workload.optimizer import step_operators
 from costmodel.workload.plans import Sharding, Training
 from costmodel.workload.scenario import Communication, Parallelism, Scenario
-from costmodel.workload.schedules import Kind
+from costmodel.workload.schedules.schedule import Kind
 
 DUALPIPE = replace(STEP, schedule="dualpipe")
 LAYOUT = Parallelism(pp=4.0, dp=8.0, ep=8.0)
