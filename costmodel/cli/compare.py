@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from costmodel.cli.options import json_option, print_json
+from costmodel.records import asdict
 
 
 @click.command("compare")
@@ -62,13 +63,13 @@ def _compare_traces(predicted: Path, measured: Path, output: Path, *, as_json: b
     """Merge both timelines into one file and print the time of each class of operators."""
     from costmodel.report.compare import show_classes
     from costmodel.report.trace import write_merged
-    from costmodel.study.timelines import compare_traces, read_slices
+    from costmodel.study.timelines import SCHEMA, compare_traces, read_slices
 
     ours, theirs = read_slices(predicted), read_slices(measured)
     write_merged(output, ours, theirs)
-    comparison = compare_traces(ours, theirs)
+    classes = compare_traces(ours, theirs)
     if as_json:
-        print_json(comparison.document())
+        print_json({"schema": SCHEMA, "classes": [asdict(one) for one in classes]})
     else:
-        show_classes(comparison)
+        show_classes(classes)
     return 0

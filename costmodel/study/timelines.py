@@ -17,7 +17,7 @@ from costmodel.measurements.importing.compressed import parse_json, read_bytes
 from costmodel.measurements.importing.kineto import is_trace
 from costmodel.quantities import Array
 from costmodel.reading import open_regular
-from costmodel.records import Record, ValueRecord, asdict
+from costmodel.records import Record, ValueRecord
 from costmodel.schema.loader import MAX_SWEEP_BYTES, read_text
 from costmodel.schema.references import display_path
 
@@ -58,16 +58,6 @@ class ClassTime(ValueRecord):
     predicted: float
     measured: float
     ratio: float | None
-
-
-class TracesCompared(ValueRecord):
-    """A predicted and a measured timeline, class by class."""
-
-    classes: tuple[ClassTime, ...]
-
-    def document(self) -> dict[str, Any]:
-        """Return the comparison as JSON holds it."""
-        return {"schema": SCHEMA, "classes": [asdict(one) for one in self.classes]}
 
 
 def is_trace_file(path: Path) -> bool:
@@ -149,15 +139,12 @@ def class_of(name: str, category: str) -> str:
     return next((kind for kind, words in _WORDS if any(word in plain for word in words)), "elementwise")
 
 
-def compare_traces(predicted: Sequence[Slice], measured: Sequence[Slice]) -> TracesCompared:
+def compare_traces(predicted: Sequence[Slice], measured: Sequence[Slice]) -> list[ClassTime]:
     """Return the seconds of each class of operators on a device, the mean over a trace's devices."""
     ours, theirs = _by_class(predicted), _by_class(measured)
     names = sorted({*ours, *theirs}, key=lambda name: -max(ours.get(name, 0.0), theirs.get(name, 0.0)))
-    return TracesCompared(tuple(_pair(name, ours.get(name, 0.0), theirs.get(name, 0.0)) for name in names))
-
-
-def _pair(name: str, predicted: float, measured: float) -> ClassTime:
-    return ClassTime(name, predicted, measured, predicted / measured if measured else None)
+    pairs = ((name, ours.get(name, 0.0), theirs.get(name, 0.0)) for name in names)
+    return [ClassTime(name, own, other, own / other if other else None) for name, own, other in pairs]
 
 
 def _by_class(slices: Sequence[Slice]) -> dict[str, float]:

@@ -133,7 +133,7 @@ def audio_of(source: Source) -> Tree | None:
 
 # ---- The tower for images in front of a language model, from the facts of a `vision_config` (encoders.yaml) ----------
 
-_Matrices: TypeAlias = "list[tuple[int, int]]"
+_Projector: TypeAlias = "tuple[list[tuple[int, int]], bool, int]"
 
 
 def encoder_tree(config: Config, text_hidden: int) -> Tree:
@@ -141,7 +141,8 @@ def encoder_tree(config: Config, text_hidden: int) -> Tree:
     hidden, side = config.size("hidden"), config.count("merge_side") or 1
     patch, frames = config.size("patch"), config.count("frames") or 1
     merge = side * side
-    matrices, bias, norms = _projectors(config, hidden * merge, text_hidden)
+    projector = _PROJECTORS[config.value("projector") or "linear"]
+    matrices, bias, norms = projector(config, hidden, hidden * merge, text_hidden)
     projectors = [Tree({"inputs": Tree(inputs), "outputs": Tree(outputs)}) for inputs, outputs in matrices]
     values = mapping(
         config, "encoder", inputs=config.size("channels") * patch * patch * frames,
@@ -183,13 +184,7 @@ def _head_dim(config: Config) -> int | None:
     return config.count("head_dim")
 
 
-def _projectors(config: Config, merged: int, text: int) -> tuple[_Matrices, bool, int]:
-    """Return the matrices to the language model, whether they have biases, and the elements of their norms."""
-    name = config.value("projector") or "linear"
-    return _PROJECTORS[name](config, merged, text)
-
-
-def _merger(config: Config, merged: int, text: int) -> tuple[_Matrices, bool, int]:
+def _merger(config: Config, hidden: int, merged: int, text: int) -> _Projector:
     """Return two matrices on merged patches behind a norm of one patch, and as many for each deeper layer's features.
 
     Those of deeper layers have their norm behind the merging (Qwen3-VL's DeepStack).
@@ -198,38 +193,23 @@ def _merger(config: Config, merged: int, text: int) -> tuple[_Matrices, bool, in
     vectors = 1 if config.value("norm") == "rms" else 2
     deep = len(config.items("deep_layers") or ()) if config.has("deep_layers") else 0
     pair = [(merged, merged), (merged, outputs)]
-    return pair * (1 + deep), True, vectors * (config.size("hidden") + deep * merged)
+    return pair * (1 + deep), True, vectors * (hidden + deep * merged)
 
 
-def _moon_v2(_: Config, merged: int, text: int) -> tuple[_Matrices, bool, int]:
-    return [(merged, merged), (merged, text)], False, text  # an RMS norm behind them
-
-
-def _linear(config: Config, _: int, text: int) -> tuple[_Matrices, bool, int]:
-    hidden = config.size("hidden")
-    return [(hidden, text)], False, 0 if config.has("position_rows") else hidden
-
-
-def _mlp(config: Config, _: int, text: int) -> tuple[_Matrices, bool, int]:
-    return [(config.size("hidden"), text), (text, text)], True, 0
-
-
-def _pixtral(config: Config, merged: int, text: int) -> tuple[_Matrices, bool, int]:
-    hidden = config.size("hidden")
-    return [(merged, hidden), (hidden, text), (text, text)], False, hidden
-
-
-def _llama_4(config: Config, merged: int, text: int) -> tuple[_Matrices, bool, int]:
-    inner, hidden = config.size("inner"), config.size("hidden")
+def _llama_4(config: Config, hidden: int, merged: int, text: int) -> _Projector:
+    inner = config.size("inner")
     return [(merged, inner), (inner, inner), (inner, text)], False, 2 * hidden  # and the norm before the layers
 
 
-def _internvl(config: Config, merged: int, text: int) -> tuple[_Matrices, bool, int]:
-    scales = 2 * config.size("hidden") * config.size("depth")  # of each branch of each layer
-    return [(merged, text), (text, text)], True, 2 * merged + scales
-
-
-_PROJECTORS: Mapping[str, Callable[[Config, int, int], tuple[_Matrices, bool, int]]] = {
-    "merger": _merger, "linear": _linear, "mlp": _mlp, "pixtral": _pixtral, "llama4": _llama_4, "internvl": _internvl,
-    "moon_v2": _moon_v2,
+_PROJECTORS: Mapping[str, Callable[[Config, int, int, int], _Projector]] = {
+    "merger": _merger,
+    "llama4": _llama_4,
+    "linear": lambda config, width, _, text: ([(width, text)], False, 0 if config.has("position_rows") else width),
+    "mlp": lambda _config, width, _merged, text: ([(width, text), (text, text)], True, 0),
+    "pixtral": lambda _, width, merged, text: ([(merged, width), (width, text), (text, text)], False, width),
+    "moon_v2": lambda _config, _width, merged, text: ([(merged, merged), (merged, text)], False, text),
+    "internvl": lambda config, width, merged, text: (  # with scales of each branch of each layer
+        [(merged, text), (text, text)], True, 2 * merged + 2 * width * config.size("depth"),
+    ),
 }  # fmt: skip
+"""Name -> matrices to the language model, whether they have biases, and the elements of their norms."""
