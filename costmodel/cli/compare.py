@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from costmodel.cli.options import json_option, print_json
-from costmodel.records import asdict
 
 
 @click.command("compare")
@@ -69,7 +68,7 @@ def _compare_traces(predicted: Path, measured: Path, output: Path, *, as_json: b
     write_merged(output, ours, theirs)
     classes = compare_traces(ours, theirs)
     if as_json:
-        print_json({"schema": SCHEMA, "classes": [asdict(one) for one in classes]})
+        print_json({"schema": SCHEMA, "classes": classes})
     else:
         show_classes(classes)
     return 0

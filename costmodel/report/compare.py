@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from costmodel.report.page import Number, is_verbose, show, show_hint, table
 from costmodel.report.text import metric, quantity, readable
 from costmodel.result import shown_line
 from costmodel.study.comparing import Compared, Pair
-from costmodel.study.timelines import ClassTime
 
 FEW, FEW_OPERATORS = 7, 3  # scenarios and metrics, and operators, in the short form
 _YES_NO = {None: "", True: "yes", False: "no"}
@@ -54,12 +54,12 @@ def _moved(pair: Pair) -> float:
     return abs((pair.first or 0.0) - (pair.second or 0.0))
 
 
-def show_classes(classes: Sequence[ClassTime]) -> None:
+def show_classes(classes: Sequence[Mapping[str, Any]]) -> None:
     """Print the predicted and measured time of each class of operators per device."""
     rows = table("class", ">predicted", ">measured", ">predicted / measured")
     for kind in classes:
-        times = quantity(kind.predicted, "duration"), quantity(kind.measured, "duration")
-        rows.add(kind.name, *times, _ratio(kind.ratio))
+        times = quantity(kind["predicted"], "duration"), quantity(kind["measured"], "duration")
+        rows.add(kind["name"], *times, _ratio(kind["ratio"]))
     show(rows)
 
 

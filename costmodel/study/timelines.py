@@ -17,7 +17,7 @@ from costmodel.measurements.importing.compressed import parse_json, read_bytes
 from costmodel.measurements.importing.kineto import is_trace
 from costmodel.quantities import Array
 from costmodel.reading import open_regular
-from costmodel.records import Record, ValueRecord
+from costmodel.records import Record
 from costmodel.schema.loader import MAX_SWEEP_BYTES, read_text
 from costmodel.schema.references import display_path
 
@@ -49,15 +49,6 @@ class Slice(NamedTuple):
     seconds: float
     kind: str
     classes: Mapping[str, float]
-
-
-class ClassTime(ValueRecord):
-    """Seconds of a class of operators on one device, on average. ratio: predicted over measured, null without that."""
-
-    name: str
-    predicted: float
-    measured: float
-    ratio: float | None
 
 
 def is_trace_file(path: Path) -> bool:
@@ -139,12 +130,18 @@ def class_of(name: str, category: str) -> str:
     return next((kind for kind, words in _WORDS if any(word in plain for word in words)), "elementwise")
 
 
-def compare_traces(predicted: Sequence[Slice], measured: Sequence[Slice]) -> list[ClassTime]:
-    """Return the seconds of each class of operators on a device, the mean over a trace's devices."""
+def compare_traces(predicted: Sequence[Slice], measured: Sequence[Slice]) -> list[dict[str, Any]]:
+    """Return the seconds of each class of operators on a device, the mean over a trace's devices, as JSON holds them.
+
+    ratio: predicted over measured, null without that.
+    """
     ours, theirs = _by_class(predicted), _by_class(measured)
     names = sorted({*ours, *theirs}, key=lambda name: -max(ours.get(name, 0.0), theirs.get(name, 0.0)))
     pairs = ((name, ours.get(name, 0.0), theirs.get(name, 0.0)) for name in names)
-    return [ClassTime(name, own, other, own / other if other else None) for name, own, other in pairs]
+    return [
+        {"name": name, "predicted": own, "measured": other, "ratio": own / other if other else None}
+        for name, own, other in pairs
+    ]
 
 
 def _by_class(slices: Sequence[Slice]) -> dict[str, float]:
