@@ -63,7 +63,7 @@ def _numbers(value: object) -> object:
     raise TypeError(f"{type(value)} is no data")
 
 
-_CONTENT = Encoder(enc_hook=_numbers, order="deterministic")  # sets in one order in every process
+_CONTENT = Encoder(enc_hook=_numbers)
 
 
 def _plain(value: object) -> object:
