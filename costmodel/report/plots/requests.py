@@ -36,7 +36,7 @@ def _times(requests: ServedRequests) -> Plot:
     }
     first, each = next(iter(values.items()))
     half, most = spans[first]
-    figure, axes = style.canvas(f"{title_of(first)}: half of {len(each):,} requests within {half}, 99 % within {most}")
+    figure, axes = style.canvas(f"{title_of(first).capitalize()}: half of {len(each):,} requests within {half}, 99 % within {most}")
     for (name, each), colour in zip(values.items(), style.CYCLE, strict=False):
         line = axes.plot(np.quantile(each, QUANTILES), QUANTILES, color=colour, label=title_of(name))
         style.add_tooltip(line, f"{title_of(name)}: median {spans[name][0]}, p99 {spans[name][1]}")
@@ -46,7 +46,7 @@ def _times(requests: ServedRequests) -> Plot:
     style.log_axis(axes.xaxis, "time", "time", ends)
     axes.set_ylim(0.0, 1.0)
     axes.set_ylabel("share of requests")
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
     rows = (
         (name, float(share), float(np.quantile(each, share))) for name, each in values.items() for share in QUANTILES
     )

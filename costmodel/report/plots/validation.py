@@ -88,7 +88,7 @@ def publication_title(publication: str) -> str:
 def finding(name: str, rows: Sequence[Compared]) -> str:
     """Return the median error of predictions of a class."""
     errors = [abs(row.error) for row in rows if row.error is not None]
-    return f"{name}: median error {percent(median(errors or [0.0]))} on {len(errors):,} published results"
+    return f"{name.capitalize()}: median error {percent(median(errors or [0.0]))} on {len(errors):,} published results"
 
 
 def _panels(rows: Sequence[Compared]) -> dict[str, list[Compared]]:
