@@ -59,6 +59,9 @@ class TrainingDefaultsFile(Declared, of=TrainingProgram):
     """What a framework does in training unless it is told otherwise. A scenario that states it replaces it."""
 
     gradients: DType | None = Field(default=None, description="format of gradients of BF16 runs; null: the precision's")
+    activations: DType | None = Field(
+        default=None, description="format of what is kept for the backward pass of these; null: the precision's"
+    )
     zero: Annotated[int, Whole(0, high=3, single=True)] | None = Field(default=None, description="ZeRO stage; null: 0")
     overlap: bool | None = Field(default=None, description="`optimizer.overlap`; null: stage 3 only")
     context: Literal["gather", "ring", "ulysses"] | None = Field(

@@ -267,7 +267,8 @@ def _of_plan(assembly: Assembly, name: str, tree: Tree, plan: PlanFile, of: _Mod
     mxfp8_experts = hardware.device_part.file.die in framework.file.mxfp8_experts
     chosen, notes = _formats(tree, plan, model, device, mxfp8_experts=mxfp8_experts)
     plan = with_defaults(plan, framework.file.training)
-    own = {"gradients": framework.file.training.gradients} if isinstance(plan, TrainingFile) else {}
+    does = framework.file.training
+    own = {"gradients": does.gradients, "activations": does.activations} if isinstance(plan, TrainingFile) else {}
     formats, replaced = choose_formats(assembly, chosen, device, f"{field}.precision", own)
     if isinstance(plan, TrainingFile):
         check_masters(assembly, chosen, f"{field}.precision")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from costmodel.quantities import Bytes, Count, Mask, Quantity, anywhere, is_single, maximum, minimum, where
 from costmodel.records import Record, replace
 from costmodel.workload.adapters import Adapters, ServedAdapters
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import DOUBLE_SCALED, ELEMENT_BYTES, math_unit
 from costmodel.workload.operators import Collective, Elementwise, Gemm, Group, HostGemm, Operator, gemm_family
-from costmodel.workload.work import Parameters, WorkBuilder
+from costmodel.workload.work import EVERY_OTHER, Parameters, WorkBuilder
 
 
 def add_norm(builder: WorkBuilder, context: Context, name: str, kind: str, rows: Count, width: Count) -> None:
@@ -217,7 +219,8 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
         builder.step(linear.producer, [cast])
     products = [*local.expansion(), local.forward()]
     trained = () if is_frozen else local.weight_gradient()
-    builder.step(linear.operator, products, local.input_gradient(), trained, trains=linear.is_adapter)
+    repeated = _repeated(builder, linear, products)
+    builder.step(linear.operator, products, local.input_gradient(), trained, repeated, trains=linear.is_adapter)
     if adapted or not is_frozen or linear.operator == "output_projection":
         element = linear.saved_element
         if element is None and is_frozen:
@@ -232,6 +235,19 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
         _add_served(builder, context, linear, local)
     for target, share in adapted:
         _add_adapter(builder, context, linear, local, (target, share))
+
+
+def _repeated(builder: WorkBuilder, linear: Linear, products: Iterable[Operator]) -> list[Operator] | None:
+    """Return what the backward pass repeats of a layer's products, a part of each by `EVERY_OTHER` (null: all of them).
+
+    The last product of a layer is not needed again.
+    """
+    if EVERY_OTHER not in builder.recompute or linear.operator == "ffn_down":
+        return None
+    parts = [share for _, share in linear.parts] or [1.0]
+    builder.count_product(linear.operator, parts, kept=linear.experts is None)
+    again = builder.rebuilt(linear.operator)
+    return [replace(each, n=again * each.n) if isinstance(each, Gemm) else each for each in products]
 
 
 def _add_adapter(

@@ -25,10 +25,12 @@ from costmodel.records import Record, ValueRecord, field
 from costmodel.workload.adapters import Adapters, LoraOfRequests
 from costmodel.workload.engine import EngineMemory, Scheduler
 from costmodel.workload.requests import Replicas, RequestClass, RequestStream, SessionMeans, Slo
+from costmodel.workload.work import EVERY_OTHER
 
 # What may be named: each drops the tensors that the operator produces. `layer` keeps a layer's input only.
 OPERATORS = frozenset(
     {"norm", "qkv", "mla_down", "mla_up", "attention_core", "ffn_up", "activation", "dispatch", "dropout", "layer"}
+    | {EVERY_OTHER}
 )
 
 SETS = {

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from costmodel.quantities import Bytes, Count, maximum
+import numpy as np
+
+from costmodel.quantities import Bytes, Count, Quantity, maximum
 from costmodel.records import MutableRecord, Record, field, replace
 from costmodel.workload.operators import Collective, Elementwise, Gemm, HostTransfer, Operator
 
 _Steps = list[tuple[Operator, ...]]
+EVERY_OTHER = "every_other_product"
+_REBUILT = ("norm", "activation", "dropout")  # steps without products that `EVERY_OTHER` repeats
 TO_EXPERTS, EXPERTS, FROM_EXPERTS = "to experts", "experts", "from experts"
 
 
@@ -85,7 +89,8 @@ class LayerWork(Record, kw_only=True):
 class WorkBuilder(MutableRecord):
     """Collects a `LayerWork` in the order of the forward pass, and reverses the input gradients at the end.
 
-    recompute: operator names whose forward pass the backward pass repeats; `layer` repeats everything.
+    recompute: operator names whose forward pass the backward pass repeats; `layer` repeats everything, and
+        `every_other_product` norms, activations and, in the order of the forward pass, every second 16-bit product.
     is_frozen: parameters have no gradients, except for those that are added as trained.
     """
 
@@ -105,6 +110,8 @@ class WorkBuilder(MutableRecord):
     _pool_parameters: list[Parameters] = field(default_factory=list)
     _entries: list[tuple[int, int, int]] = field(default_factory=list)
     _exits: list[tuple[int, int]] = field(default_factory=list)
+    _products: int = 0
+    _rebuilt: dict[str, Quantity] = field(default_factory=lambda: dict.fromkeys(_REBUILT, 1.0))
 
     def step(
         self,
@@ -123,9 +130,9 @@ class WorkBuilder(MutableRecord):
         """
         forward = tuple(forward)
         self._forward.extend(forward)
-        repeats = producer in self.recompute and "layer" not in self.recompute
+        repeats = producer in self.recompute or (EVERY_OTHER in self.recompute and np.any(self.rebuilt(producer) > 0.0))
         repeated = forward if recomputed is None else tuple(recomputed)
-        self._backward.append((*(repeated if repeats else ()), *backward))
+        self._backward.append((*(repeated if repeats and "layer" not in self.recompute else ()), *backward))
         if trains or not self.is_frozen:
             self._weight.extend(weight)
 
@@ -178,11 +185,32 @@ class WorkBuilder(MutableRecord):
         self._backward[step] = tuple(_overlapping(operator, gemm, chunks) for operator in self._backward[step])
 
     def save(self, name: str, producer: str, size: Bytes) -> None:
-        """Save a tensor of `size` bytes for the backward pass, unless the step that produces it is recomputed."""
-        if producer not in self.recompute and "layer" not in self.recompute:
-            self._saved.append(SavedTensor(name, producer, size))
-        else:
+        """Save what of a tensor of `size` bytes is not made again in the backward pass, which holds the rest."""
+        if producer in self.recompute or "layer" in self.recompute:
             self._working_bytes = self._working_bytes + size
+            return
+        if EVERY_OTHER in self.recompute:
+            again = self.rebuilt(producer)
+            self._working_bytes = self._working_bytes + again * size
+            size = (1.0 - again) * size
+        self._saved.append(SavedTensor(name, producer, size))
+
+    def rebuilt(self, producer: str) -> Quantity:
+        """Return the share of a step's results that the backward pass makes again where `EVERY_OTHER` does."""
+        return 1.0 if producer in self.recompute else self._rebuilt.get(producer, 0.0)
+
+    def count_product(self, producer: str, parts: Iterable[Quantity], *, kept: bool) -> None:
+        """Count a matrix product, of which `EVERY_OTHER` repeats every second part, and all of one that is not `kept`.
+
+        parts: shares of its outputs that are products of their own, in order.
+        Source: PyTorch, torch/utils/checkpoint.py, with torchtitan's policy: outputs of aten.mm are kept by turns, of
+        no other product; those of attention's core are kept.
+        """
+        again: Quantity = 0.0
+        for part in parts:
+            self._products += 1
+            again = again + (part if self._products % 2 == 0 or not kept else 0.0)
+        self._rebuilt[producer] = again
 
     def add_working_memory(self, size: Bytes) -> None:
         """Add tensors that the backward pass makes and holds meanwhile."""

@@ -141,7 +141,8 @@ def validation_plot(name: str, values: Sequence[ScoredValue]) -> Plot | None:
 
 def told(name: str, errors: Errors) -> str:
     """Return how accurate predictions of a class are where nothing rests on the published value."""
-    return f"{name.capitalize()}: median error {errors.median:.1%} on {errors.groups:,} independent results that it had not seen"
+    results = f"{errors.groups:,} independent results that it had not seen"
+    return f"{name.capitalize()}: median error {errors.median:.1%} on {results}"
 
 
 def _is_ratio(value: ScoredValue) -> bool:

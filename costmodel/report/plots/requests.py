@@ -36,7 +36,9 @@ def _times(requests: ServedRequests) -> Plot:
     }
     first, each = next(iter(values.items()))
     half, most = spans[first]
-    figure, axes = style.canvas(f"{title_of(first).capitalize()}: half of {len(each):,} requests within {half}, 99 % within {most}")
+    figure, axes = style.canvas(
+        f"{title_of(first).capitalize()}: half of {len(each):,} requests within {half}, 99 % within {most}"
+    )
     for (name, each), colour in zip(values.items(), style.CYCLE, strict=False):
         line = axes.plot(np.quantile(each, QUANTILES), QUANTILES, color=colour, label=title_of(name))
         style.add_tooltip(line, f"{title_of(name)}: median {spans[name][0]}, p99 {spans[name][1]}")

@@ -20,7 +20,7 @@ from costmodel.workload.operators import AttentionKernel, Collective, Elementwis
 from costmodel.workload.order_statistics import expected_tiles, normal_maximum
 from costmodel.workload.plans import OPERATORS, SETS, expand
 from costmodel.workload.scenario import MASKED, Communication, Framework, Parallelism
-from costmodel.workload.work import LayerWork, WorkBuilder
+from costmodel.workload.work import EVERY_OTHER, LayerWork, WorkBuilder
 
 MEGATRON = replace(UNFUSED, implementations={"attention_prefill": (MASKED,)}, training=TrainingProgram(eager="layers"))
 SEQUENCE, BATCH, HIDDEN, HEADS = 2048, 4, 6144, 64  # of Megatron's 22B
@@ -92,7 +92,7 @@ def moe_layer(recompute: Iterable[str] = (), architecture: Architecture = MOE_MO
     return model_work(replace(seen, communication=Communication(dispatch="fp8"))).layers[-1]
 
 
-@pytest.mark.parametrize("operator", sorted(OPERATORS - {"layer"}))
+@pytest.mark.parametrize("operator", sorted(OPERATORS - {"layer", EVERY_OTHER}))
 @pytest.mark.parametrize("layer", ["moe", "dense"])
 def test_recomputing_an_operator_drops_its_tensors_and_repeats_its_forward(operator: str, layer: str) -> None:
     model = MOE_MODEL if layer == "moe" else replace(GPT_22B, layers=(replace(GPT_LAYER, mixer=GQA),))
@@ -155,6 +155,22 @@ def test_selective_recomputation_repeats_the_scores_that_go_through_memory() -> 
     plain, again = gpt(Parallelism()), gpt(Parallelism(), "selective")
     repeated = [item.name for item in again.input_gradient if item.name not in {o.name for o in plain.input_gradient}]
     assert [name for name in repeated if "ring" not in name] == ["attention scores", "softmax", "attention values"]
+
+
+def test_every_other_product_keeps_queries_values_gates_and_repeats_keys_outputs_ups() -> None:
+    """In order: q, k, v, o, gate, up, down. A layer's last product is not needed again; attention's core is kept."""
+    tokens, hidden, kv, width = 1024.0, 1024.0, 256.0, 2816.0
+    plain, again = (
+        model_work(replace(context(), recompute=expand([name]))).layers[0] for name in ("none", EVERY_OTHER)
+    )
+    repeated = 2.0 * tokens * hidden * (kv + hidden + width)
+    assert flop(again.input_gradient) - flop(plain.input_gradient) == pytest.approx(repeated)
+    stream, core, statistics = 2 * hidden, hidden, 16 * 4.0
+    assert kept(again) == pytest.approx(tokens * (2.0 * (stream + hidden + kv + core + width) + statistics))
+    names = [item.name for item in again.input_gradient]
+    assert {"attention norm", "ffn norm", "rotary", "ffn activation"} <= set(names)
+    assert not {"attention core", "ffn down"} & set(names)
+    assert [item.name for item in again.weight_gradient] == [item.name for item in plain.weight_gradient]
 
 
 def test_more_recomputation_keeps_less() -> None:
