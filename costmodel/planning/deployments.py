@@ -244,8 +244,8 @@ def command_of(one: Deployment) -> str:
     settings |= {} if structure.precision is None else {"precision": structure.precision}
     usual = structure.plan.scheduler.token_budget
     settings |= {
-        path: f"{value:g}" for path, value in one.engine.at.items()
-        if value and (path != "scheduler.token_budget" or usual is None or value != float(np.max(usual)))
+        path: f"{value:g}" for path, value in one.engine.stated.items()
+        if (path != "scheduler.token_budget" or usual is None or value != float(np.max(usual)))
     }  # fmt: skip
     settings |= {"replicas.count": str(one.replicas)} if one.replicas > 1 else {}
     plan = with_replicas(one.engine, request, one.replicas).plan

@@ -16,12 +16,14 @@ from costmodel.analytic.paces import paced
 from costmodel.analytic.serving.open_loop import OpenLoopEvaluation
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError
+from costmodel.planning.launch.layouts import layout_words
+from costmodel.planning.launch.scripts import can_start
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.structures import HEAD, SCENARIO, Structure, counts
 from costmodel.quantities import Array
 from costmodel.records import Record, field, replace
 from costmodel.result import Point
-from costmodel.study.layouts import DEGREES, REPLICAS, Space, divisors, server_space
+from costmodel.study.layouts import DEGREES, REPLICAS, SLICES, Space, divisors, server_space
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.dtypes import element_bytes
 from costmodel.workload.plans import Serving, drafted_tokens
@@ -31,6 +33,9 @@ from costmodel.workload.validity import feasible_layout
 NORMAL = {"p50": 0.0, "p90": 1.2815515655446004, "p95": 1.6448536269514722, "p99": 2.3263478740408408}
 """Statistic -> that quantile of the standard normal distribution."""
 BUDGETS = (2048.0, 8192.0, 16384.0)  # tokens of a step that are tried besides the engine's own
+NAMED = {
+    name: f"parallel.{name}" for name in (*DEGREES[:4], SLICES.rpartition(".")[2])
+}  # of a layout, as a plan has it
 _FEW_LAYOUTS = 4  # which are tried at every budget
 _BUDGET = "scheduler.token_budget"
 _NODES = (2, 4, 8)  # whole nodes of an engine, where no smaller one holds the model or experts spread
@@ -96,13 +101,19 @@ class Engine(Record, dict=True):
 
     @property
     def degrees(self) -> dict[str, int]:
-        """Return the degrees of parallelism."""
-        return {name: int(self.at[f"parallel.{name}"]) for name in DEGREES[:4]}
+        """Return the degrees of parallelism, and the slices of an expert where these are not the usual ones."""
+        return {name: int(self.stated[path]) for name, path in NAMED.items() if path in self.stated}
+
+    @cached_property
+    def stated(self) -> dict[str, float]:
+        """Return what a workload has to state of the layout: not `tp` slices of an expert if `ep` is 1, else one."""
+        usual = self.at["parallel.tp"] if self.at["parallel.ep"] == 1.0 else 1.0
+        return {path: value for path, value in self.at.items() if value and not (path == SLICES and value == usual)}
 
     @cached_property
     def changes(self) -> dict[str, float]:
         """Return the paths of the workload that this layout sets, but for the number of replicas."""
-        return {f"{HEAD}{path}": value for path, value in self.at.items() if value}
+        return {f"{HEAD}{path}": value for path, value in self.stated.items()}
 
     @cached_property
     def scenario(self) -> Scenario:
@@ -118,8 +129,7 @@ class Engine(Record, dict=True):
         return self.points[replicas]
 
     def __str__(self) -> str:
-        parts = [f"{name.upper()} {value}" for name, value in self.degrees.items() if value > 1]
-        return " ".join(parts) or "TP 1"
+        return layout_words(self.degrees)
 
 
 def _at_measured_pace(scenario: Scenario, calibration: Calibration) -> Scenario:
@@ -145,10 +155,23 @@ def engines(
     """
     weights, capacity = weights_of(structure)
     able = [size for size in sizes if weights <= size * capacity]
-    space = server_space(structure.scenario, able).columns
-    rows = np.flatnonzero(((space["parallel.pp"] > 1.0) == pipelines) & (space[REPLICAS] == 1.0))
-    layouts = Space({name: own[rows] for name, own in space.items() if name != REPLICAS})
-    return _of(structure, request, layouts, _budgets(structure)[:1])
+    layouts = layouts_of(structure, able)
+    some = layouts.select(np.flatnonzero((layouts.columns["parallel.pp"] > 1.0) == pipelines))
+    return _of(structure, request, some, _budgets(structure)[:1])
+
+
+def layouts_of(structure: Structure, sizes: Sequence[int]) -> Space:
+    """Return the layouts of one engine on some numbers of devices that its options state.
+
+    Experts are sliced over all ranks or whole: what lies between no run of our tables has tried, and SGLang's kernels
+    in 4 bits refuse it [sgl-project/sglang, server_args.py, _handle_moe_kernel_config].
+    """
+    space = server_space(structure.scenario, sizes).columns
+    tp, dp, ep = (space[f"parallel.{name}"] for name in ("tp", "dp", "ep"))
+    rows = np.flatnonzero((space[REPLICAS] == 1.0) & ((ep == 1.0) | (ep == tp * dp)))
+    degrees = ({name: space[path][row] for name, path in NAMED.items() if path in space} for row in rows)
+    rows = rows[[can_start(structure.framework, of) for of in degrees]]
+    return Space({name: own[rows] for name, own in space.items() if name != REPLICAS})
 
 
 def at_budgets(some: Sequence[Engine], request: PlanRequest) -> list[Engine]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from costmodel.planning import deployments
+from costmodel.planning.launch.layouts import layout_words
 from costmodel.planning.request import PlanRequest
 from costmodel.report.page import Table, is_verbose, show, table
 from costmodel.report.text import NONE, count, percent, quantity
@@ -132,7 +133,7 @@ def reachable_lines(plans: deployments.Plans) -> Iterator[str]:
             yield f"reachable: {limit} {least}, by itself"
             continue
         yield (
-            f"reachable: {limit} {least}, by {each['replicas']} x {each['engine']} {_layout(each)} on "
+            f"reachable: {limit} {least}, by {each['replicas']} x {each['engine']} {layout_words(each['parallel'])} on "
             f"{each['cluster']}{_rent(each)}: no number of devices {within}keeps this limit"
         )
     if known["rate"]:
@@ -140,12 +141,8 @@ def reachable_lines(plans: deployments.Plans) -> Iterator[str]:
         buys = known["highest"]
         yield (
             f"reachable: {rate} requests/s within the limits, by {buys['replicas']} x {buys['engine']} "
-            f"{_layout(buys)} = {buys['devices']:,} devices of {buys['cluster']}{_rent(buys)}"
+            f"{layout_words(buys['parallel'])} = {buys['devices']:,} devices of {buys['cluster']}{_rent(buys)}"
         )
-
-
-def _layout(plan: Mapping[str, Any]) -> str:
-    return " ".join(f"{degree.upper()} {value}" for degree, value in plan["parallel"].items() if value > 1) or "TP 1"
 
 
 def _rent(plan: Mapping[str, Any]) -> str:

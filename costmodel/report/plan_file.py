@@ -12,6 +12,7 @@ from typing import Any
 from costmodel.errors import InputError, Location
 from costmodel.measurements.importing.compressed import read_bytes
 from costmodel.planning.deployments import HOLDS
+from costmodel.planning.launch.layouts import layout_words
 from costmodel.records import ValueRecord
 from costmodel.report.page import Number, Table, printing, show, table
 from costmodel.report.text import NONE, count, quantity
@@ -93,7 +94,7 @@ def _facts(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "cluster": " + ".join(dict.fromkeys(pool["cluster"] for pool in _pools(entry))), "devices": entry["devices"],
         "replicas": " + ".join(map(str, map(_replicas, _pools(entry)))), "engine": str(entry["framework"]),
-        "precision": str(entry["precision"]), "layout": " + ".join(map(_layout, _pools(entry))),
+        "precision": str(entry["precision"]), "layout": _layouts(_pools(entry)),
         **{_SHOWN[name]: metrics.get(name) for name in _SHOWN}, "$/h": entry["cost_rate"],
         **{f"$/M {name}": costs.get(name) for name in _COSTS}, "J/M tokens": entry.get("energy_per_million"),
         "holds": HOLDS[entry["holds"]], "probability": entry.get("probability"), "binds": str(entry["binds"]),
@@ -119,10 +120,8 @@ def _pools(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [entry[role] for role in ("prefill", "decode") if entry.get(role)] or [entry]
 
 
-def _layout(pool: Mapping[str, Any]) -> str:
-    """Return the degrees of parallelism above one, in words."""
-    degrees = ((name, value) for name, value in pool["parallel"].items() if value != 1 and not isinstance(value, bool))
-    return " ".join(f"{name.upper()} {value}" for name, value in degrees) or "one device"
+def _layouts(pools: Sequence[Mapping[str, Any]]) -> str:
+    return " + ".join(layout_words(pool["parallel"], "one device") for pool in pools)
 
 
 def _replicas(pool: Mapping[str, Any]) -> int:
@@ -140,7 +139,7 @@ def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
         rows.add(
             str(row), " + ".join(dict.fromkeys(pool["cluster"] for pool in pools)), str(entry["devices"]),
             " + ".join(str(_replicas(pool)) for pool in pools), str(entry["framework"]), str(entry["precision"]),
-            " + ".join(map(_layout, pools)), *(_time(entry["metrics"].get(name)) for name in _TIMES),
+            _layouts(pools), *(_time(entry["metrics"].get(name)) for name in _TIMES),
             _dollars(entry["cost_rate"]), *(_dollars(costs.get(name)) for name in _COSTS),
             HOLDS[entry["holds"]], str(entry["binds"]),
         )  # fmt: skip

@@ -194,18 +194,27 @@ def server_space(scenario: Scenario, devices: Sequence[int]) -> Space:
     """Return every layout of servers on some devices: of each engine, and how many engines alike there are.
 
     Engines stand on a part of a node that divides it, or on whole nodes. Those of a model without experts have one
-    data-parallel group: another group is another engine.
+    data-parallel group: another group is another engine. All ranks of an engine that gathers tokens share its experts,
+    in slices where these are more than `ep`, unless the scenario states a degree:
+
+        expert_tensor = tp * dp / ep
+
+    [vLLM, FusedMoEParallelConfig.make; SGLang, moe_tp_size; TensorRT-LLM, Mapping.moe_tp_size]
     """
-    rows = []
+    gathers, stated = scenario.communication.exchange == "gather", scenario.parallel.expert_tensor is not None
+    rows, slices = [], scenario.architecture.has_experts and gathers and not stated
     node = int(np.max(scenario.cluster.node.count))
     for number in devices:
         for engine in (each for each in divisors(number) if node % each == 0 or each % node == 0):
             for tp, pp, ep in _degrees(scenario.architecture, engine):
                 dp = engine // (tp * pp)
-                if (dp * tp) % ep == 0 and (dp == 1 or ep > tp):
+                if (dp * tp) % ep == 0 and (dp == 1 or ep > tp or slices):
                     rows.append((tp, pp, dp, ep, number // engine))
     columns = np.array(rows, dtype=np.float64).reshape(-1, 5).T
-    return Space(dict(zip((*(f"parallel.{name}" for name in DEGREES[:4]), REPLICAS), columns, strict=True)))
+    space = dict(zip((*(f"parallel.{name}" for name in DEGREES[:4]), REPLICAS), columns, strict=True))
+    if slices:
+        space[SLICES] = space["parallel.tp"] * space["parallel.dp"] / space["parallel.ep"]
+    return Space(space)
 
 
 def variants(plan: Training, fixed: Collection[str] = (), *, splits_sequence: bool = False) -> list[Variant]:

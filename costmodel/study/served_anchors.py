@@ -36,7 +36,8 @@ def with_anchors(
     tree = library.read(path, "workload")
     entries = dict(tree.value["scenarios"].value)
     chosen = [name for name in entries if not scenarios or name in {one.partition("@")[0] for one in scenarios}]
-    benchmarks = [file for file in map(Path, files) if not _is_anchor_file(file)]
+    kept = (".yaml", ".yml")  # kinds of anchors' files, which may be named without one
+    benchmarks = [each for each in map(Path, files) if each.suffix not in kept and (each.suffix or each.is_file())]
     known = resolve(path, library=library, scenarios=chosen).scenarios if benchmarks else {}
     for file in map(Path, files):
         if file in benchmarks:
@@ -51,10 +52,6 @@ def with_anchors(
     return replace(
         tree.with_entries(scenarios=replace(tree.value["scenarios"], value=entries)), location=location
     )  # fmt: skip
-
-
-def _is_anchor_file(file: Path) -> bool:
-    return file.suffix in (".yaml", ".yml", "") and not (file.suffix == "" and file.is_file())
 
 
 def _anchored(scenario: Tree, items: Sequence[Tree]) -> Tree:

@@ -40,6 +40,11 @@ def gathered_tokens(context: Context) -> Count:
     return _gathered_groups(context) * context.tokens
 
 
+def is_gathered(context: Context) -> bool:
+    """Tell whether ranks gather each other's tokens, as inference engines do without an all-to-all backend."""
+    return context.phase != "training" and context.communication.exchange == "gather"
+
+
 def _gathered_groups(context: Context) -> Count:
     """Return the groups of ranks that have tokens of their own, of those that share experts."""
     return maximum(context.parallel.ep * context.parallel.etp / context.parallel.tp, 1.0)
@@ -58,7 +63,7 @@ def exchange_messages(context: Context, ffn: MoeFfn, load: ExpertLoad) -> tuple[
     """
     hidden, parallel = context.architecture.hidden, context.parallel
     narrow, wide = travelling_element(context), context.residual
-    if context.phase != "training" and context.communication.exchange == "gather":
+    if is_gathered(context):
         tokens, ranks = gathered_tokens(context) * hidden, Group(_gathered_groups(context), parallel.tp)
         gather = Collective("dispatch", "all_gather", tokens * narrow, ranks)
         return ([gather], []), ([Collective("combine", "reduce_scatter", tokens * wide, ranks)], [])
@@ -96,9 +101,10 @@ def slice_collectives(
 
     Tokens are gathered after the dispatch and results scattered before the combine. Backward, gradients of results are
     gathered and those of tokens scattered [Megatron-LM, transformer/moe/token_dispatcher.py, expert tensor
-    parallelism]. Nothing unless `expert_tensor` is stated or the framework slices experts.
+    parallelism]. Nothing unless `expert_tensor` is stated or the framework slices experts, nor where the tokens of all
+    ranks are gathered anyway (`exchange_messages`).
     """
-    if context.parallel.expert_tensor is None and not context.parallel.slices_experts:
+    if (context.parallel.expert_tensor is None and not context.parallel.slices_experts) or is_gathered(context):
         return [], []
     group = context.expert_slice_group
     gathers = ("expert slice gather", "expert slice gather gradient")

@@ -15,6 +15,7 @@ from costmodel.workload.expert_exchange import (
     Messages,
     exchange_messages,
     gathered_tokens,
+    is_gathered,
     own_rows,
     pool_messages,
     slice_collectives,
@@ -255,9 +256,8 @@ def _add_routed_experts(builder: WorkBuilder, context: Context, ffn: MoeFfn) -> 
 
 def _is_fused(context: Context) -> bool:
     """Tell whether routed experts are an inference engine's fused layer: where its ranks gather tokens."""
-    gathers = context.phase != "training" and context.communication.exchange == "gather"
     elsewhere = context.parallel.expert_pool is not None or context.offload.hosts_experts
-    return gathers and not elsewhere and not context.framework.training.is_unfused
+    return is_gathered(context) and not elsewhere and not context.framework.training.is_unfused
 
 
 def _add_fused_experts(
@@ -267,20 +267,19 @@ def _add_fused_experts(
     (first, last), rows = messages, own_rows(context, load)
     up, down = _expert_gemms(context, ffn, load)
     product, narrow = linear.forward_product(context, up), travelling_element(context)
-    gather, scatter = slice_collectives(context, rows * context.architecture.hidden, narrow, context.residual)
     fused = FusedExperts(
         f"{product.family}/{product.variant}", tokens=gathered_tokens(context), rows=rows, top_k=ffn.top_k,
         hidden=context.architecture.hidden, width=ffn.intermediate / context.parallel.etp,
         inputs=2.0 if ffn.gated else 1.0, wide=context.residual, narrow=narrow,
     )  # fmt: skip
     permute, activation, total = fused.either()
-    builder.step("dispatch", [*first[0], *gather[:1]])
+    builder.step("dispatch", first[0])
     builder.step("permute", [permute])
     linear.add_linear(builder, context, up)
     builder.step("activation", [activation])
     linear.add_linear(builder, context, replace(down, cast_input=False))
     builder.step("permute", [total])
-    builder.step("combine", [*scatter[:1], *last[0]])
+    builder.step("combine", last[0])
 
 
 def _add_expert_kernels(

@@ -103,7 +103,7 @@ class Parallelism(Record, kw_only=True):
     @property
     def lockstep(self) -> Count:
         """Return how many engines step together: the data-parallel groups that share experts."""
-        return self.dp if self.expert_pool is not None else where(self.ep > self.tp * self.cp, self.dp, 1.0)
+        return self.dp if self.expert_pool is not None else where(self.ep * self.etp > self.tp * self.cp, self.dp, 1.0)
 
 
 class PartFormats(Record, kw_only=True):

@@ -15,6 +15,7 @@ from costmodel.planning.launch.reading import Launched
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.records import Record
 from costmodel.result import Point
+from costmodel.schema.files import load_model
 
 _NOT_OF_A_SCENARIO = ("model", "cluster", "context", "chunked", "tokens", "layers", "hidden", "shards")
 _PARTS = ("parallel", "scheduler", "memory", "speculative", "optimizer")
@@ -81,6 +82,8 @@ def answer(launched: Launched, request: PlanRequest) -> Answer:
     clusters = request.clusters or tuple(filter(None, [settings.get("cluster")]))
     cluster = _required(clusters[0] if clusters else None, "a cluster", "--cluster")
     notes = list(launched.notes)
+    if not load_model(model, request.search_path).has_experts:
+        settings.pop("parallel.expert_tensor", None)  # of which engines slice none
     settings = _answerable(settings | {"model": model, "cluster": cluster}, request, notes, phase)
     engine = launched.engine
     assert engine is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from costmodel.planning.launch.options import Settings
 
@@ -27,6 +27,13 @@ def devices_of(settings: Settings) -> int:
     """Return the devices of one engine or training run: tp * pp * dp * cp."""
     of = degrees(settings)
     return of["tp"] * of["pp"] * of["dp"] * of["cp"]
+
+
+def layout_words(degrees: Mapping[str, float | bool], alone: str = "TP 1") -> str:
+    """Return degrees of parallelism above one in words. alone: where there are none."""
+    names = {"expert_tensor": "experts' TP"}
+    parts = [f"{names.get(name, name.upper())} {value}" for name, value in degrees.items() if value > 1]
+    return " ".join(parts) or alone
 
 
 def theirs(key: str, settings: Settings) -> Settings:
@@ -58,51 +65,42 @@ def ours(key: str, counted: Settings) -> Settings:
         settings.setdefault(_KV, "bf16")
     named = {path.removeprefix("layout."): value for path, value in counted.items() if path.startswith("layout.")}
     read = _FROM[key]({name: int(value) for name, value in named.items()})
-    return settings | {f"parallel.{name}": value for name, value in read.items() if value != 1 or name == "tp"}
+    usual = {"expert_tensor": read["tp"] if read["ep"] == 1 else 1, "tp": 0}  # else 1
+    return settings | {f"parallel.{name}": value for name, value in read.items() if value != usual.get(name, 1)}
 
 
 def _to_vllm(of: dict[str, int]) -> dict[str, int | bool]:
-    """Experts are sliced by tensor parallelism, or spread over all ranks of an engine."""
+    """Experts are sliced over all ranks of an engine, or spread over them."""
     return {"tensor": of["tp"], "pipeline": of["pp"], "data": of["dp"], "context": of["cp"], "spread": of["ep"] > 1}
 
 
 def _from_vllm(named: dict[str, int]) -> dict[str, int]:
     tp, dp, cp = (named.get(name, 1) for name in ("tensor", "data", "context"))
-    spread = tp * dp * cp if named.get("spread") else 1
-    return {"tp": tp, "pp": named.get("pipeline", 1), "dp": dp, "cp": cp, "ep": spread}
-
-
-def _to_sglang(of: dict[str, int]) -> dict[str, int | bool]:
-    """With data-parallel attention the tensor-parallel size is that of all ranks, which share the experts."""
-    shared = of["dp"] > 1 and of["ep"] > 1
-    tensor = of["tp"] * of["dp"] if shared else of["tp"]
-    return {"tensor": tensor, "pipeline": of["pp"], "data": of["dp"], "attention_data": shared, "experts": of["ep"]}
-
-
-def _from_sglang(named: dict[str, int]) -> dict[str, int]:
-    tensor, dp = named.get("tensor", 1), named.get("data", 1)
-    tp = tensor // dp if named.get("attention_data") else tensor
-    return {"tp": tp, "pp": named.get("pipeline", 1), "dp": dp, "ep": named.get("experts", 1)}
-
-
-def _to_trt_llm(of: dict[str, int]) -> dict[str, int | bool]:
-    """Attention is either tensor parallel or data parallel, over the same ranks."""
-    shared = of["dp"] > 1 and of["tp"] == 1
-    tensor = of["dp"] if shared else of["tp"]
+    ranks = tp * dp * cp
+    spread = ranks if named.get("spread") else 1
     return {
-        "tensor": tensor, "pipeline": of["pp"], "context": of["cp"], "attention_data": shared, "experts": of["ep"],
+        "tp": tp, "pp": named.get("pipeline", 1), "dp": dp, "cp": cp, "ep": spread, "expert_tensor": ranks // spread,
     }  # fmt: skip
 
 
-def _from_trt_llm(named: dict[str, int]) -> dict[str, int]:
-    tensor, shared = named.get("tensor", 1), bool(named.get("attention_data"))
-    rest = {"pp": named.get("pipeline", 1), "cp": named.get("context", 1), "ep": named.get("experts", 1)}
-    return {"tp": 1 if shared else tensor, "dp": tensor if shared else 1, **rest}
+def _to_tensor(of: dict[str, int]) -> dict[str, int | bool]:
+    """With data-parallel attention the tensor-parallel size is that of all ranks, which share the experts."""
+    shared = of["dp"] > 1
+    return {
+        "tensor": of["tp"] * of["dp"], "pipeline": of["pp"], "data": of["dp"], "context": of["cp"],
+        "attention_data": shared, "experts": of["ep"],
+    }  # fmt: skip
 
 
-_TO: dict[str, Callable[[dict[str, int]], dict[str, int | bool]]] = {
-    "vllm": _to_vllm, "sglang": _to_sglang, "trt-llm": _to_trt_llm, "dynamo-trt-llm": _to_trt_llm,
-}  # fmt: skip
-_FROM: dict[str, Callable[[dict[str, int]], dict[str, int]]] = {
-    "vllm": _from_vllm, "sglang": _from_sglang, "trt-llm": _from_trt_llm, "dynamo-trt-llm": _from_trt_llm,
+def _from_tensor(named: dict[str, int]) -> dict[str, int]:
+    """Attention of TensorRT-LLM is data parallel over all ranks or none."""
+    tensor, ep, shared = named.get("tensor", 1), named.get("experts", 1), bool(named.get("attention_data"))
+    dp = named.get("data", tensor if shared else 1)
+    rest = {"pp": named.get("pipeline", 1), "cp": named.get("context", 1), "ep": ep}
+    return {"tp": tensor // dp if shared else tensor, "dp": dp, **rest, "expert_tensor": max(tensor // ep, 1)}
+
+
+_TO = dict.fromkeys(SERVERS, _to_tensor) | {"vllm": _to_vllm}
+_FROM = dict.fromkeys(SERVERS, _from_tensor) | {
+    "vllm": _from_vllm, "sglang": lambda named: _from_tensor({"data": 1, **named}),
 }  # fmt: skip

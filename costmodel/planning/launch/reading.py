@@ -73,16 +73,12 @@ def read_launch(path: str) -> Launched:
     for command in _commands(text):
         _read(launched, command, documents)
     if launched.engine is None:
+        programs = {" ".join(word for word in made.program if word != "MODEL") for made in engines().values()}
         raise InputError.single(
-            "starts no engine that is known", hint=f"it has to hold one of: {', '.join(sorted(set(_programs())))}",
+            "starts no engine that is known", hint=f"it has to hold one of: {', '.join(sorted(programs))}",
             location=Location(path),
         )  # fmt: skip
     return launched
-
-
-def _programs() -> Iterator[str]:
-    for made in engines().values():
-        yield " ".join(word for word in made.program if word != "MODEL")
 
 
 def _read(launched: Launched, command: _Command, documents: Mapping[str, str]) -> None:

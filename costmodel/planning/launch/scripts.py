@@ -12,7 +12,7 @@ import yaml
 
 from costmodel.planning.launch.benchmark import benchmark, caveats
 from costmodel.planning.launch.deployment import BOTH, Deployment, Pool, described
-from costmodel.planning.launch.layouts import degrees, ours, theirs
+from costmodel.planning.launch.layouts import degrees, engine_of, ours, theirs
 from costmodel.planning.launch.options import Engine, Settings, engine
 from costmodel.records import replace
 from costmodel.units import render
@@ -111,21 +111,24 @@ def again(made: Engine, settings: Settings, drafts: str | None) -> Settings:
     return ours(made.key, made.stated([(word, 0) for word in words], document)[0])
 
 
+def can_start(framework: str, of: Mapping[str, float]) -> bool:
+    """Tell whether an engine's options state a layout. of: degrees and the slices of an expert, by name."""
+    key, own = engine_of(framework), {f"parallel.{name}": int(value) for name, value in of.items()}
+    usual = {"parallel.expert_tensor": own["parallel.tp"] if own["parallel.ep"] == 1 else 1}
+    read = {} if key is None else usual | again(engine(key), own, None)
+    return all(read.get(path, 1) == value for path, value in own.items()) or key is None
+
+
 def command(made: Engine, deployed: Deployment, pool: Pool, port: int = PORT) -> list[str]:
     """Return the words that start one engine of a pool, the node's own included."""
     settings = _stated(made, deployed, pool)
     words, document = made.written({name: value for name, value in settings.items() if value}, deployed.drafts)
+    off = made.written({name: value for name, value in settings.items() if value is False})[0]
     placed = _PLACES[made.key](pool) if pool.nodes > 1 and made.key in _PLACES else []
-    words = [*words, *_off(made, settings), *placed, *_roles(made, pool)]
-    ranks = [
-        "srun",
-        "--mpi=pmix",
-        f"--nodes={pool.nodes}",
-        f"--ntasks-per-node={pool.node_size}",
-        "trtllm-llmapi-launch",
-    ]
-    program = ranks if made.key == "trt-llm" and pool.nodes > 1 else []
-    program = [*program, *(deployed.checkpoint if word == "MODEL" else word for word in made.program)]
+    words = [*words, *off, *placed, *_roles(made, pool)]
+    ranks = "srun", "--mpi=pmix", f"--nodes={pool.nodes}", f"--ntasks-per-node={pool.node_size}", "trtllm-llmapi-launch"
+    before = ranks if made.key == "trt-llm" and pool.nodes > 1 else ()
+    program = [*before, *(deployed.checkpoint if word == "MODEL" else word for word in made.program)]
     named = [made.model[0], deployed.checkpoint] if "MODEL" not in made.program else []
     config = [_FILE[made.key], _CONFIG] if document else []
     served = [] if _is_routed(made) else ["--port", str(port)]
@@ -134,11 +137,6 @@ def command(made: Engine, deployed: Deployment, pool: Pool, port: int = PORT) ->
 
 def _is_routed(made: Engine) -> bool:
     return any(word.startswith("dynamo.") for word in made.program)
-
-
-def _off(made: Engine, settings: Settings) -> list[str]:
-    """Return the words of settings that are false."""
-    return made.written({name: value for name, value in settings.items() if value is False})[0]
 
 
 def shell(words: Sequence[str], indent: str = "  ") -> list[str]:
@@ -212,17 +210,13 @@ def _roles(made: Engine, pool: Pool) -> list[str]:
         return []
     if _is_routed(made):
         return ["--disaggregation-mode", pool.role]
+    caches = {"kv_connector": "NixlConnector", "kv_role": _KV_ROLES[pool.role]}
     of: Mapping[str, list[str]] = {
-        "vllm": ["--kv-transfer-config", _nixl(pool.role)],
+        "vllm": ["--kv-transfer-config", json.dumps(caches)],
         "sglang": ["--disaggregation-mode", pool.role],
         "trt-llm": ["--server_role", _TRT_LLM_ROLES[pool.role]],
     }
     return of[made.key]
-
-
-def _nixl(role: str) -> str:
-    """Return the configuration by which vLLM's engines send and take caches of prompts."""
-    return json.dumps({"kv_connector": "NixlConnector", "kv_role": _KV_ROLES[role]})
 
 
 def _vllm_nodes(pool: Pool) -> list[str]:
@@ -237,9 +231,8 @@ def _vllm_nodes(pool: Pool) -> list[str]:
 
 
 def _sglang_nodes(pool: Pool) -> list[str]:
-    return [
-        "--nnodes", str(pool.nodes), "--node-rank", Variable("$NODE_RANK"), "--dist-init-addr", Variable("$HEAD:20000"),
-    ]  # fmt: skip
+    rank, head = Variable("$NODE_RANK"), Variable("$HEAD:20000")
+    return ["--nnodes", str(pool.nodes), "--node-rank", rank, "--dist-init-addr", head]
 
 
 _PLACES: Mapping[str, Callable[[Pool], list[str]]] = {"vllm": _vllm_nodes, "sglang": _sglang_nodes}

@@ -141,3 +141,21 @@ def test_ranks_with_parts_of_a_sequence_gather_it_for_shared_experts_or_slices_a
 
 def _moves(item: Operator) -> TypeGuard[Collective]:
     return isinstance(item, Collective)
+
+
+def test_slices_of_ranks_that_gather_all_tokens_need_no_gather_of_their_own() -> None:
+    """Two groups of two ranks have tokens of their own. All four have a slice of each expert, and step together."""
+    sliced = Parallelism(tp=2.0, dp=2.0, expert_tensor=4.0)
+    of = context(MOE_MODEL, sliced, "decode", sequences=SEQUENCES, new_tokens=1.0, kv_len=LENGTH)
+    of = replace(of, communication=replace(of.communication, exchange="gather"))
+    work = model_work(of).layers[1]
+    moved = {
+        item.name: (item.kind, float(item.size), float(item.group.size))
+        for item in work.forward
+        if isinstance(item, Collective) and item.group.size > 1.0 and "all-reduce" not in item.name
+    }
+    whole = 2 * SEQUENCES * HIDDEN * 2
+    assert moved == {"dispatch": ("all_gather", whole, 2), "combine": ("reduce_scatter", whole, 2)}
+    up = next(item for item in work.forward if isinstance(item, Gemm) and item.name == "expert up")
+    assert (up.n, up.m * up.groups) == (2 * MOE.intermediate / 4, 2 * SEQUENCES * MOE.top_k)
+    assert [Parallelism(dp=2.0, expert_tensor=etp).lockstep for etp in (1.0, 2.0)] == [1.0, 2.0]

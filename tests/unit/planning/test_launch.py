@@ -24,7 +24,7 @@ from costmodel.planning.launch.layouts import devices_of
 from costmodel.planning.launch.manifests import compose, kubernetes
 from costmodel.planning.launch.options import Option
 from costmodel.planning.launch.reading import Launched, read_launch
-from costmodel.planning.launch.scripts import HEADLINE, script
+from costmodel.planning.launch.scripts import HEADLINE, can_start, script
 from costmodel.planning.request import PlanRequest
 from costmodel.records import replace
 from costmodel.schema.files import load_cluster
@@ -291,6 +291,25 @@ def test_a_script_is_predicted_as_simulate_predicts_its_settings(tmp_path: Path)
     assert (plan["devices"], plan["framework"], plan["parallel"]) == (4, "sglang", {"tp": 4})
     with pytest.raises(InputError, match="--cluster"):
         answer(read_launch(str(path)), PlanRequest())
+
+
+@pytest.mark.parametrize(("model", "slices"), [("gpt-oss-20b", 2), ("qwen3-8b", None)])
+def test_ranks_of_attention_data_parallelism_share_the_experts_that_there_are(
+    tmp_path: Path, model: str, slices: int | None
+) -> None:
+    """SGLang slices them where `--ep` is 1, vLLM as well. A dense model's ranks share nothing."""
+    of = {"tp": 1, "pp": 1, "dp": 2, "ep": 1}
+    assert [can_start(name, {**of, "expert_tensor": 2}) for name in ("sglang-0.5.12", "vllm", "trt-llm")] == [True] * 3
+    assert not can_start("trt-llm", {**of, "tp": 2, "expert_tensor": 4})  # attention of either kind alone
+    assert not can_start("vllm", {**of, "dp": 4, "ep": 2, "expert_tensor": 2})
+    path = tmp_path / "launch.sh"
+    path.write_text(
+        f"python -m sglang.launch_server --model-path {model} --tp 2 --dp 2 --enable-dp-attention\n", "utf-8"
+    )
+    read = read_launch(str(path))
+    assert read.of("serve") == {"parallel.tp": 1, "parallel.dp": 2, "parallel.expert_tensor": 2}
+    plan = answer(read, PlanRequest(clusters=("nodes/dgx-h100",), users=8, isl=64.0, osl=8.0)).document()["plans"][0]
+    assert plan["parallel"].get("expert_tensor") == slices
 
 
 POD = "spec.template.spec.containers"
