@@ -27,11 +27,13 @@ ENERGY = ("energy", "power")
 """What metrics begin with that a device's power moves."""
 COUNTED = ("memory.", "host_memory.", "model.", "work.", "routing.", "device.")
 """What metrics begin with that no calibration and no time of a framework moves."""
+_OF_BYTES = frozenset({"training.activations", "training.eager"})  # fields of a framework that move memory
 _OF_EXPERTS = ("expert_streams", "casts_rows", "fused_experts", "slices_experts")
 OF_TRAINING = frozenset({
     "sustained_slowdown", "host.operator",
     *(f"training.{name}" for name in (
-        "eager", "tensor_overlap", "accumulation", "reduction", "weight_exchange", "context", *_OF_EXPERTS,
+        "activations", "eager", "tensor_overlap", "accumulation", "reduction", "weight_exchange", "context",
+        *_OF_EXPERTS,
     )),
 })  # fmt: skip
 """Fields of a framework that a training step alone takes notice of."""
@@ -105,7 +107,7 @@ def state_of(
     names = identities(case)
     own = [one for one in entries if any(fnmatchcase(name, one.on) for name in names)]
     if metric.startswith(COUNTED):
-        own = [one for one in own if one.location.startswith("workloads/")]
+        own = [one for one in own if one.location.startswith("workloads/") or not _OF_BYTES.isdisjoint(one.fields)]
     elif proportional_metric(metric) not in TIMES | RATES:
         own = [one for one in own if not one.location.startswith(f"{CALIBRATIONS}/{COMPOSITION}")]
     if not metric.startswith(ENERGY):
