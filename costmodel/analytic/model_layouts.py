@@ -39,6 +39,10 @@ ADAPTERS: Mapping[str, Any] = {  # sequences of a step
     "model": "Guanaco (QLoRA)", "global_batch": 16,
     "cite": "artidoro/qlora (GitHub), scripts/finetune_guanaco_7b.sh and finetune_guanaco_65b.sh: 4 x 4 sequences",
 }  # fmt: skip
+REINFORCEMENT: Mapping[str, Any] = {  # sequences of an optimizer step, each a prompt with its answer
+    "model": "GRPO of NeMo RL", "global_batch": 512, "sequence": 2048,
+    "cite": "NVIDIA-NeMo/RL, examples/configs/grpo_math_8B.yaml",
+}  # fmt: skip
 _INPUT, _OUTPUT = 1024, 1024
 _FRAMEWORKS = {TRAINING: "megatron", "diffusion": "torch-compile"}  # that a phase is taken to run under; others: vLLM
 _MOST_DEVICES = 1024  # of a node instead of a cluster: as many nodes as the layout needs
@@ -71,7 +75,12 @@ class Found(Record):
 
 
 class Question(Record):
-    """Some phases of a model on a cluster. phases: name of a scenario -> its phase; changes: as for `resolve`."""
+    """Some phases of a model on a cluster.
+
+    phases: name of a scenario -> its phase.
+    changes: as for `resolve`.
+    learns: whether training is an optimizer step of reinforcement learning.
+    """
 
     model: str
     document: ModelDocument
@@ -80,6 +89,7 @@ class Question(Record):
     phases: Mapping[str, str]
     changes: Mapping[str, object]
     search_path: tuple[str | Path, ...]
+    learns: bool = False
 
     @property
     def recipe(self) -> TrainingRecipe | None:
@@ -87,6 +97,8 @@ class Question(Record):
         if TRAINING not in self.phases.values():
             return None
         recipe = nearest_recipe(self.document.architecture)
+        if self.learns:
+            return replace(recipe, **REINFORCEMENT)
         trains_adapters = any(re.match(r"scenarios\.[^.]+\.adapters\b", path) for path in self.changes)
         return replace(recipe, **ADAPTERS) if trains_adapters else recipe
 

@@ -22,6 +22,7 @@ from costmodel.analytic.model_layouts import (
     scenario_lines,
     workload_tree,
 )
+from costmodel.analytic.model_reinforcement import reinforcement
 from costmodel.analytic.out_of_memory import gib
 from costmodel.errors import InputError
 from costmodel.records import Record, replace
@@ -34,7 +35,7 @@ from costmodel.workload.dtypes import GGUF_FORMATS
 from costmodel.workload.plans import Decode, Diffusion, Generate, Prefill, Serving, Training
 from costmodel.workload.requests import RequestStream
 
-PHASES = ("prefill", "decode", "generate", "serving", "training", "diffusion")
+PHASES = ("prefill", "decode", "generate", "serving", "training", "diffusion", "rl")
 DEFAULT_PHASES = ("prefill", "decode")  # of language models
 
 
@@ -90,7 +91,11 @@ def start_workload(
             question = question_of(model, cluster, together, single, search_path)
             layouts = choose(question)
             texts.update({name: _stated(question, layouts, name) for name in together})
-            lines += [*_told(question, layouts), *([] if layouts.holds else [_shortfall(question, layouts)])]
+            lines += [*_told(question, layouts), *_shortfall(question, layouts)]
+        for name in (name for name, phase in here.items() if phase == "rl"):
+            step = reinforcement(model, cluster, name, single, search_path)
+            texts[name] = list(step.lines)
+            lines += [step.told, *_shortfall(*step.serving), *_told(*step.training), *_shortfall(*step.training)]
     text = [*head_lines(model), *(line for name in of for line in texts[name])]
     return ModelStart("\n".join(text) + "\n", tuple(lines), model, chosen)
 
@@ -125,7 +130,7 @@ def default_phases(model: str, search_path: Sequence[str | Path] = ()) -> tuple[
 def _groups(phases: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """Yield the scenarios that share a layout: those of inference, and those of training."""
     for trains in (False, True):
-        group = {name: phase for name, phase in phases.items() if (phase == TRAINING) is trains}
+        group = {name: phase for name, phase in phases.items() if (phase == TRAINING) is trains and phase != "rl"}
         if group:
             yield group
 
@@ -180,8 +185,10 @@ def _phase_told(question: Question, chosen: Found, name: str) -> str:
     return f"{question.phases[name]} of {requests}{fewer}, {lengths}, under {under}"
 
 
-def _shortfall(question: Question, chosen: Found) -> str:
-    """Return by how much a model does not fit, and the quantisation and the number of devices with which it does."""
+def _shortfall(question: Question, chosen: Found) -> Iterator[str]:
+    """Yield by how much a model does not fit, and the quantisation and the number of devices with which it does."""
+    if chosen.holds:
+        return
     name, scenario = next((name, each) for name, each in chosen.scenarios.items() if not holds_all(each))
     ledger, capacity = full_ledger(scenario), scenario.cluster.device.device_memory.capacity
     stored = getattr(getattr(scenario.plan, "adapters", None), "base_precision", None)
@@ -191,7 +198,7 @@ def _shortfall(question: Question, chosen: Found) -> str:
         f"{question.model} does not fit: {name} needs {gib(ledger.total)} > {gib(capacity)} of {alone} of "
         f"{question.cluster} (weights in {formats}: {gib(ledger.weights)})"
     )
-    return "; ".join([shortfall, *_quantised(question), *_devices_needed(question, formats)])
+    yield "; ".join([shortfall, *_quantised(question), *_devices_needed(question, formats)])
 
 
 def _quantised(question: Question) -> Iterator[str]:

@@ -191,3 +191,26 @@ def test_every_recipe_has_a_source_and_the_tokens_of_a_step_that_it_states():
 def test_a_learned_table_of_positions_bounds_the_sequence_and_keeps_the_tokens():
     training = costmodel.load("gpt2", cluster="nodes/h100-x1", phases=["training"]).scenario("training")
     assert (training.plan.sequence, training.plan.global_batch) == (1024, 512)
+
+
+def test_a_step_of_reinforcement_learning_is_a_phase_of_a_model():
+    told = start_workload("llama-3.1-8b", ["nodes/dgx-h100"], ["rl"])
+    workload = costmodel.load(told.tree)
+    rollout, train, step = (workload.scenario(name) for name in ("rollout", "train", "rl"))
+    assert rollout.plan.replicas.count * rollout.parallel.all_devices == train.devices == step.devices == 8
+    assert rollout.plan.requests.count == step.plan.prompts * step.plan.samples
+    assert train.plan.sequence == rollout.plan.input_tokens + rollout.plan.requests.output.mean
+    assert "8 engines of nodes/dgx-h100 (tp 1, pp 1)" in told.lines[0]
+    assert "as GRPO of NeMo RL was trained" in told.lines[1]
+
+
+def test_a_step_of_reinforcement_learning_runs_on_each_cluster_and_takes_what_is_set():
+    changes = {"scenarios.rollout.parallel.tp": 2, "scenarios.train.global_batch": 256}
+    clusters = ["nodes/dgx-h100", "nodes/hgx-h200"]
+    workload = costmodel.load("llama-3.1-8b", changes, cluster=clusters, phases=["rl"])
+    assert {each.partition("@")[0] for each in workload.scenarios} == {"rl", "rollout", "train"}
+    for name in ("dgx-h100", "hgx-h200"):
+        step = workload.scenario(f"rl@{name}")
+        assert step.plan.rollout.plan.replicas.count == 4
+        assert step.plan.train.plan.global_batch == 256
+        assert step.cluster.node.device.name == name.split("-")[1] + "-sxm"
