@@ -65,8 +65,9 @@ def reinforcement(
     assert isinstance(engine.plan, Serving), "its phase says so"
     parallel = engine.parallel
     at = f"{engines:,} engine{'' if engines == 1 else 's'} of {cluster} (tp {parallel.tp:g}, pp {parallel.pp:g})"
+    prompts = f"{_PROMPTS} prompts of {engine.plan.input_tokens:,.0f} tokens"
     lengths = f"{_ANSWER:,} tokens in the mean and at most {_LONGEST:,}"
-    told = f"{model} on {at}: {_PROMPTS} prompts of {engine.plan.input_tokens:,.0f} tokens, {_SAMPLES} answers to each of {lengths}"
+    told = f"{model} on {at}: {prompts}, {_SAMPLES} answers to each of {lengths}"
     return Step(lines, told, (serving, served), (training, trained))
 
 
