@@ -441,6 +441,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for case_class, of in rows.items():
         sys.stdout.write(f"anchors in {case_class}:\n")
         sys.stdout.writelines(_worth(of, case_class, others))
+    for kind, is_of in (("dense", 0.0), ("experts", 1.0)):
+        part = [row for row in rows["training"] if row.shares["experts"] == is_of]
+        sys.stdout.write(f"training, {kind}:\n")
+        sys.stdout.writelines(_errors(part))
+        sys.stdout.writelines(_worth(part, "training", others))
+
+
+def _errors(rows: Sequence[RunError]) -> Iterator[str]:
+    """Yield the mean and median error of each publication's runs, and of all, with terms fitted without it."""
+    for name in (*sorted({row.publication for row in rows}), None):
+        off = np.abs(np.expm1([-row.late for row in rows if name in (None, row.publication)]))
+        yield f"  {name or 'all'}: {len(off)} runs, mean error {off.mean():.1%}, median {np.median(off):.1%}\n"
 
 
 def _worth(rows: Sequence[RunError], case_class: str, others: Mapping[str, Mapping[str, Effects]]) -> Iterator[str]:
