@@ -105,7 +105,8 @@ class RelativeFits(DeviceFits, kw_only=True):
 class FitStore:
     """Reads calibration files, each once, and the chain of devices that a device inherits from.
 
-    hidden: devices whose fits are taken as not there, for what would be predicted without them.
+    hidden: devices, and files as `DEVICE/IMPLEMENTATION`, that are taken as not there, for what would be predicted
+        without them.
     """
 
     def __init__(self, library: Library, hidden: frozenset[str] = frozenset()) -> None:
@@ -129,14 +130,15 @@ class FitStore:
         name = implementation if "/" in implementation else f"{device}/{implementation}"
         if name not in self._files:
             owner = name.partition("/")[0]
-            is_there = owner not in self._hidden and self.library.has(CALIBRATIONS, name)
-            own = self._read(owner, name) if is_there else None
-            self._files[name] = own or self._of_relative(owner, name.partition("/")[2])
+            is_hidden = not self._hidden.isdisjoint((owner, name))
+            own = self._read(owner, name) if not is_hidden and self.library.has(CALIBRATIONS, name) else None
+            self._files[name] = own if own or is_hidden else self._of_relative(owner, name.partition("/")[2])
         return self._files[name]
 
     def names(self, device: str) -> list[str]:
         """Return the implementations that any root of the search path has of a device."""
-        return [] if device in self._hidden else list(self._implementations.get(device, ()))
+        names = () if device in self._hidden else self._implementations.get(device, ())
+        return [name for name in names if f"{device}/{name}" not in self._hidden]
 
     @cached_property
     def _implementations(self) -> Mapping[str, list[str]]:
@@ -158,7 +160,7 @@ class FitStore:
     def _of_relative(self, device: str, implementation: str) -> DeviceFits | None:
         """Return a relative's file as a device's rows move it. None where they say nothing of it."""
         relative = self._relatives.get(device)
-        factors = {} if relative is None or device in self._hidden else relative.fits.get(implementation, {})
+        factors = {} if relative is None else relative.fits.get(implementation, {})
         fits = self.device_fits(relative.of, implementation) if relative is not None and factors else None
         if relative is None or fits is None:
             return None
@@ -301,7 +303,7 @@ class FitStore:
         if device not in self._chains:
             chain = chain_of(self.library, device)
             self._chains[device] = [
-                (name, {key: one for key, one in defaults.items() if self._hidden.isdisjoint((name, *one.split("/")))})
+                (name, {key: one for key, one in defaults.items() if self._hidden.isdisjoint(_of_default(name, one))})
                 for name, defaults in chain
             ]
         return self._chains[device]
@@ -318,6 +320,11 @@ class FitStore:
         fits = DeviceFits(file, residuals, device, self.effects)
         _check_axes(path, fits)
         return fits
+
+
+def _of_default(device: str, name: str) -> tuple[str, ...]:
+    """Return the devices and the file that a device's default is of."""
+    return (device, name.partition("/")[0], name) if "/" in name else (device, f"{device}/{name}")
 
 
 def _spread_of(own: RelativeFitFile) -> list[SpreadFile]:

@@ -40,13 +40,16 @@ def list_command(*, as_json: bool, search_path: tuple[str, ...]) -> int:
 @json_option
 @path_option
 def show_command(*, name: str, as_json: bool, search_path: tuple[str, ...]) -> int:
-    """Show a device, node, cluster or framework with the source of every value. For a cluster, also its cost."""
+    """Show a device, node, cluster or framework, by name or file, with the source of every value. For a cluster, also
+    its cost.
+    """
     from costmodel.errors import InputError, suggest
     from costmodel.schema.files import list_names, load_cluster, load_document
+    from costmodel.schema.references import kind_of_file
 
     listed = {kind: list_names(kind, search_path) for kind in KINDS}
-    kind = next((kind for kind in KINDS if name.removeprefix(f"{kind}/") in listed[kind]), None)
-    if kind is None:
+    kind = next((kind for kind in KINDS if name.removeprefix(f"{kind}/") in listed[kind]), kind_of_file(name))
+    if kind not in KINDS:
         hint = suggest(name, [name for kind in KINDS for name in listed[kind]])
         raise InputError.single(f"unknown device, node, cluster or framework `{name}`", hint=hint)
     document, cost = load_document(kind, name, search_path), {}

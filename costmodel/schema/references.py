@@ -326,6 +326,11 @@ def as_reference(argument: str) -> str:
     return f"./{os.path.relpath(argument)}" if os.path.isfile(argument) else argument
 
 
+def kind_of_file(argument: str) -> str | None:
+    """Return the folder of the kind of an existing file, such as `devices`. None where there is no file."""
+    return folder_of(Library().schema_of(Path(argument))) if os.path.isfile(argument) else None
+
+
 def _workload_name(argument: str | Path) -> str:
     """Return the name of a WORKLOAD argument, with or without folder and ending."""
     return os.fspath(argument).removeprefix("./").removeprefix(f"{WORKLOADS}/").removesuffix(".yaml")

@@ -63,6 +63,10 @@ def test_hardware_lists_what_is_on_the_search_path(run, tmp_path):
     assert "hgx-h800" in names["nodes"]
     assert "h800-2048-mpft" in run("hardware", "list").out
     assert run("hardware", "show", "mine", "--path", tmp_path).code == 0
+    by_file = json.loads(run("hardware", "show", tmp_path / "hardware/devices/mine.yaml", "--json").out)
+    assert by_file == json.loads(run("hardware", "show", "mine", "--path", tmp_path, "--json").out)
+    (tmp_path / "job.yaml").write_text("schema: costmodel/workload@1\nscenarios: {}\n", encoding="utf-8")
+    assert "unknown device" in run("hardware", "show", tmp_path / "job.yaml").err
 
 
 def test_the_list_of_hardware_is_a_table_that_80_columns_hold(run):

@@ -168,6 +168,17 @@ def test_untuned_rows_answer_for_their_own_device_alone() -> None:
     assert block.source != untuned  # its tactics are not tuned at all: the rows are as an engine runs them
 
 
+def test_a_hidden_file_leaves_the_others_of_its_device() -> None:
+    store = FitStore(Library(), frozenset({"h800-sxm/deepgemm", "gb200/trtllm"}))
+    names = set(FitStore(Library()).names("h800-sxm")) - set(store.names("h800-sxm"))
+    assert names == {"deepgemm"}
+    assert store.device_fits("h800-sxm", "deepgemm") is None
+    assert store.device_fits("h800-sxm", "cutlass-vllm") is not None
+    assert "deepgemm" not in store.chain("h800-sxm")[0][1].values()
+    assert store.device_fits("gb200", "trtllm") is None  # as rows of the device move those of another one
+    assert FitStore(Library()).device_fits("gb200", "trtllm") is not None
+
+
 def test_a_published_rate_is_not_lent_for_a_measured_row() -> None:
     choice = Chooser("b200-sxm", (), BLACKWELL).choose(
         "attention_prefill", "bf16", Kernel("sglang 0.5.14", "trtllm_mha", "")
