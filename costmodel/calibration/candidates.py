@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 
 from costmodel.cost.calibration import FamilyFit
 from costmodel.records import Record, replace
-from costmodel.workload.operators import GEMM_FAMILIES, gemm_family
+from costmodel.workload.operators import GEMM_FAMILIES, Operator, gemm_family
 from costmodel.workload.variant import Variant
 
 NAMED, DEFAULT, OTHER = "named by the framework", "default of", "another library"  # roles
+_SHOWN = 0.005  # of an error: half a per cent
 _ROOFLINE = "roofline"  # basis of what no device's own rows determine
 
 
@@ -24,7 +25,9 @@ class Candidate(Record):
     passed_over: why it is.
     device, implementation, library: of the file. Blank where it is none of a device.
     held_out: its error on unseen rows of its own, half of an 80 % interval [log].
-    error: expected for the kernels that are asked for, likewise, none where it was not compared.
+    apart: what its device, and its program, do not share with the kernels that are asked for, likewise.
+    is_compared: its error was compared with those of others.
+    shape: what the shape that is asked for adds, likewise.
     weight: its share in the answer at a shape, none where no shape is asked for.
     """
 
@@ -37,7 +40,9 @@ class Candidate(Record):
     implementation: str = ""
     library: str = ""
     held_out: float = 0.0
-    error: float | None = None
+    apart: tuple[float, float] = (0.0, 0.0)
+    is_compared: bool = False
+    shape: float = 0.0
     weight: float | None = None
 
     def is_of(self, name: str) -> bool:
@@ -47,12 +52,28 @@ class Candidate(Record):
     @property
     def away(self) -> float:
         """Return what the steps from its own kernels to those that are asked for add to its error [log]."""
-        return 0.0 if self.error is None else math.sqrt(max(self.error**2 - self.held_out**2, 0.0))
+        return math.hypot(*self.apart)
+
+    @property
+    def error(self) -> float:
+        """Return its expected error for the kernels that are asked for, at sizes that it was made from [log]."""
+        return math.hypot(self.held_out, self.away)
+
+    def at(self, operator: Operator) -> Candidate:
+        """Return it with what the shape of an operator adds to its error."""
+        return self if self.fit is None else replace(self, shape=float(self.fit.beyond(operator)))
 
     def __str__(self) -> str:
-        expected = "" if self.error is None else f", expected error {100 * math.expm1(self.error):.0f} %"
+        parts = {"unseen rows": self.held_out, "device": self.apart[0], "program": self.apart[1], "shape": self.shape}
+        said = {name: _percent(half) for name, half in parts.items() if half >= _SHOWN}
+        of = f" ({', '.join(f'{name} {half}' for name, half in said.items())})" if set(said) - {"unseen rows"} else ""
+        expected = f", expected error {_percent(math.hypot(self.error, self.shape))}{of}" if self.is_compared else ""
         expected += f", weight {100 * self.weight:.0f} %" if self.weight is not None and self.weight < 1.0 else ""
         return f"{self.source} ({self.role}): {self.passed_over or self.key}{expected}"
+
+
+def _percent(half: float) -> str:
+    return f"{100 * math.expm1(half):.0f} %"
 
 
 class Resolution(Record):

@@ -57,8 +57,13 @@ class Effects(Record):
         tuned tiles. Engines that share a kernel share the tiles that were tuned for it, and not those that they fall
         back on.
         """
+        device, program = self.apart(family, one, other, is_tuned=is_tuned)
+        return device**2 + program**2
+
+    def apart(self, family: str, one: Kernels, other: Kernels, *, is_tuned: bool = False) -> tuple[float, float]:
+        """Return what the kernels of two devices, and what those of two programs, do not share."""
         if not (one.device and other.device):
-            return 0.0
+            return 0.0, 0.0
         device = self._device(family, self.relation(one.device, other.device))
         if one.library != other.library:
             program = self._of(family, "library")
@@ -66,7 +71,7 @@ class Effects(Record):
             program = 0.0
         else:
             program = self._of(family, "tuned" if is_tuned and self.has_tuned(family) else "build")
-        return device**2 + program**2
+        return device, program
 
     def has_tuned(self, family: str) -> bool:
         """Tell whether layers with tuned tiles differ from others in a family."""

@@ -165,14 +165,14 @@ class FitLookup(Mapping[str, FamilyFit]):
         """Return the candidates for an operator, with their weights in the mean at its shape. Its first is last."""
         considered = self.considered(key)
         taken = considered[-1] if considered else None
-        if taken is None or taken.fit is None or taken.fit.others is None:
+        if taken is None or taken.fit is None:
             return considered
         fit = taken.fit.at(operator)
         if not isinstance(fit, MeanFit):
-            return (*considered[:-1], replace(taken, weight=1.0))
+            return (*considered[:-1], replace(taken.at(operator), weight=1.0))
         shares = {part.source: float(weight) for part, weight in zip(fit.parts, fit.weights, strict=True)}
         answer = self._answers.get(key, self._answers.get(taken.key))
-        first_one, *others = () if answer is None else answer.candidates
+        first_one, *others = (each.at(operator) for each in (() if answer is None else answer.candidates))
         joined = [passed_over(replace(each, weight=shares.get(each.source, 0.0))) for each in others]
         rest = (each for each in considered[:-1] if each.source not in {one.source for one in others})
         return (*rest, *joined, replace(first_one, fit=fit, weight=shares.get(first_one.source, 0.0)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -106,9 +105,8 @@ class FitSearch:
         for lead in (*meant, *very, *default)[:1]:
             devices = (lead.device, self._device)
             own, other = (Kernels(device, lead.implementation, lead.library) for device in devices)
-            apart = self._store.effects.variogram(key.partition("/")[0], own, other) ** 0.5
-            fit = lead.fit if lead.fit is None or not apart else lead.fit.widened(apart)
-            return replace(lead, fit=fit, error=math.hypot(lead.held_out, apart))
+            found = replace(lead, apart=self._store.effects.apart(key.partition("/")[0], own, other), is_compared=True)
+            return found if found.fit is None or not found.away else replace(found, fit=found.fit.widened(found.away))
         return None
 
     def far(self, key: str, named: Sequence[str]) -> list[Candidate]:
@@ -197,15 +195,12 @@ class FitSearch:
                 return Kernels(each.device, asked.implementation, asked.library)
             return Kernels(each.device, each.implementation, each.library)
 
-        def away(each: Candidate) -> float:
-            return effects.variogram(family, kernels(each), asked)
-
-        errors = [replace(each, error=math.hypot(each.held_out, away(each) ** 0.5)) for each in known]
+        errors = [replace(each, apart=effects.apart(family, kernels(each), asked), is_compared=True) for each in known]
 
         def order(each: Candidate) -> tuple[bool | int | float | None, ...]:
             name = next((at for at, one in enumerate(named) if each.is_of(one)), len(named))
             is_other = own is not None and each.source != own.source
-            return (is_other, several and name, away(each) > 0.0 or each.device != self._device, each.error)
+            return (is_other, several and name, each.away > 0.0 or each.device != self._device, each.error)
 
         ordered = sorted((each for each in errors if each.device), key=order)[:MOST]
         ordered += [each for each in errors if not each.device]  # it holds at any shape
@@ -242,7 +237,7 @@ class FitSearch:
         if prior is not None and prior.form is not None:
             fit, error = self._as_in_whole_runs(family_fit(prior, ROOFLINE)), held_out_error(prior)
             fit = replace(fit, error=error)
-            yield Candidate(fit.source, key, "kernels of other devices", fit, held_out=error, error=error)
+            yield Candidate(fit.source, key, "kernels of other devices", fit, held_out=error, is_compared=True)
 
     def _as_in_whole_runs(self, fit: FamilyFit) -> FamilyFit:
         """Return the expected time of kernels on the device, as measured whole runs there change it."""

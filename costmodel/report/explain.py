@@ -13,6 +13,7 @@ import numpy as np
 from costmodel.analytic.evaluation import Evaluation, PassEvaluation, evaluate
 from costmodel.analytic.expert_load import routing_facts
 from costmodel.analytic.inference import PassModel
+from costmodel.analytic.intervals import run_scatter
 from costmodel.analytic.operator_timing import Kept, OperatorTimer, TimedOperator, operator_timer
 from costmodel.analytic.recurrence.program import Slot
 from costmodel.analytic.training.step_model import StepModel
@@ -87,6 +88,8 @@ class Explanation(ValueRecord, kw_only=True):
     value: of whatever it is, in its dimension.
     origins: path -> where the value was written.
     considered: fits that were looked at, in the order of the choice. The last one answers.
+    interval: 80 % interval of the time of one run by its fit, null of what has none.
+    site_and_run: half of that of a whole run besides its kernels, a logarithm.
     """
 
     name: str
@@ -106,6 +109,8 @@ class Explanation(ValueRecord, kw_only=True):
     basis: str
     origins: dict[str, str] = field(default_factory=dict)
     considered: tuple[str, ...] = ()
+    interval: tuple[float, float] | None = None
+    site_and_run: float = 0.0
     notes: tuple[str, ...] = ()
 
     @property
@@ -321,6 +326,7 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
     scenario = scenario if pool is None else pool
     calibration = workload.calibration(scenario)
     timer = replace(operator_timer(scenario, calibration), kernels=Kept(), messages=Kept())
+    scatter = run_scatter(scenario, calibration)
     terms, blocks = _time_of(timed, replace(timer, cluster=timed.sized.machine.cluster or timer.cluster))
     section = KINDS[type(operator)].time_section if fit.form is None else fit.form.SECTION
     parts = {"compute": time.compute, "memory": time.memory, "network": time.network, "fixed": time.fixed}
@@ -334,6 +340,8 @@ def _explained(workload: Workload, scenario: Scenario, timed: TimedOperator) -> 
         time=float(time.seconds), value=float(time.seconds), bound=time.bound, basis=fit.basis_at(operator, time),
         origins=origins_of(workload, scenario, timed, None if pool is None else _part(operator.name)),
         considered=_considered(calibration, operator),
+        interval=(_end_of(timed, 1.0, 0.0), _end_of(timed, 0.0, 1.0)),
+        site_and_run=0.0 if scatter is None else float(np.asarray(scatter.up)),
         notes=(*calibration.told([operator]), *((_ANCHORED,) if fit.basis == ANCHORED else ())),
     )  # fmt: skip
 
@@ -345,6 +353,12 @@ def _time_of(timed: TimedOperator, timer: OperatorTimer) -> tuple[Terms, tuple[B
         timer.time_operator(timed.operator)
     chain, seconds = Chain(calls), float(timed.time.seconds)
     return terms, tuple(chain.derivation([("seconds", seconds)]))
+
+
+def _end_of(timed: TimedOperator, low: float, high: float) -> float:
+    """Return the low or the high end of the interval of an operator's time [s]."""
+    seconds = timed.time.seconds
+    return float(np.asarray(seconds * timed.fit.ratio(timed.time, seconds, low, high)))
 
 
 _ANCHORED = (
@@ -362,7 +376,8 @@ def _considered(calibration: Calibration, operator: Operator) -> tuple[str, ...]
     made_with = calibration.companion(operator)
     if made_with is not None and isinstance(operator, Elementwise):
         role = f"made together with that of {operator.product}"
-        return (str(Candidate(made_with.source, key, role, made_with, error=made_with.error or None)),)
+        error = made_with.error
+        return (str(Candidate(made_with.source, key, role, made_with, held_out=error, is_compared=error > 0.0)),)
     return tuple(map(str, fits.considered_at(key, operator)))
 
 

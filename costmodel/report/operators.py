@@ -108,10 +108,19 @@ def _show_short(explanation: Explanation) -> None:
     if explanation.parts:
         parts = ", ".join(f"{name} {quantity(value, 'time')}" for name, value in explanation.parts.items())
         show(f"one run takes {quantity(explanation.time, 'time')}: {parts}")
+    _show_interval(explanation)
     if explanation.considered:
         show(f"fit: {explanation.considered[-1]}")
     for note in explanation.notes:
         show(f"note: {note}")
+
+
+def _show_interval(explanation: Explanation) -> None:
+    if explanation.interval is None:
+        return
+    low, high = (quantity(end, "time") for end in explanation.interval)
+    more = f"; site and run add {share(math.expm1(explanation.site_and_run))} to a whole run's"
+    show(f"80 % interval of one run: {low} .. {high}{more if explanation.site_and_run else ''}")
 
 
 def _show_list(explanations: Sequence[Explanation], argument: str) -> None:
@@ -161,6 +170,7 @@ def _show(explanation: Explanation) -> None:
         parts = ", ".join(f"{name} {quantity(value, 'time')}" for name, value in explanation.parts.items())
         show(f"one run takes {quantity(explanation.time, 'time')}: {parts}")
     show(f"bound: {explanation.bound}; basis: {shown_basis(explanation.basis)}")
+    _show_interval(explanation)
     if explanation.considered:
         *passed_over, taken = explanation.considered
         show(f"fit: {taken}")

@@ -168,6 +168,9 @@ def test_a_fitted_kernel_states_its_form_parameters_correction_and_file(run, tmp
     assert found["terms"]["residual_factor"] == pytest.approx(1, abs=0.5)
     assert found["considered"][-1].startswith("calibrations/a100-sxm-80gb/cublas-vllm (default of my-a100)")
     assert found["origins"]["fit"] == "calibrations/a100-sxm-80gb/cublas-vllm"
+    low, high = found["interval"]
+    assert low < found["time"] < high < 1.5 * low
+    assert 0.05 < found["site_and_run"] < 0.5  # of whole runs of inference
 
 
 MIX = """
