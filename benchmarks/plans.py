@@ -1,9 +1,11 @@
-"""Plans against what they leave out: `python -m benchmarks.plans spaces 100`, `... matrix TRACES`.
+"""Plans against what they leave out: `python -m benchmarks.plans spaces 100`, `... matrix TRACES`, `... layouts NAME`.
 
-spaces: on random small spaces the plan's cost is that of playing every layout at every number of replicas, a union of
-clusters costs no more than each, and neither the order of clusters nor the bounds change what it costs.
+spaces LAST [FIRST]: on random small spaces the plan's cost is that of playing every layout at every number of replicas,
+a union of clusters costs no more than each, and neither the order of clusters nor the bounds change what it costs.
 matrix: on each trace and device the plan keeps to its limits with three other seeds, which deal out the lengths of the
 trace's requests anew among its arrivals, and one replica fewer fails. TRACES: a folder with the files of `TRACES`.
+layouts: the training run that a plan finds is that of evaluating every layout of its space. NAME: one of `RUNS`, with
+further options of the run as `PATH=VALUE`, which leave a smaller space.
 """
 
 from __future__ import annotations
@@ -11,17 +13,25 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
+from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.planning import playing, servers, sizing, structures
 from costmodel.planning.deployments import Deployment
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.servers import plan_servers
+from costmodel.planning.training import TrainingRun, plan_training
+from costmodel.quantities import Array, Indices
 from costmodel.records import replace
+from costmodel.study import search_steps
+from costmodel.study.layouts import Variant
+from costmodel.workload.scenario import Scenario
 
 MODELS = ("llama-3-8b", "mistral-7b")
 CLUSTERS = ("nodes/rtx-4090-x8", "nodes/h100-x1", "nodes/l4-x1")
@@ -29,6 +39,17 @@ TRACES = {"chat": "azure2023_conversation.csv", "code": "azure2023_code.csv", "a
           "batch": "servegen_deepseek_r1.csv"}  # fmt: skip
 DEVICES = ("nodes/dgx-h100", "nodes/hgx-h200", "nodes/dgx-a100", "nodes/hgx-b200")
 SEEDS = (101, 102, 103)  # none that a plan is sized with
+RUNS = {
+    "llama-512": PlanRequest(
+        model="llama-3-70b", clusters=("nodes/dgx-h100",), train=True, tokens=15e12, devices=(512,)
+    ),
+    "llama-2048": PlanRequest(
+        model="llama-3-70b", clusters=("nodes/dgx-h100",), train=True, tokens=15e12, devices=(2048,)
+    ),
+    "v3-2048": PlanRequest(
+        model="deepseek-v3", clusters=("nodes/hgx-h800",), train=True, tokens=14.8e12, devices=(2048,)
+    ),
+}
 LIMITS = {"chat": (1.0, 0.05), "code": (2.0, 0.05), "agents": (5.0, 0.05), "batch": (10.0, 0.1)}  # p99 TTFT, TPOT [s]
 
 
@@ -52,15 +73,15 @@ def random_request(draw: random.Random) -> PlanRequest:
     )  # fmt: skip
 
 
-def spaces(number: int) -> Iterator[str]:
-    """Yield a line for each random space in which a property does not hold."""
+def spaces(number: int, first: int = 0) -> Iterator[str]:
+    """Yield a line for each random space from `first` to `number` in which a property does not hold."""
     small: dict[str, Any] = {"ENGINES": {"vllm": "vLLM"}, "_narrower": lambda *_: iter(["fp8-tensor"])}
     with (
         mock.patch.multiple(structures, **small),
         mock.patch.object(sizing, "BUDGETS", ()),
         mock.patch.object(playing, "LEAST", {True: 300, False: 300}),
     ):
-        for seed in range(number):
+        for seed in range(first, number):
             request = random_request(random.Random(seed))
             best, every = cost(request), cost(request, bounded=False)
             each = [cost(replace(request, clusters=(one,))) for one in request.clusters]
@@ -71,6 +92,59 @@ def spaces(number: int) -> Iterator[str]:
                 if other != best:
                     yield f"{seed}: {request}: {best} $/s, {name}: {other} $/s"
             print(f"{seed + 1} of {number}", file=sys.stderr)
+
+
+class Unbounded:
+    """In place of the bounds of a search: every layout may fit, and be the fastest."""
+
+    def __init__(self, calibration: Calibration, base: Scenario, alike: Indices) -> None:
+        del calibration, base
+        self._size = len(alike)
+
+    def memory(self, variant: Variant) -> Array:
+        """Return no bytes of each layout."""
+        del variant
+        return np.zeros(self._size)
+
+    def step(self, variant: Variant) -> Array:
+        """Return no seconds of each layout."""
+        return self.memory(variant)
+
+
+def every_layout(request: PlanRequest) -> tuple[TrainingRun, int]:
+    """Return the fastest run of evaluating every layout, and how many of those evaluated fit into memory."""
+    evaluated = 0
+    keep = search_steps._Race._keep
+
+    def counted(race: search_steps._Race, some: Sequence[search_steps._Layout]) -> None:
+        nonlocal evaluated
+        evaluated += len(some)
+        keep(race, some)
+
+    with (
+        mock.patch.object(search_steps, "Bounder", Unbounded),
+        mock.patch.multiple(search_steps._Race, limit=np.inf, _keep=counted),
+    ):
+        return plan_training(request).runs[0], evaluated
+
+
+def layouts(name: str, changes: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the run that a plan finds, that of every layout, and whether they are one to nine digits."""
+    stated = tuple((path, value) for path, _, value in (each.partition("=") for each in changes))
+    request = replace(RUNS[name], changes=stated)
+    start = time.process_time()
+    found, middle = plan_training(request).runs[0], time.process_time()
+    yield f"plan:  {shown(found)}, {middle - start:.1f} s of the processor"
+    every, count = every_layout(request)
+    yield f"every: {shown(every)}, {count:,} layouts that fit, {time.process_time() - middle:.1f} s"
+    same = (found.at, shown(found)) == (every.at, shown(every))
+    yield f"{name}: {'the same run' if same else 'ANOTHER RUN'}"
+
+
+def shown(run: TrainingRun) -> str:
+    """Return a run's step time in nine digits, its MFU and its layout."""
+    metrics = run.point.metrics
+    return f"{metrics['step_time']:.9g} s a step, MFU {metrics['mfu']:.3%}, {run.format}, {dict(run.at)}"
 
 
 def replayed(one: Deployment, seed: int) -> bool:
@@ -110,8 +184,12 @@ def matrix(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["layouts"]:
+        for line in layouts(sys.argv[2], sys.argv[3:]):
+            print(line, flush=True)
+        sys.exit()
     if sys.argv[1:2] == ["spaces"]:
-        print("\n".join(spaces(int(sys.argv[2]))) or "every property holds")
+        print("\n".join(spaces(*map(int, sys.argv[2:4]))) or "every property holds")
     elif sys.argv[1:2] == ["matrix"]:
         matrix(Path(sys.argv[2]))
     else:

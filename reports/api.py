@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,4 +79,6 @@ def _lines(paragraph: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1] if len(sys.argv) > 1 else PAGE).write_text(page(), encoding="utf-8")
+    parser = argparse.ArgumentParser(prog="python -m reports.api", description=__doc__)
+    parser.add_argument("page", nargs="?", type=Path, default=PAGE, help="what to write")
+    parser.parse_args().page.write_text(page(), encoding="utf-8")

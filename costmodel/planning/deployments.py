@@ -191,11 +191,11 @@ def replicas_word(count: int) -> str:
     return "replica" if count == 1 else "replicas"
 
 
-def failing(played: Played, request: PlanRequest) -> str:
+def failing(played: Played) -> str:
     """Return which limit a run broke, and by how much."""
     if not played.keeps_up:
         return TOO_MANY if played.binds == TOO_MANY else "requests queue longer and longer"
-    for name, limit in limits(request):
+    for name, limit in played.limits.items():
         value = played.times.get((name, limit.statistic))
         if name.upper() == played.binds and value is not None:
             return f"{limit.statistic} {name.upper()} {shown(value)} > {shown(limit.seconds)}"
@@ -217,9 +217,7 @@ def why_not_less(one: Deployment) -> str:
     if one.prefill is not None and one.played is None:
         return "two pools are sized in closed form: one engine fewer is beyond the limits, or beyond their margin"
     if one.prefill is not None:
-        return (
-            f"one engine fewer: {failing(one.fewer, one.player.request)}" if one.fewer else "one of each is the least"
-        )
+        return f"one engine fewer: {failing(one.fewer)}" if one.fewer else "one of each is the least"
     if one.played is None:
         return f"sized in closed form: {playable(one.player)}"
     if not one.played.holds:
@@ -228,7 +226,7 @@ def why_not_less(one: Deployment) -> str:
     spare = f"{least} would do: nodes are rented whole, and {one.replicas} fit on as many"
     if one.fewer is None:
         return spare if one.replicas > least else "one replica is the least"
-    why, slower = failing(one.fewer, one.player.request), slowed(one.player.request, one.spread) - 1.0
+    why, slower = failing(one.fewer), slowed(one.player.request, one.spread) - 1.0
     why += f" with steps {slower:.0%} slower, as --confidence asks" if slower else ""
     why = f"{least - 1} {replicas_word(least - 1)}: {why}"
     return f"{why}; {spare}" if one.replicas > least else why
@@ -280,7 +278,7 @@ def load_of_pools(structure: Structure, request: PlanRequest) -> dict[str, str]:
         lengths["concurrency"] = str(request.users)
     else:
         lengths["rate"] = f"{float(plan.rate):.12g} /s"
-    lengths |= {} if request.trace is None else {"requests": load_settings(request)["requests"]}
+    lengths |= {name: text for name, text in load_settings(request).items() if name == "requests"}
     return lengths | ({"speculative": structure.choices[DRAFTS]} if DRAFTS in structure.choices else {})
 
 
@@ -289,10 +287,12 @@ def _simulate_pools(one: Deployment) -> str:
     request, structure = one.player.request, one.engine.structure
     settings = load_of_pools(structure, request)
     if one.played is not None:
-        loop = "" if request.trace is not None else ", arrivals: closed_loop"
-        users = "" if request.users is None else f"{loop}, ramp: {ramp_of(one.engine, request):g} s"
-        drawn_ones = f"{{count: {drawn(one.engine, request)}}}"
-        settings["requests"] = f"{settings.get('requests', drawn_ones)[:-1]}{users}}}"
+        parts = [settings["requests"][1:-1]] if "requests" in settings else []
+        parts += [] if request.trace is not None else [f"count: {drawn(one.engine, request)}"]
+        if request.users is not None:
+            parts += [] if request.trace is not None else ["arrivals: closed_loop"]
+            parts.append(f"ramp: {ramp_of(one.engine, request):g} s")
+        settings["requests"] = f"{{{', '.join(parts)}}}"
     settings |= _realisation(one, settings.get("requests"))
     for role, entry in zip(("prefill", "decode"), pools(one), strict=True):
         assert entry is not None, "there are two"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from statistics import NormalDist
 
@@ -12,7 +12,7 @@ import numpy as np
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InfeasibleError, InputError, Notice
-from costmodel.planning.request import PlanRequest
+from costmodel.planning.request import USUAL, Limit, PlanRequest
 from costmodel.planning.sizing import Engine, limits, with_replicas
 from costmodel.records import Record, field, replace
 from costmodel.result import Point
@@ -20,10 +20,11 @@ from costmodel.serving.bounds import slowest_alone
 from costmodel.serving.compiled import has_numba
 from costmodel.serving.draw import COUNT
 from costmodel.serving.simulation import Simulation, stream_of, unsupported
-from costmodel.serving.summary import Tally, verdict
+from costmodel.serving.summary import Histogram, Sample, Tally, verdict
 from costmodel.units import render
 from costmodel.workload.plans import Serving
 from costmodel.workload.pools import Pools
+from costmodel.workload.requests import RequestClass
 from costmodel.workload.scenario import Scenario
 
 LEAST = {True: COUNT, False: 1000}  # requests that are drawn: as many as `simulate` does where they are compiled
@@ -34,6 +35,7 @@ _MOST_OF_ALL = 1e6  # requests
 STATISTICS = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 _DEVIATIONS = (0.0, 0.5 * NORMAL_90, NORMAL_90, 3.0)  # standard deviations of step times at which requests are played
 REALISATIONS = {True: 5, False: 3}  # of what is drawn, or of a trace, in which a size holds, compiled or not
+_TIMES = {"ttft": "ttft", "tpot": "tpot", "latency": "e2e"}  # as they are named -> fields of `RequestTimes`
 _LEAP = 4  # times as many more replicas, where more hardly helped
 _LEAST = 1e-9  # ratio of a time to its limit
 
@@ -42,6 +44,7 @@ class Played(Record):
     """What became of the requests of a deployment.
 
     times: (name, statistic) -> seconds, of the limits, every mean and every 99th percentile.
+    limits: by the names of times, `CLASS ttft` of what a class of requests asks for itself.
     ratio: the largest of times over their limits, below 1 where all hold; binds: which.
     rates: tokens of prompts, of those cached, and of answers a second in all replicas; per_second: their requests.
     """
@@ -55,6 +58,7 @@ class Played(Record):
     keeps_up: bool
     rates: dict[str, float]
     per_second: float = 0.0
+    limits: Mapping[str, Limit] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
@@ -144,9 +148,9 @@ class Player(Record):
                 if replicas <= self.engine.likely:
                     raise
                 return Played(replicas, self.seed, 0, {}, float("inf"), TOO_MANY, keeps_up=False, rates={})
-        tally = Tally.of(served, plan.slo)
+        tally = Tally.of(served, plan.slo, stream.classes)
         offered = self.request.rate or tally.arrival_rate
-        return self._judged(replicas, tally, None if self.request.users else offered)
+        return self._judged(replicas, tally, stream.classes, None if self.request.users else offered)
 
     def _simulation(self, scenario: Scenario, plan: Serving | Pools) -> Simulation:
         """Return the simulation of some requests, whose steps are timed once for all of them."""
@@ -160,20 +164,24 @@ class Player(Record):
         """Return the fits of its devices."""
         return self.engine.structure.workload.calibration(self.engine.scenario)
 
-    def _judged(self, replicas: int, tally: Tally, offered: float | None) -> Played:
+    def _judged(
+        self, replicas: int, tally: Tally, classes: Sequence[RequestClass], offered: float | None
+    ) -> Played:  # fmt: skip
         """Return what a run says.
 
         offered: requests that come [1/s], null in a closed loop: those that keep up are served at this rate, whatever
         the ends of a run of few take besides.
         """
-        limited, pace = dict(limits(self.request)), float(np.max(self.engine.scenario.pace.first))
-        times: dict[tuple[str, str], float] = {}
-        for name, of, factor in (("ttft", "ttft", pace), ("tpot", "tpot", 1.0), ("latency", "e2e", 1.0)):
-            sample, own = tally.times[of], (limited[name].statistic,) if name in limited else ()
-            for each in ("mean", "p99", *own) if sample.count else ():
-                times[name, each] = factor * (sample.mean if each == "mean" else sample.quantile(STATISTICS[each]))
+        pace = {"ttft": float(np.max(self.engine.scenario.pace.first))}
+        usual = ((name, of, tally, each) for name, of in _TIMES.items() for each in ("mean", "p99"))
+        asked = {name: (of, own, limit) for name, of, own, limit in _limited(self.request, tally, classes)}
+        own_ones = ((name, of, own, limit.statistic) for name, (of, own, limit) in asked.items())
+        times = {
+            (name, each): pace.get(of, 1.0) * _statistic(own.times[of], each)
+            for name, of, own, each in (*usual, *own_ones) if own.times[of].count
+        }  # fmt: skip
         ratio, binds = 0.0, "capacity"
-        for name, limit in limited.items():
+        for name, (_, _, limit) in asked.items():
             beyond = times.get((name, limit.statistic), 0.0) / limit.seconds
             if beyond > ratio:
                 ratio, binds = beyond, name.upper()
@@ -186,7 +194,29 @@ class Player(Record):
             for name in ("input", "cached", "output")
         }
         binds = binds if keeps_up else "capacity"
-        return Played(replicas, self.seed, tally.served, times, ratio, binds, keeps_up, rates, per_second)
+        held = {name: limit for name, (_, _, limit) in asked.items()}
+        return Played(replicas, self.seed, tally.served, times, ratio, binds, keeps_up, rates, per_second, held)
+
+
+def _limited(
+    request: PlanRequest, tally: Tally, classes: Sequence[RequestClass]
+) -> Iterator[tuple[str, str, Tally, Limit]]:  # fmt: skip
+    """Yield what is limited: a name, its field of `RequestTimes`, of which requests, the limit.
+
+    Those of all requests together, and what each class asks for itself, at the statistic of the limit of all, else p99.
+    """
+    for name, limit in limits(request):
+        yield name, name, tally, limit
+    for each in classes:
+        for of in _TIMES.values() if each.slo is not None else ():
+            seconds, of_all = getattr(each.slo, of), getattr(request, of, None)
+            if seconds is not None:
+                own = Limit(float(seconds), USUAL if of_all is None else of_all.statistic)
+                yield f"{each.name} {of}", of, tally.classes[each.name], own
+
+
+def _statistic(sample: Sample | Histogram, name: str) -> float:
+    return sample.mean if name == "mean" else float(sample.quantile(STATISTICS[name]))
 
 
 class PoolsPlayer(Player, kw_only=True):

@@ -15,6 +15,7 @@ from costmodel.units import parse, render
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 UNITS = {"cost_rate": "$/h", "cost_per_million": "$", "energy_per_million": "J"}
 """Keys of a plan's entry -> their units. Those of `metrics` are SI, but for its `cost_rate`, in $/h as the entry's."""
+CLASSES = "scenarios.serving.requests.classes"
 USUAL = "p99"  # the statistic of a limit that names none
 _COUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kMBGT]?)")
 _COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
@@ -51,6 +52,7 @@ class PlanRequest(ValueRecord):
     prices: one's own prices, which replace those of the files.
     emit: engine or format of the launch script; source: launch script that is read.
     devices: numbers of them that a training run may take; changes: path of its workload -> value, as `--set` has them.
+    Of servers `requests.classes` is among these: kinds of requests, of which a plan keeps each one's own `slo` too.
     """
 
     model: str | None = None
@@ -79,6 +81,11 @@ class PlanRequest(ValueRecord):
     def settings(self) -> dict[str, str]:
         """Return the changes of its workload."""
         return dict(self.changes)
+
+    @property
+    def classes(self) -> str | None:
+        """Return the kinds of requests as a scenario has them, null where all are alike."""
+        return self.settings.get(CLASSES)
 
     def rental(self, device: Device) -> float | None:
         """Return the rent of a device [$/s], null where it has no price."""

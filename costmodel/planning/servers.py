@@ -20,6 +20,7 @@ from costmodel.planning.sizing import (
     Engine,
     at_budgets,
     engines,
+    is_limited,
     lacking,
     limits,
     means_hold,
@@ -208,7 +209,7 @@ class _Race(Record):
             if playable(Player(engine, self.request)) is None:
                 kinds.add(kind)
                 one = next(iter(self._play(engine, engine.within(nodes), [])), best)
-                if one.holds and (engine.is_other < best.engine.is_other or _beyond(one) < _beyond(best)):
+                if one.holds and (engine.is_other < best.engine.is_other or _slow(one) < _slow(best)):
                     return [one, *kept]
         return kept
 
@@ -289,7 +290,7 @@ class _Race(Record):
         if kept and kept[0].holds is not False:
             fails = "1 replica fails" if most.replicas == 1 else f"{most.replicas} replicas fail"
             more = "" if most.replicas >= cap else ", which more do not mend"
-            self.plans.lost.append((player.engine, f"{fails}{more}: {failing(most, self.request)}"))
+            self.plans.lost.append((player.engine, f"{fails}{more}: {failing(most)}"))
             return kept
         before = None
         while most.replicas < cap and (before is None or most.ratio * FLAT <= before.ratio):
@@ -336,9 +337,20 @@ def _beyond(one: Deployment) -> tuple[float, float]:
     return (np.inf if one.played is None else one.played.ratio), one.devices
 
 
+def _slow(one: Deployment) -> tuple[float, float]:
+    """Return how near a deployment is to its limits, then its devices.
+
+    Of a request that leaves a time without a limit how long a whole answer takes: what is far below one limit may wait
+    for its first token without end.
+    """
+    if is_limited(one.player.request) or one.played is None:
+        return _beyond(one)
+    return one.played.times.get(("latency", "mean"), np.inf), one.devices
+
+
 def _by_rent(one: Deployment) -> tuple[float, ...]:
     """Return the order of deployments: by cost, the checkpoint's own format first, then the farthest from limits."""
-    return one.cost, one.engine.is_other, _beyond(one)[0], costs(one)["output"] or 0.0
+    return one.cost, one.engine.is_other, _slow(one)[0], costs(one)["output"] or 0.0
 
 
 def _dearer(one: Deployment, best: Deployment) -> str:
@@ -347,7 +359,8 @@ def _dearer(one: Deployment, best: Deployment) -> str:
         return f"costs {one.cost / best.cost - 1.0:.0%} more"
     if one.engine.is_other > best.engine.is_other:
         return "costs as much, in another format than the checkpoint's"
-    return "costs as much, nearer to its limits" if _beyond(one) > _beyond(best) else "costs as much, more for a token"
+    nearer = "nearer to its limits" if is_limited(one.player.request) else "whole answers take longer"
+    return f"costs as much, {nearer if _slow(one) > _slow(best) else 'more for a token'}"
 
 
 def reachable(plans: Plans, on_progress: OnProgress) -> dict[str, Any] | None:
@@ -370,7 +383,7 @@ def reachable(plans: Plans, on_progress: OnProgress) -> dict[str, Any] | None:
     return {
         "cluster": nearest.engine.structure.cluster, "engine": str(nearest.engine.structure),
         "replicas": nearest.replicas, "devices": nearest.devices, "rate": rate, **times,
-        "why": failing(nearest.played, nearest.player.request),
+        "why": failing(nearest.played),
         "highest": None if buys is None else {
             "cluster": buys.structure.cluster, "engine": str(buys.structure), "parallel": buys.degrees,
             "replicas": buys.most, "devices": buys.most * buys.devices,

@@ -54,7 +54,8 @@ class Engine(Record, dict=True):
     most: replicas that the cluster, or the budget, has.
     promise: that number over the replicas with which the rough closed form is within the limits, zero where none are.
     beyond: least of the largest ratio of the closed form's times to their limits, over numbers of replicas.
-    margin: that ratio where the nodes of the likely replicas are full.
+    margin: that ratio where the nodes of the likely replicas are full; of a request that leaves a time without a limit
+    a whole answer's mean time [s], which queues of the other time are in.
     nearest: time -> the least ratio to its own limit, and with how many replicas.
     points: results in full by their number of replicas, as they are asked for.
     """
@@ -275,11 +276,12 @@ def _closed_loop(
 class _Judged(Record):
     """Where a layout fits, and ratios of its times to their limits: the largest of means, rough quantiles by name.
 
-    Infinite where a queue grows.
+    latency: mean time of a whole answer [s]. Infinite where a queue grows, as all ratios are.
     """
 
     fits: Mask
     means: Array
+    latency: Array
     each: dict[str, Array]
 
     @property
@@ -290,7 +292,7 @@ class _Judged(Record):
     def reshaped(self, *shape: int) -> _Judged:
         """Return the same on another grid."""
         each = {name: ratio.reshape(shape) for name, ratio in self.each.items()}
-        return _Judged(self.fits.reshape(shape), self.means.reshape(shape), each)
+        return _Judged(self.fits.reshape(shape), self.means.reshape(shape), self.latency.reshape(shape), each)
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked
@@ -299,21 +301,24 @@ def _judged(structure: Structure, request: PlanRequest, scenario: Scenario, shap
     try:
         evaluation = evaluate(scenario, structure.workload.calibration(scenario))
     except InfeasibleError:
-        return _Judged(np.zeros(shape, dtype=bool), np.full(shape, np.inf), {"": np.full(shape, np.inf)})
+        never = np.full(shape, np.inf)
+        return _Judged(np.zeros(shape, dtype=bool), never, never, {"": never})
     ledger = evaluation.ledger
     assert ledger is not None, "an engine holds a model"
     metrics = evaluation.metrics(None)
     fits = feasible_layout(scenario) & (ledger.total <= scenario.cluster.device.device_memory.capacity)
     rate = None if not isinstance(scenario.plan, Serving) else scenario.plan.rate
     keeps_up = np.True_ if rate is None else np.asarray(metrics["highest_stable_rate"]) > rate
-    ratios = {"means": np.zeros(shape), "": np.zeros(shape)}
+    latency = np.asarray(metrics["latency"], dtype=np.float64)
+    ratios = {"means": np.zeros(shape), "": np.zeros(shape), "latency": np.broadcast_to(latency, shape)}
     for name, limit in limits(request):
         mean = np.asarray(metrics[name], dtype=np.float64)
         if limit.statistic != "p50":  # a median may be below the mean
             ratios["means"] = np.maximum(ratios["means"], mean / limit.seconds)
         ratios[name] = _statistic(evaluation, name, limit, mean) / limit.seconds
     ratios = {name: np.where(keeps_up & fits & np.isfinite(each), each, np.inf) for name, each in ratios.items()}
-    return _Judged(np.broadcast_to(np.asarray(fits, dtype=bool), shape), ratios.pop("means"), ratios)
+    means, latency = ratios.pop("means"), ratios.pop("latency")
+    return _Judged(np.broadcast_to(np.asarray(fits, dtype=bool), shape), means, latency, ratios)
 
 
 def means_hold(engine: Engine, request: PlanRequest, replicas: int) -> bool:
@@ -321,6 +326,11 @@ def means_hold(engine: Engine, request: PlanRequest, replicas: int) -> bool:
     scenario = with_replicas(engine, request, replicas)
     judged = _judged(engine.structure, request, scenario, ())
     return bool(judged.means <= 1.0)
+
+
+def is_limited(request: PlanRequest) -> bool:
+    """Tell whether a request limits first tokens and the time of each further one."""
+    return request.ttft is not None and request.tpot is not None
 
 
 def limits(request: PlanRequest) -> Iterator[tuple[str, Limit]]:
@@ -362,7 +372,8 @@ def _collected(
         nearest = {name: (ratio, min(int(axis[number]), most)) for name, (number, ratio) in flats.items()}
         likely = min(about, most)
         full = min(-(-likely * size // node) * node // size, most)
-        margin = float(rough[row][np.searchsorted(axis, full, side="right") - 1])
+        order = rough if is_limited(request) else judged.latency
+        margin = float(order[row][np.searchsorted(axis, full, side="right") - 1])
         promise = 0.0 if enough is None else most / float(axis[enough])
         fitting.append(Engine(structure, at, size, rental, lower, likely, most, promise, beyond, margin, nearest))
     return fitting

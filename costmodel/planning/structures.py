@@ -13,10 +13,11 @@ import yaml
 from costmodel.analytic.model_layouts import head_lines, workload_tree
 from costmodel.api import Workload, load
 from costmodel.errors import InputError, Problem
-from costmodel.planning.request import PlanRequest
+from costmodel.planning.request import CLASSES, PlanRequest
 from costmodel.records import Record, replace
 from costmodel.result import Point
 from costmodel.schema.files import load_cluster, load_document, read_model
+from costmodel.schema.number_formats import lacked
 from costmodel.schema.references import Library, as_reference
 from costmodel.serving.compiled import has_numba
 from costmodel.serving.lengths import longest_of, trace_rate
@@ -149,15 +150,11 @@ def bits(weights: str) -> int:
 
 
 def training_formats(scenario: Scenario, search_path: tuple[str, ...]) -> Iterator[str]:
-    """Yield the number formats of training of whose products, in 8 bits, the device has the math unit.
-
-    A scale for 32 elements (MXFP8) takes one that scales blocks by itself.
-    """
+    """Yield the number formats of training of whose products, in 8 bits, the device has the math unit."""
     for name in Library(search_path).names("precisions") if bits(scenario.precision.linear) > _EIGHT else ():
         document = load_document("precisions", name, search_path)
         linear = str(document["linear"])
-        unit = scenario.cluster.device.math.get(linear.removeprefix("mx"))
-        is_able = unit is not None and (not linear.startswith("mx") or unit.scaling == "native")
+        is_able = lacked(linear, scenario.cluster.device) is None
         if document["master"] is not None and is_able and bits(linear) == _EIGHT:
             yield name
 
@@ -232,6 +229,8 @@ def load_settings(request: PlanRequest) -> dict[str, str]:
         settings["rate"] = render(request.rate, "rate")
     if request.trace is not None:
         settings["requests"] = _trace(request)
+    elif request.classes is not None:
+        settings["requests"] = f"{{classes: {request.classes}}}"
     limits = {name: limit for name, limit in (("ttft", request.ttft), ("tpot", request.tpot)) if limit is not None}
     if limits:
         shown = ", ".join(f"{name}: {render(limit.seconds, 'duration')}" for name, limit in limits.items())
@@ -313,18 +312,10 @@ def unknown_clusters(request: PlanRequest) -> Iterator[Problem]:
 
 def _lacking(request: PlanRequest) -> Iterator[tuple[str, str, str]]:
     """Yield option, message and hint of what a request lacks, or has too much of."""
-    for path, text in request.changes:
-        below = path.removeprefix(HEAD)
-        if below not in ("precision", "framework"):
-            yield (
-                f"--set {path}", "`plan` takes no other setting of a server than precision and framework",
-                "state other hardware in a file and name it with --cluster; `costmodel simulate` takes all settings",
-            )  # fmt: skip
-        elif below == "framework" and text not in ENGINES:
-            yield f"--set {path}", f"{text!r} is no engine that serves", f"write one of {', '.join(ENGINES)}"
-        elif below == "framework" and request.emit in ENGINES and request.emit != text:
-            yield f"--set {path}", f"{text} contradicts --emit {request.emit}", "keep one of them"
+    yield from _refused(request)
     lengths = {f"--{name}": getattr(request, name) is not None for name in ("isl", "osl")}
+    if request.trace is not None and request.classes is not None:
+        yield "--trace", "its requests are of no `requests.classes`", "remove it, or --set requests.classes"
     if request.trace is not None and any(lengths.values()):
         yield (
             next(flag for flag, given in lengths.items() if given),
@@ -333,13 +324,29 @@ def _lacking(request: PlanRequest) -> Iterator[tuple[str, str, str]]:
         )
     if request.osl is not None and request.osl < 2.0:
         yield "--osl", f"{request.osl:g} is too small", "write at least 2"
-    if request.trace is None and not all(lengths.values()):
+    if request.trace is None and request.classes is None and not all(lengths.values()):
         missing = " and ".join(flag for flag, given in lengths.items() if not given)
         yield missing, "lengths of requests are not known", "add --isl 2000 --osl 500 (tokens), or --trace FILE"
     if request.trace is None and request.rate is None and request.users is None:
         yield "--rate", "a plan needs a load", "add --rate 20/s, --requests-per-day 2M, --users 200 or --trace FILE"
     if not request.clusters:
         yield "--cluster", "a plan needs hardware", "add --cluster nodes/dgx-h100 (`costmodel hardware list`)"
+
+
+def _refused(request: PlanRequest) -> Iterator[tuple[str, str, str]]:
+    """Yield option, message and hint of settings that a plan of servers does not take."""
+    for path, text in request.changes:
+        below = path.removeprefix(HEAD)
+        if below not in ("precision", "framework") and path != CLASSES:
+            yield (
+                f"--set {path}", "`plan` takes no other setting of a server than precision, framework and "
+                "requests.classes",
+                "state other hardware in a file and name it with --cluster; `costmodel simulate` takes all settings",
+            )  # fmt: skip
+        elif below == "framework" and text not in ENGINES:
+            yield f"--set {path}", f"{text!r} is no engine that serves", f"write one of {', '.join(ENGINES)}"
+        elif below == "framework" and request.emit in ENGINES and request.emit != text:
+            yield f"--set {path}", f"{text} contradicts --emit {request.emit}", "keep one of them"
 
 
 def counts(most: int) -> np.ndarray:

@@ -65,8 +65,15 @@ def headline(one: deployments.Deployment) -> str:
     parts += [] if output is None else [f"{count(output, 2)} $/M output tokens"]
     bound = deployments.binds(one)
     kind = "beyond its limit" if one.holds is False else "binds"
-    binds = "nothing binds" if bound == deployments.NOTHING else f"{kind}: {bound}"
+    binds = f"{kind}: {bound}" if bound != deployments.NOTHING else f"nothing binds{_without_limit(one.player.request)}"
     return f"{', '.join(parts)}; {_times(one)}; {binds}{_chance(one)}"
+
+
+def _without_limit(request: PlanRequest) -> str:
+    """Return the times that a request leaves without a limit, and the options that state one."""
+    names = [name for name in ("ttft", "tpot") if getattr(request, name) is None]
+    shown = f"{' and '.join(map(str.upper, names))} {'has' if len(names) == 1 else 'have'}"
+    return f": {shown} no limit ({', '.join(f'--{name}' for name in names)})" if names else ""
 
 
 def _instead(plans: deployments.Plans) -> str:

@@ -167,7 +167,7 @@ def _with_fallback(part: DocumentPart[PrecisionFile], missing: list[str], merged
     """Return the formats, with the fallback's where the device has no math unit."""
     names = [
         name for name in _FORMATS
-        if name in fallback.value and math_unit(getattr(part.file, name) or "") in missing
+        if name in fallback.value and math_unit(getattr(part.file, name) or "") in set(map(math_unit, missing))
     ]  # fmt: skip
     scales = [scale for name in names for scale in _SCALES.get(name, ())]
     entries = {name: fallback.value[name] for name in (*names, *scales) if name in fallback.value}
@@ -195,4 +195,15 @@ def _named_set(assembly: Assembly, chosen: Tree, key: str, field: str) -> Tree:
 def _missing_units(part: DocumentPart[PrecisionFile], device: Device) -> list[str]:
     """Return the formats of operators for which the device has no math unit."""
     used = {getattr(part.file, name) for name in _COMPUTED} | {own.linear for own in part.file.parts.values()}
-    return sorted({math_unit(dtype) for dtype in used} - set(device.math))
+    return sorted(filter(None, {lacked(dtype, device) for dtype in used}))
+
+
+def lacked(dtype: str, device: Device) -> str | None:
+    """Return the math unit that a device lacks for products in a format, null where it has it.
+
+    Scales of MX blocks, one for 32 elements, take a unit that applies them by itself.
+    """
+    unit = device.math.get(math_unit(dtype))
+    if unit is None:
+        return math_unit(dtype)
+    return dtype if dtype.startswith("mx") and unit.scaling != "native" else None

@@ -23,6 +23,7 @@ from costmodel.workload.plans import Serving
 from costmodel.workload.pools import Pools
 from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Scenario
+from costmodel.workload.split_rules import shown
 from costmodel.workload.validity import rules
 
 _PARTS = {"rollout": ("generate", "serving"), "train": ("training",)}  # phases of the scenarios that a key may name
@@ -180,7 +181,7 @@ def with_others(assembly: Assembly, name: str, tree: Tree, file: ServingFile, re
     assert entries is not None, "the file was checked"
     assert isinstance(main.scenario.plan, Serving), "the file was checked"
     inputs, outputs = build.mean_lengths(file)
-    others, weights = [], []
+    others, weights, engines = [], [], [(tree.value["cluster"], main.scenario.devices)]
     for number, (own, entry) in enumerate(zip(file.replicas.others, entries.value, strict=True)):
         if not own.count:
             continue
@@ -189,9 +190,32 @@ def with_others(assembly: Assembly, name: str, tree: Tree, file: ServingFile, re
         assert isinstance(part.scenario.plan, Serving), "the file was checked"
         others.append(replace(part.scenario, plan=replace(part.scenario.plan, concurrency=None)))
         weights.append(float(own.weight))
+        engines.append((_cluster(tree, entry), others[-1].devices))
+    _check_room(assembly, name, tree, engines)
     replicas = replace(main.scenario.plan.replicas, others=tuple(others), weights=tuple(weights))
     scenario = replace(main.scenario, plan=replace(main.scenario.plan, replicas=replicas))
     return replace(main, scenario=scenario)
+
+
+def _check_room(assembly: Assembly, name: str, tree: Tree, engines: Sequence[tuple[Tree, Count]]) -> None:
+    """Collect that engines take more devices than the cluster that they share. A grid of them is not looked at.
+
+    engines: cluster and devices of each kind. A node stands for as many as they take.
+    """
+    of_cluster: dict[str, list[tuple[Tree, Count]]] = {}
+    for reference, devices in engines:
+        of_cluster.setdefault(str(to_python(reference)), []).append((reference, devices))
+    for own in of_cluster.values():
+        taken = sum(devices for _, devices in own)
+        if isinstance(taken, np.ndarray):
+            continue
+        with assembly.part_of(name):
+            has = install(assembly, own[0][0], name, build.Ranks(taken, is_whole=False)).cluster.devices
+        if taken > has:
+            message = f"engines take {taken:,.0f} devices of {shown(has)} that their cluster has"
+            hint, field = "lower a count or a degree, or name a larger cluster", f"scenarios.{name}.replicas"
+            replicas = tree.child("replicas") or tree
+            assembly.problems.append(Problem(replicas.location, field, message, hint, of_layout=True))
 
 
 def _cluster(tree: Tree, pool: Tree) -> Tree:

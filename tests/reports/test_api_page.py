@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from pathlib import Path
+
+import pytest
 
 from reports.api import page
 
@@ -17,3 +21,11 @@ def test_every_method_of_a_workload_is_on_the_page() -> None:
     text = PAGE.read_text(encoding="utf-8")
     for name in ("load", "simulate", "evaluate", "sweep", "search", "sensitivity", "explain", "what_if", "to_xarray"):
         assert f"{name}(" in text
+
+
+def test_help_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["reports.api", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("reports.api", run_name="__main__", alter_sys=True)
+    assert not list(tmp_path.iterdir())

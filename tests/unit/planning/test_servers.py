@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.cli.main import root
+from costmodel.errors import InputError
 from costmodel.planning import playing, servers, sizing, structures
 from costmodel.planning.deployments import (
     Plans,
@@ -175,6 +176,65 @@ def test_of_plans_that_cost_as_much_the_format_of_the_checkpoint_comes_first() -
     assert faster.engine.margin < best.engine.margin
 
 
+def test_of_plans_that_cost_as_much_one_without_a_limit_on_first_tokens_answers_the_soonest() -> None:
+    """Users who wait for blocks decode in small, short steps, far below a limit on these."""
+    request = replace(REQUEST, ttft=None)
+    assert (sizing.is_limited(REQUEST), sizing.is_limited(request)) == (True, False)
+    plans = planned(request)
+    one = plans.best[0]
+    full = one.engine.within(one.engine.nodes(one.engine.likely))
+    assert one.engine.margin == pytest.approx(one.engine.in_full(request, full).metrics["latency"])
+    assert one.played is not None
+    ratio = one.played.ratio
+    times = {**one.played.times, ("latency", "mean"): 2.0 * one.played.times["latency", "mean"]}
+    later = replace(one, played=replace(one.played, times=times, ratio=0.5 * ratio))
+    assert servers._by_rent(one) < servers._by_rent(later)
+    assert servers._dearer(later, one) == "costs as much, whole answers take longer"
+    asked = replace(later.player, request=REQUEST)
+    assert servers._by_rent(replace(later, player=asked)) < servers._by_rent(replace(one, player=asked))
+    unbound = headline(replace(one, fewer=None, replicas=1))
+    assert "; nothing binds: TTFT has no limit (--ttft)" in unbound
+
+
+CLASSES = (
+    "[{name: chat, share: 0.8, input: 200, output: 60, slo: {ttft: TTFT}}, "
+    "{name: batch, share: 0.2, input: 1800, output: 60}]"
+)
+
+
+def test_a_plan_keeps_the_objective_of_each_class_of_requests() -> None:
+    """Short prompts are as late as those before them: a limit that binds takes more engines, and is said."""
+
+    def of(ttft: str) -> PlanRequest:
+        stated = CLASSES.replace("TTFT", ttft)
+        return replace(
+            REQUEST, isl=None, osl=None, ttft=None, changes=(("scenarios.serving.requests.classes", stated),)
+        )
+
+    loose = planned(of("10 s")).best[0]
+    assert loose.holds
+    assert loose.played is not None
+    tail = loose.played.times["chat ttft", "p99"]
+    assert loose.played.limits["chat ttft"] == Limit(10.0)
+    assert loose.played.limits["tpot"] == REQUEST.tpot
+    assert tail != pytest.approx(loose.played.times["ttft", "p99"])
+    tight = of(f"{0.9 * tail:.9f} s")
+    plans = planned(tight)
+    same = next(one for one in plans.engines if kind_of(one) == kind_of(loose.engine))
+    run = Player(same, tight).play(loose.replicas)
+    assert not run.holds
+    assert failing(run).startswith("p99 CHAT TTFT ")
+    best = plans.best[0]
+    assert not best.holds or best.played.times["chat ttft", "p99"] <= 0.9 * tail
+    assert "classes: [{name: chat" in command_of(loose)
+    with pytest.raises(InputError, match=r"its requests are of no `requests\.classes`"):
+        plan_servers(replace(tight, trace="some.csv", rate=None), lambda _: None)
+
+
+def kind_of(engine: sizing.Engine) -> tuple[dict[str, int], str]:
+    return engine.degrees, engine.structure.format
+
+
 def test_two_pools_that_are_not_tried_have_a_reason() -> None:
     """Two nodes cost twice what one that was played does."""
     best = planned(REQUEST).best[0]
@@ -191,7 +251,7 @@ def test_more_engines_than_are_simulated_do_not_hold(monkeypatch: pytest.MonkeyP
     player = Player(planned(REQUEST).best[0].engine, REQUEST)
     played = player.play(player.engine.likely + 1)
     assert not played.holds
-    assert failing(played, REQUEST) == "more engines than are simulated at once"
+    assert failing(played) == "more engines than are simulated at once"
     assert "engines need" in str(playable(player))
 
 

@@ -70,6 +70,24 @@ def test_computing_in_fp4_blocks_needs_the_fp4_unit(world: Path) -> None:
     assert decoding(world, "{compute: bf16, weights: nvfp4}").weights == "nvfp4"
 
 
+@pytest.mark.parametrize("phase", ["training", "decode"])
+def test_scales_of_mx_blocks_need_a_unit_that_applies_them(phase: str) -> None:
+    """Hopper multiplies E4M3, and knows no scale of 32 elements."""
+
+    def of(cluster: str, precision: str) -> Precision:
+        changes = {f"scenarios.{phase}.precision": precision, f"scenarios.{phase}.cluster": cluster}
+        return resolve("deepseek_v3", overrides=changes, scenarios=[phase]).scenarios[phase].precision
+
+    hopper, blackwell = "clusters/h800-2048-mpft", "nodes/gb300-nvl72"
+    stated = "{compute: mxfp8, weights: bf16}"
+    (problem,) = problems_of(lambda: of(hopper, stated))
+    assert problem.message == "h800-sxm has no math unit for mxfp8"
+    assert "`precision: {compute: mxfp8, fallback: bf16}`" in problem.hint
+    assert of(blackwell, stated).linear == "mxfp8"
+    found = of(hopper, "{compute: mxfp8, fallback: bf16}")
+    assert (found.linear, found.activations) == ("bf16", "bf16")
+
+
 def test_a_device_without_bf16_is_offered_fp16() -> None:
     decoded = {"phase": "decode", "cluster": "nodes/v100-pcie-x1", "input_tokens": 8, "output_tokens": 8}
     workload = {"model": "models/gpt2", "scenarios": {"s": {**decoded, "batch_per_device": 1}}}

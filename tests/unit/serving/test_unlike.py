@@ -105,6 +105,23 @@ def test_engines_that_share_nothing_run_beside_each_other_with_their_own_steps()
     assert simulation.run().requests["finish"].tobytes() == services[0]["finish"].tobytes()
 
 
+EIGHT = {"node": "nodes/rtx-4090-x8", "count": 1}
+
+
+@pytest.mark.parametrize(
+    ("others", "taken"),
+    [([{"count": 5}], 9), ([{"parallel": {"tp": 4}}, SLOW], 10), ([{"cluster": EIGHT, "count": 5}], 9)],
+)
+def test_engines_of_one_cluster_take_no_more_devices_than_it_has(others: list[dict[str, Any]], taken: int) -> None:
+    """A node instead of a cluster means as many as they take, and those of another cluster take none."""
+    with pytest.raises(InputError, match=f"engines take {taken} devices of 8 that their cluster has"):
+        loaded({"count": 4, "others": others}, cluster=EIGHT).scenario("serving")
+    assert loaded({"count": 4, "others": [{"count": 4}]}, cluster=EIGHT).scenario("serving").devices == 8
+    assert loaded({"count": 4, "others": [{"count": 5}]}, cluster="nodes/rtx-4090-x8").scenario("serving").devices == 9
+    elsewhere = [{"count": 5, "cluster": "nodes/dgx-h100"}]
+    assert loaded({"count": 4, "others": elsewhere}, cluster=EIGHT).scenario("serving").devices == 9
+
+
 @pytest.mark.parametrize(
     ("replicas", "changes", "message"),
     [
