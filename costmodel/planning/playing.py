@@ -18,9 +18,10 @@ from costmodel.records import Record, field, replace
 from costmodel.result import Point
 from costmodel.serving.bounds import slowest_alone
 from costmodel.serving.compiled import has_numba
+from costmodel.serving.distributions import Histogram, Sample
 from costmodel.serving.draw import COUNT
 from costmodel.serving.simulation import Simulation, stream_of, unsupported
-from costmodel.serving.summary import Histogram, Sample, Tally, verdict
+from costmodel.serving.summary import Tally, verdict
 from costmodel.units import render
 from costmodel.workload.plans import Serving
 from costmodel.workload.pools import Pools
