@@ -46,7 +46,7 @@ from costmodel.workload.passes import (
     prompt_passes,
     request_context,
 )
-from costmodel.workload.plans import Decode, Prefill, Speculative, drafted_tokens
+from costmodel.workload.plans import Decode, Prefill, draft_passes, drafted_tokens
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.work import EXPERTS
 
@@ -316,11 +316,6 @@ def plan_pass(scenario: Scenario, plan: Prefill | Decode) -> Pass:
     """Return the pass that a prefill or decode scenario repeats."""
     context = inference_context(scenario, plan)
     return Pass((context,), plan.micro_batches, draft_passes(plan.speculative))
-
-
-def draft_passes(speculative: Speculative | None) -> int:
-    """Return how many passes of the MTP module follow one of the model: one a level."""
-    return 0 if speculative is None else uniform_int(speculative.depth)
 
 
 def inference_context(scenario: Scenario, plan: Prefill | Decode) -> Context:

@@ -23,6 +23,7 @@ def architecture(file: model_file.ModelFile) -> arch.Architecture:
         encoder=None if file.encoder is None else _encoder(file.encoder),
         denoiser=None if file.denoiser is None else _denoiser(file.denoiser),
         headless=False,
+        drafter=None,
     )
 
 
@@ -108,6 +109,7 @@ def _attention(file: mixers.AttentionFile, hidden: Count) -> arch.Attention:
         head_dim=head_dim,
         v_head_dim=head_dim if file.v_head_dim is None else file.v_head_dim,
         head_groups=_head_groups(file),
+        entering=None,
     )
 
 

@@ -53,7 +53,8 @@ from costmodel.schema.workload import (
     WorkloadFile,
     phases_with,
 )
-from costmodel.workload.architecture import Architecture, MoeFfn
+from costmodel.workload.architecture import Architecture, Drafter, MoeFfn
+from costmodel.workload.drafts import eagle_head, own_eagle_head
 from costmodel.workload.pools import Pools
 from costmodel.workload.popularity import DRAWN, LEARNED
 from costmodel.workload.reinforcement import Reinforcement
@@ -276,6 +277,7 @@ def _of_plan(assembly: Assembly, name: str, tree: Tree, plan: PlanFile, of: _Mod
         notes += wide_weights(tree.child("precision"), formats.file, model.file.quantization)
     if architecture is None:
         raise Stop
+    architecture = _with_drafter(assembly, architecture, tree, plan, field)
     by_chance = list(_by_chance(plan, architecture))
     kernels = for_model(build.framework(framework.file, hardware.device_part.file), architecture)
     plan = _with_load(plan, architecture, framework.file.expert_spread)
@@ -308,6 +310,26 @@ def _of_plan(assembly: Assembly, name: str, tree: Tree, plan: PlanFile, of: _Mod
         "node": hardware.node_part.tree, "device": hardware.device_part.tree, "framework": framework.tree,
     }  # fmt: skip
     return _Resolved(scenario, scenario_document(plan, scenario, hardware, formats.file, framework.file), trees)
+
+
+def _with_drafter(
+    assembly: Assembly, architecture: Architecture, tree: Tree, plan: PlanFile, field: str
+) -> Architecture:
+    """Return the model together with the head or the other model that drafts for it, where a scenario states one."""
+    drafts, written = getattr(plan, "speculative", None), tree.child("speculative")
+    if written is None or drafts is None or drafts.drafter not in ("eagle3", "model"):
+        return architecture
+    reference, own = written.child("model"), architecture
+    if reference is not None and drafts.model is not None:
+        document, place = assembly.model(reference, f"{field}.speculative.model")
+        own = build_model.architecture(assembly.part(ModelFile, document, (), place).file)
+    if drafts.drafter == "model":
+        return replace(architecture, drafter=Drafter(own, is_head=False))
+    try:
+        return replace(architecture, drafter=own_eagle_head(own) if own is architecture else eagle_head(own))
+    except InputError as error:
+        (problem,) = error.problems
+        raise InputError([replace(problem, location=written.location, field=f"{field}.{problem.field}")]) from None
 
 
 def _is_by_chance(plan: PlanFile, architecture: Architecture) -> bool:

@@ -186,7 +186,7 @@ class TrainingFile(MeasurableFile, Declared, of=plans.Training):
 
 
 class SpeculativeFile(Declared, of=plans.Speculative):
-    """Speculative decoding with the model's MTP modules."""
+    """Speculative decoding: what drafts, how many tokens, and how many of them are kept."""
 
     acceptances: list[ShareOrZero] | None = Field(
         default=None, description="the same for each level of `depth`; null: `acceptance`"
@@ -201,7 +201,17 @@ class SpeculativeFile(Declared, of=plans.Speculative):
         description="probability that a drafted token is accepted, given that all earlier ones were; null: by level",
     )
 
+    model: Annotated[Any, Named("models")] = Field(
+        default=None,
+        description="of `drafter: model`: the model that drafts; of `eagle3`: the head as a model, whose vocabulary "
+        "are the words that it drafts; null: a layer like the model's last one, with its vocabulary",
+    )
+
     def _check_levels(self) -> None:
+        if self.drafter == "model" and self.model is None:
+            raise Wrong("`drafter: model` needs a `model`", "name one, such as `model: models/qwen3-0.6b`")
+        if self.model is not None and self.drafter not in ("model", "eagle3"):
+            raise Wrong(f"`model` belongs to `drafter: model` or `eagle3`, not to {self.drafter}", "remove one of them")
         if (self.acceptance is None) == (self.acceptances is None):
             raise Wrong("needs either `acceptance` or `acceptances`", "write one of the two")
         for name, levels in (("acceptances", self.acceptances), ("branches", self.branches)):

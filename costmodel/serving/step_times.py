@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from costmodel.analytic.inference import draft_passes, pass_model_of, pass_times
+from costmodel.analytic.inference import pass_model_of, pass_times
 from costmodel.analytic.operator_timing import operator_timer
 from costmodel.analytic.segments import ELSEWHERE
 from costmodel.analytic.serving.engine_state import starts_ahead
@@ -30,8 +30,8 @@ from costmodel.workload.framework_parts import EagerPrompts
 from costmodel.workload.linear import SERVED
 from costmodel.workload.mixed import fuses_mixed_attention
 from costmodel.workload.operators import AttentionKernel, HostTime, MixedAttention, Operator
-from costmodel.workload.passes import Pass, PassWork, pass_work, prompt_context, request_context
-from costmodel.workload.plans import Serving, drafted_tokens
+from costmodel.workload.passes import NEXT, Pass, PassWork, pass_work, prompt_context, request_context
+from costmodel.workload.plans import Serving, draft_passes, drafted_tokens
 from costmodel.workload.scenario import Framework, Scenario
 from costmodel.workload.work import EXPERTS, FROM_EXPERTS, TO_EXPERTS, LayerWork
 
@@ -161,7 +161,8 @@ class StepPricer:
 
     def by_sequences(self, layer: LayerWork, operator: Operator) -> bool:
         """Tell whether an operator's time depends on the number of sequences."""
-        counted = layer.name.endswith("head") or isinstance(operator, HostTime)
+        by_name = layer.name.endswith(("head", NEXT)) or operator.name.endswith("vocabulary projection")
+        counted = by_name or isinstance(operator, HostTime)
         return counted and not self.by_contexts(layer, operator)
 
     def by_rows(self, layer: LayerWork, operator: Operator) -> bool:

@@ -140,6 +140,16 @@ class Mtp(Record):
     layers: tuple[Layer, ...] | None = None
 
 
+class Drafter(Record):
+    """What drafts tokens for a model beside it: another model, or an EAGLE-3 head on hidden states of three layers.
+
+    architecture: its own; of a head the vocabulary is of the words that it can draft.
+    """
+
+    architecture: Architecture
+    is_head: bool
+
+
 class LayerEmbedding(Record):
     """Per-layer embeddings: a table of `rows` x (layers * width), whose row a gate adds to every layer [Gemma 3n].
 
@@ -253,6 +263,7 @@ class Architecture(Record):
     encoder: Annotated[Encoder | None, "tower for images or sound; null: none"] = None
     denoiser: Annotated[Denoiser | None, "what denoises latents of images or videos; null: none"] = None
     headless: bool = False
+    drafter: Drafter | None = None
 
     @property
     def depth(self) -> int:

@@ -69,6 +69,7 @@ def _add_qkv(builder: WorkBuilder, context: Context, mixer: Attention) -> tuple[
     """Add the projections. Return the rows of keys and values on this rank, and the elements of a token's queries."""
     tp, tokens = context.parallel.tp, context.tokens
     entering = context.architecture.hidden if mixer.partial is None else mixer.partial
+    entering = entering if mixer.entering is None else mixer.entering
     heads = mixer.q_heads / tp
     query = heads * mixer.query_share * mixer.head_dim
     if mixer.kv_source is not None:

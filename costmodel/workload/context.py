@@ -160,6 +160,16 @@ class Context(Record, kw_only=True, dict=True):
         dtype = self.precision.branches
         return self if dtype is None else replace(self, precision=replace(self.precision, residual=dtype))
 
+    @property
+    def unquantised(self) -> Context:
+        """Return the context of layers whose GEMMs and attention are in the residual stream's format."""
+        wide = self.precision.residual
+        precision = replace(
+            self.precision, linear=wide, attention=wide, weights=wide, activations=wide, branches=None,
+            scale_block=None, weight_scaling=GroupScaling(), weight_bits=None, parts={},
+        )  # fmt: skip
+        return replace(self, precision=precision)
+
     def part(self, name: str) -> Context:
         """Return the context of one part of the model, whose linear layers may have formats of their own."""
         return replace(self, precision=self.precision.part(name)) if self.precision.parts else self

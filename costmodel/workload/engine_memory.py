@@ -12,7 +12,7 @@ from costmodel.workload.engine import FREE, STATIC, EngineMemory
 from costmodel.workload.linear import SERVED
 from costmodel.workload.memory import CachedSequences, Ledger, inference_ledger, stage_cache_bytes, with_expert_pool
 from costmodel.workload.passes import Pass, PassWork, pass_work, prompt_context
-from costmodel.workload.plans import Serving, drafted_tokens
+from costmodel.workload.plans import Serving, draft_passes, drafted_tokens
 from costmodel.workload.scenario import Scenario
 
 PROFILED_TOKENS = 2048.0  # of an engine whose scheduler has no budget, and of no engine in particular
@@ -124,7 +124,7 @@ def _profiled_pass(scenario: Scenario, plan: Serving) -> Pass:
     """Return the largest step of an engine, as prompts: `token_budget` tokens, of one micro-batch."""
     tokens = profiled_tokens(plan)
     context = prompt_context(scenario, 1.0, tokens / plan.micro_batches, tokens / plan.micro_batches)
-    return Pass((context,), plan.micro_batches, uniform_int(drafted_tokens(plan.speculative)))
+    return Pass((context,), plan.micro_batches, draft_passes(plan.speculative))
 
 
 def profiled_tokens(plan: Serving) -> Count:

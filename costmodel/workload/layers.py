@@ -107,10 +107,14 @@ def _model_work(context: Context) -> ModelWork:
 def draft_work(context: Context) -> LayerWork:
     """Return one MTP module that drafts: over all new tokens, with logits of the last token of each sequence.
 
-    It covers all new tokens because its own layer has to cache their keys and values. Decoding requests are split over
-    context-parallel ranks. All ranks have a prompt's last token.
+    It covers all new tokens because its own layer has to cache their keys and values.
     """
-    return _mtp(context, context.sequences / context.parallel.cp if context.phase == "decode" else context.sequences)
+    return _mtp(context, last_tokens(context))
+
+
+def last_tokens(context: Context) -> Count:
+    """Return the last tokens of the sequences of a rank: of requests that decode a share over cp, of prompts all."""
+    return context.sequences / context.parallel.cp if context.phase == "decode" else context.sequences
 
 
 def _layer(context: Context, layer: arch.Layer, name: str) -> LayerWork:
@@ -440,6 +444,7 @@ def _mtp(context: Context, logits: Count) -> LayerWork:
     ))  # fmt: skip
     for layer in mtp_layers(context.architecture):
         for _ in range(layer.repeat):
+            add_host_time(builder, context, layer)
             add_layer(builder, context, layer)
     add_residual_norm(builder, context, "mtp final norm", last.norm)
     add_vocabulary(builder, context, logits, tied=True)

@@ -14,10 +14,11 @@ from costmodel.quantities import Bytes, Count, Mask, anywhere, maximum, minimum,
 from costmodel.records import Record, fields, replace
 from costmodel.workload.architecture import Layer, Stage
 from costmodel.workload.context import Context
+from costmodel.workload.drafts import drafting_layers
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.host_offload import LayerCounts, cache_by_memory, weights_by_memory
 from costmodel.workload.kv_cache import cached_bytes, host_cached_bytes, state_bytes
-from costmodel.workload.layers import ModelWork, mtp_layers
+from costmodel.workload.layers import ModelWork
 from costmodel.workload.operators import AttentionKernel, Elementwise, ExpertAllToAll, Gemm, MixedAttention, Operator
 from costmodel.workload.optimizer import stage_parameters
 from costmodel.workload.passes import Pass, PassWork
@@ -262,23 +263,23 @@ def inference_ledger(
 def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached: CachedSequences) -> Ledger:
     """Return the ledger of a rank of one pipeline stage.
 
-    kv_cache = layer_caches + modules * drafts      each `cached_bytes` of a sequence, and of drafting modules
+    kv_cache = layer_caches + drafts      each `cached_bytes` of a sequence, and of layers that draft
     activations = largest(pass_activations)
     communication = largest(pass_buffers)
     reserve = context.framework.reserve
     """
     (first, work), *_ = passes
     context = first.parts[0]
-    modules = stage.head * draft_modules(first)
     layers = list(zip(stage.layers, work.body.layers, strict=True))
     others = [
         (stage.embedding, work.body.embedding),
         (stage.head, work.body.head),
-        *((modules, draft) for _, draft in work.drafts[:1]),
+        *((stage.head * count, draft) for count, draft in work.held),
     ]
     weights, host_weights = weights_by_memory(context, layers, others)
     cp = context.parallel.cp
-    *caches, drafts = (cached.sequences * size / cp for size in _cache_by_layer(context, cached.kv_len))
+    caches = [cached.sequences * size / cp for size in _cache_by_layer(context, cached.kv_len)]
+    drafts = stage.head * cached.sequences * _draft_cache(first, cached.kv_len) / cp
     layer_caches, host_cache = cache_by_memory(context, list(zip(stage.layers, caches, strict=True)))
     element, tp = context.precision.kv_element, context.parallel.tp
     host_layers = zip(stage.layers, context.architecture.kinds, strict=True)
@@ -289,7 +290,7 @@ def _stage_ledger(passes: Sequence[tuple[Pass, PassWork]], stage: Stage, cached:
     return Ledger(
         weights=weights,
         activations=maximum(0.0, *pass_activations),
-        kv_cache=layer_caches + modules * drafts,
+        kv_cache=layer_caches + drafts,
         communication=maximum(0.0, *pass_buffers),
         reserve=context.framework.reserve,
         host=host_weights,
@@ -305,10 +306,9 @@ def with_expert_pool(ledger: Ledger, batch: Pass, work: PassWork, capacity: Byte
     context = batch.parts[0]
     if context.parallel.expert_pool is None:
         return ledger
-    kinds = [*work.body.layers, *(draft for _, draft in work.drafts[:1])]
-    counts = [*context.architecture.kinds.values(), draft_modules(batch)]
-    held = [(count, replace(kind, parameters=kind.pool_parameters)) for count, kind in zip(counts, kinds, strict=False)]
-    kernels = (each for kind in kinds for each in kind.forward if kind.elsewhere.get(each.name) == EXPERTS)
+    kinds = [*zip(context.architecture.kinds.values(), work.body.layers, strict=True), *work.held]
+    held = [(count, replace(kind, parameters=kind.pool_parameters)) for count, kind in kinds]
+    kernels = (each for _, kind in kinds for each in kind.forward if kind.elsewhere.get(each.name) == EXPERTS)
     pool = Ledger(
         weights=weights_by_memory(context, held, [])[0],
         activations=batch.micro_batches * maximum(0.0, *map(operand_bytes, kernels)),
@@ -319,41 +319,41 @@ def with_expert_pool(ledger: Ledger, batch: Pass, work: PassWork, capacity: Byte
     return Ledger(**parts)
 
 
-def draft_modules(batch: Pass) -> int:
-    """Return the MTP modules that a pass drafts with. With more drafts than modules the last one drafts again."""
-    mtp = batch.parts[0].architecture.mtp
-    return 0 if mtp is None else min(batch.drafts, mtp.depth)
-
-
 def sequence_cache_bytes(batch: Pass, kv_len: Count) -> Bytes:
-    """Return the KV cache of a sequence over all stages and drafting modules, on a tensor-parallel rank [B]."""
+    """Return the KV cache of a sequence over all stages and layers that draft, on a tensor-parallel rank [B]."""
     context = batch.parts[0]
-    repeats = (*context.architecture.kinds.values(), draft_modules(batch))
-    return sum_of(count * size for count, size in zip(repeats, _cache_by_layer(context, kv_len), strict=True))
+    sizes = zip(context.architecture.kinds.values(), _cache_by_layer(context, kv_len), strict=True)
+    return sum_of(count * size for count, size in sizes) + _draft_cache(batch, kv_len)
 
 
 def stage_cache_bytes(batch: Pass, layout: Sequence[Stage], kv_len: Count) -> Bytes:
     """Return what a rank of the stage with the most cache keeps on its device of a sequence [B]."""
     context = batch.parts[0]
-    *caches, drafts = (size / context.parallel.cp for size in _cache_by_layer(context, kv_len))
-    modules = draft_modules(batch)
+    caches = [size / context.parallel.cp for size in _cache_by_layer(context, kv_len)]
+    drafts = _draft_cache(batch, kv_len) / context.parallel.cp
     stages = [
-        cache_by_memory(context, list(zip(stage.layers, caches, strict=True)))[0] + stage.head * modules * drafts
+        cache_by_memory(context, list(zip(stage.layers, caches, strict=True)))[0] + stage.head * drafts
         for stage in dict.fromkeys(layout)
     ]
     return maximum(*stages) if len(stages) > 1 else stages[0]
 
 
 def _cache_by_layer(context: Context, kv_len: Count) -> list[Bytes]:
-    """Return the cache of a sequence on a tensor-parallel rank, of one layer of each kind, then of an MTP module."""
+    """Return the cache of a sequence on a tensor-parallel rank, of one layer of each kind."""
+    return [_layer_cache(context, layer, kv_len) for layer in context.architecture.kinds]
+
+
+def _layer_cache(context: Context, layer: Layer, kv_len: Count) -> Bytes:
     element, tp = context.precision.kv_element, context.parallel.tp
-    hidden = context.architecture.hidden
+    state = state_bytes(layer.mixer, context.architecture.hidden, element, tp)
+    return cached_bytes(layer.mixer, kv_len, element, tp) + state
 
-    def size(layer: Layer) -> Bytes:
-        return cached_bytes(layer.mixer, kv_len, element, tp) + state_bytes(layer.mixer, hidden, element, tp)
 
-    module = sum_of(layer.repeat * size(layer) for layer in mtp_layers(context.architecture))
-    return [*(size(layer) for layer in context.architecture.kinds), module]
+def _draft_cache(batch: Pass, kv_len: Count) -> Bytes:
+    """Return the cache of a sequence on a tensor-parallel rank, of all layers that draft."""
+    context = batch.parts[0]
+    layers = drafting_layers(context.architecture, len(batch.drafts))
+    return sum_of(count * _layer_cache(context, layer, kv_len) for count, layer in layers)
 
 
 @equation

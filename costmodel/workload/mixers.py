@@ -136,6 +136,7 @@ class Attention(Record):
         "relative: a second product with projected positions; phase: a cosine per pair and phase of a key",
     ] = "dot"
     output_activation: Annotated[bool, "an activation before the output projection"] = False
+    entering: Count | None = None  # width of what is projected, null: that of the residual stream
 
     def keys_of(self, tokens: Count) -> Count:
         """Return the keys of a sequence of `tokens`: as many, fewer, or those of another sequence."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial, reduce
+from itertools import groupby
 from typing import TypeAlias
 
 from costmodel.equations import equation
@@ -11,14 +12,16 @@ from costmodel.quantities import Count, Quantity, ceil, is_single, maximum, mini
 from costmodel.records import Record, replace
 from costmodel.workload.architecture import Architecture, Encoder, Stage
 from costmodel.workload.context import Context, rank_context
-from costmodel.workload.dtypes import GroupScaling
-from costmodel.workload.layers import ModelWork, add_layer, draft_work, model_work, tower_parallelism
+from costmodel.workload.drafts import draft_layers, drafting_modules
+from costmodel.workload.layers import ModelWork, add_layer, model_work, tower_parallelism
 from costmodel.workload.linear import Linear, add_linear, add_norm
 from costmodel.workload.mixed import fuses_mixed_attention, label_operators, merge_layers, merge_models, reuse_operators
 from costmodel.workload.operators import Elementwise, Operator
 from costmodel.workload.plans import Generate, Prefill, Serving
-from costmodel.workload.scenario import Precision, Scenario
+from costmodel.workload.scenario import Scenario
 from costmodel.workload.work import LayerWork, WorkBuilder
+
+NEXT = "next draft"  # ends the names of layers that draft from their own last tokens
 
 
 class Pass(Record):
@@ -26,13 +29,13 @@ class Pass(Record):
 
     parts: prompts, decoding requests, or one of each, which then share all, or all but attention kernels.
     micro_batches: how many overlap.
-    drafts: passes of the MTP module that follow (0: none).
+    drafts: of each pass that drafts behind it, the tokens of a sequence that this goes on from; the first sees all.
     label: prefix of its operators' names.
     """
 
     parts: tuple[Context, ...]
     micro_batches: int
-    drafts: int = 0
+    drafts: tuple[float, ...] = ()
     label: str = ""
 
     @property
@@ -47,11 +50,13 @@ LayerRuns: TypeAlias = "tuple[tuple[int, int], ...]"  # (kind of layer, how ofte
 class PassWork(Record):
     """The operators of a pass by kind of layer: embedding, the architecture's layers, head, drafts.
 
-    drafts: the MTP module over all new tokens, and over one token per sequence, with their runs per pass.
+    drafts: what drafts over all new tokens, and over those that it goes on from, with its runs per pass.
+    held: the drafting layers that a rank of the head's stage keeps, and how many of each.
     """
 
     body: ModelWork
     drafts: tuple[tuple[int, LayerWork], ...] = ()
+    held: tuple[tuple[int, LayerWork], ...] = ()
 
     @property
     def kinds(self) -> tuple[LayerWork, ...]:
@@ -82,13 +87,11 @@ def pass_work(batch: Pass, known: Iterable[Operator] = ()) -> PassWork:
     towers = tuple(operator for part in parts for operator in tower_operators(part))
     if towers:
         body = replace(body, embedding=replace(body.embedding, forward=(*towers, *body.embedding.forward)))
-    drafts: list[tuple[int, LayerWork]] = []
-    if batch.drafts:
-        first = reduce(partial(merge_layers, fuse_attention=fuse), [draft_work(part) for part in parts])
-        drafts.append((1, first))
-    if batch.drafts > 1:
-        single = co_batched([replace(part, phase="decode", new_tokens=1.0) for part in _drafting(batch.parts)])
-        drafts.append((batch.drafts - 1, reduce(merge_layers, [draft_work(part) for part in single])))
+    drafts = [] if not batch.drafts else _draft_layers(parts, 1, fuse_attention=fuse, first=True)
+    held = drafting_modules(parts[0].architecture, len(batch.drafts), drafts)
+    for width, levels in groupby(batch.drafts[1:]):
+        further = co_batched([replace(part, phase="decode", new_tokens=width) for part in _drafting(batch.parts)])
+        drafts = [*drafts, *_draft_layers(further, len(list(levels)))]
     known = list(known)
 
     def finish(work: LayerWork, label: str) -> LayerWork:
@@ -100,7 +103,18 @@ def pass_work(batch: Pass, known: Iterable[Operator] = ()) -> PassWork:
     return PassWork(
         ModelWork(finish(body.embedding, label), layers, finish(body.head, label), None),
         tuple((count, finish(work, draft_label)) for count, work in drafts),
+        held,
     )
+
+
+def _draft_layers(
+    parts: Sequence[Context], runs: int, *, fuse_attention: bool = False, first: bool = False
+) -> list[tuple[int, LayerWork]]:
+    """Return (runs, work) of each kind of layer that drafts, over the tokens of all parts. first: over all new ones."""
+    merge = partial(merge_layers, fuse_attention=fuse_attention)
+    kinds = zip(*(draft_layers(part, first=first) for part in parts), strict=True)
+    merged = [(runs * kind[0][0], reduce(merge, [work for _, work in kind])) for kind in kinds]
+    return merged if first else [(count, replace(work, name=f"{work.name} {NEXT}")) for count, work in merged]
 
 
 def _drafting(parts: Sequence[Context]) -> Sequence[Context]:
@@ -226,24 +240,14 @@ def _tower_context(context: Context, encoder: Encoder) -> Context:
     """Return a rank's view of the images: each is a sequence of its patches."""
     assert context.patches is not None
     return replace(
-        context,
+        context.unquantised,
         architecture=Architecture("encoder", encoder.hidden, 1.0, encoder.layers),
         parallel=tower_parallelism(context, encoder),
-        precision=_unquantised(context.precision),
         sequences=context.images / context.parallel.cp,
         new_tokens=context.patches,
         kv_len=context.patches,
         co_batched_tokens=0.0,
     )
-
-
-def _unquantised(precision: Precision) -> Precision:
-    """Return all GEMMs and attention in the residual stream's format."""
-    wide = precision.residual
-    return replace(
-        precision, linear=wide, attention=wide, weights=wide, activations=wide, branches=None, scale_block=None,
-        weight_scaling=GroupScaling(), weight_bits=None, parts={},
-    )  # fmt: skip
 
 
 def _patches(context: Context, encoder: Encoder) -> tuple[Operator, ...]:

@@ -20,7 +20,7 @@ from costmodel.declared import (
     Whole,
 )
 from costmodel.errors import InputError
-from costmodel.quantities import Count, Quantity, minimum, where
+from costmodel.quantities import Count, Quantity, minimum, uniform_int, where
 from costmodel.records import Record, ValueRecord, field
 from costmodel.workload.adapters import Adapters, LoraOfRequests
 from costmodel.workload.engine import EngineMemory, Scheduler
@@ -211,20 +211,34 @@ class Training(Record):
 
 
 class Speculative(Record):
-    """Tokens that MTP modules draft and that one pass of the model verifies.
+    """Tokens that are drafted and that one pass of the model verifies.
 
     acceptance: probability that a level has a token that is kept, if those before it were kept.
     acceptances: the same level by level, null: `acceptance` for all.
     branches: children of a node by level of a tree of drafts, null: a chain.
     """
 
-    depth: Annotated[Number, "tokens drafted per step, verified by the next pass; levels of a tree"]
+    depth: Annotated[NumberOrZero, "tokens drafted per step, verified by the next pass; levels of a tree"]
     acceptance: Quantity
     acceptances: tuple[float, ...] | None = None
     branches: tuple[float, ...] | None = None
     assumed: Annotated[
         bool, "acceptances were not measured: intervals hold how far serving with such drafts was off elsewhere"
     ] = False
+    drafter: Annotated[
+        Literal["mtp", "eagle3", "model", "ngram"],
+        "mtp: the model's own modules; eagle3: a head on hidden states of three of its layers; model: another, smaller "
+        "model; ngram: words of the context that followed the same ones before, which the host looks up",
+    ] = "mtp"
+
+    @property
+    def passes(self) -> tuple[float, ...]:
+        """Return, for each pass of what drafts, the tokens of a request that it goes on from: one of a chain.
+
+        Level i of a tree goes on from b_1*...*b_(i-1) candidates. Looking words up takes no pass.
+        """
+        levels = 0 if self.drafter == "ngram" else uniform_int(self.depth)
+        return tuple(float(math.prod((self.branches or ())[:level])) for level in range(levels))
 
     @property
     def candidates(self) -> Count:
@@ -258,6 +272,11 @@ def tokens_per_step(speculative: Speculative | None) -> Count:
 def drafted_tokens(speculative: Speculative | None) -> Count:
     """Return the tokens that are drafted for a request in a step, all candidates of a tree."""
     return 0.0 if speculative is None else speculative.candidates
+
+
+def draft_passes(speculative: Speculative | None) -> tuple[float, ...]:
+    """Return the passes that draft behind one of the model (`Speculative.passes`): none where nothing is drafted."""
+    return () if speculative is None else speculative.passes
 
 
 class Images(Record):

@@ -40,7 +40,17 @@ from costmodel.workload.framework_parts import (
     Unsupported,
 )
 from costmodel.workload.operators import WEIGHT_ONLY
-from costmodel.workload.plans import Decode, Diffusion, ExpertBound, Generate, PlanOfParts, Prefill, Serving, Training
+from costmodel.workload.plans import (
+    Decode,
+    Diffusion,
+    ExpertBound,
+    Generate,
+    PlanOfParts,
+    Prefill,
+    Serving,
+    Training,
+    drafted_tokens,
+)
 from costmodel.workload.simulation import Simulation
 from costmodel.workload.site_scatter import SiteScatter
 
@@ -474,7 +484,8 @@ class Scenario(Record):
         if eager.only is None:
             return eager
         has = {
-            "experts": self.architecture.has_experts, "drafts": getattr(self.plan, "speculative", None) is not None,
+            "experts": self.architecture.has_experts,
+            "drafts": drafted_tokens(getattr(self.plan, "speculative", None)) > 0.0,
             "data_parallel": parallel.lockstep > 1.0, "pipeline": parallel.pp > 1.0,
             "all_to_all": (parallel.ep > 1.0) & (self.communication.exchange == "all_to_all"),
             "pools": getattr(getattr(self.plan, "replicas", None), "prefill", 0.0) > 0.0,

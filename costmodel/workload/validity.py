@@ -181,6 +181,8 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
             f"{architecture.name} has no experts to spread over {shown(parallel.ep)} ranks",
             "leave ep out, or name a model with experts",
         )
+    for layer in () if architecture.drafter is None else architecture.drafter.architecture.kinds:
+        yield from _mixer_rules(scenario, layer.mixer)
     for layer in architecture.kinds:
         yield from _mixer_rules(scenario, layer.mixer)
         if isinstance(layer.mixer, Attention) and layer.mixer.partial is not None:

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait
-from costmodel.analytic.inference import PassModel, draft_passes, operators_of, pass_model_of, pass_times
+from costmodel.analytic.inference import PassModel, operators_of, pass_model_of, pass_times
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.serving.engine_state import demand, most_running
 from costmodel.analytic.serving.generation import GenerateEvaluation
@@ -22,7 +22,7 @@ from costmodel.result import Entry
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.memory import Ledger
 from costmodel.workload.passes import Pass, pass_work, prompt_context, prompt_passes, request_context
-from costmodel.workload.plans import Generate, Serving, drafted_tokens, tokens_per_step
+from costmodel.workload.plans import Generate, Serving, draft_passes, drafted_tokens, tokens_per_step
 from costmodel.workload.reinforcement import output_lengths
 from costmodel.workload.requests import Lengths
 from costmodel.workload.scenario import Scenario

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from costmodel.analytic.inference import (
-    draft_passes,
     inference_layout,
 )
 from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState, budgeted, separate
@@ -25,7 +24,7 @@ from costmodel.workload.context import Context
 from costmodel.workload.engine_memory import KvPool, adapter_load, kv_pool
 from costmodel.workload.memory import CachedSequences, Ledger, host_batch_limit, inference_ledger, with_expert_pool
 from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompt_context, request_context
-from costmodel.workload.plans import Serving, Speculative, drafted_tokens, tokens_per_step
+from costmodel.workload.plans import Serving, Speculative, draft_passes, drafted_tokens, tokens_per_step
 from costmodel.workload.scenario import Scenario
 
 

@@ -11,7 +11,6 @@ from costmodel.analytic.breakdown import BreakdownLines, add_pass
 from costmodel.analytic.inference import (
     PassModel,
     PassTimes,
-    draft_passes,
     inference_layout,
     operators_of,
     pass_model_of,
@@ -37,7 +36,7 @@ from costmodel.workload.passes import (
     prompt_passes,
     request_context,
 )
-from costmodel.workload.plans import Generate, drafted_tokens, tokens_per_step
+from costmodel.workload.plans import Generate, draft_passes, drafted_tokens, tokens_per_step
 from costmodel.workload.scenario import Scenario
 
 LENGTHS = 4  # KV lengths at which a decoding step is evaluated, between attention windows

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from costmodel.analytic.breakdown import BreakdownLines, add_pass, add_pipeline_wait
-from costmodel.analytic.inference import PassModel, draft_passes, operators_of, pass_model_of, pass_times
+from costmodel.analytic.inference import PassModel, operators_of, pass_model_of, pass_times
 from costmodel.analytic.metrics import invested, served_metrics, spent
 from costmodel.analytic.operator_timing import TimedOperator, operator_timer
 from costmodel.analytic.serving.cache_transfer import CacheTransfer
@@ -47,7 +47,7 @@ from costmodel.workload.context import Context
 from costmodel.workload.engine_memory import adapter_load, kv_pool
 from costmodel.workload.memory import Ledger, most_loaded
 from costmodel.workload.passes import Pass, computed_tokens, pass_work, prompt_context, prompt_passes, request_context
-from costmodel.workload.plans import drafted_tokens
+from costmodel.workload.plans import draft_passes, drafted_tokens
 from costmodel.workload.pools import Pools
 from costmodel.workload.scenario import Scenario
 

@@ -82,7 +82,7 @@ def test_verifying_takes_the_rows_of_all_drafted_tokens_and_reads_the_cache_once
 
 def test_drafts_run_over_all_verified_tokens_first_and_over_one_token_then() -> None:
     verify = context(MOE_MODEL, phase="decode", sequences=8.0, new_tokens=4.0, kv_len=1003.0)
-    work = pass_work(Pass((verify,), 1, drafts=3))
+    work = pass_work(Pass((verify,), 1, drafts=(1.0, 1.0, 1.0)))
     assert [count for count, _ in work.drafts] == [1, 2]
     rows = [
         [each.m for each in draft.forward if isinstance(each, Gemm) and each.name.endswith("mtp projection")]
@@ -104,7 +104,7 @@ def test_a_step_with_prompts_alone_drafts_for_them_also_as_one_point_of_many() -
     def rows(decodes: float | np.ndarray) -> list[list[float]]:
         decode = context(MOE_MODEL, phase="decode", sequences=decodes, new_tokens=4.0, kv_len=1003.0)
         prompt = context(MOE_MODEL, phase="prefill", sequences=2.0, new_tokens=500.0, kv_len=500.0)
-        _, (count, further) = pass_work(Pass((decode, prompt), 1, drafts=3)).drafts
+        _, (count, further) = pass_work(Pass((decode, prompt), 1, drafts=(1.0, 1.0, 1.0))).drafts
         assert count == 2
         found = [each.m for each in further.forward if isinstance(each, Gemm) and each.name.endswith("mtp projection")]
         cores = [each for each in further.forward if isinstance(each, AttentionKernel)]
