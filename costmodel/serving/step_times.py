@@ -161,7 +161,7 @@ class StepPricer:
 
     def by_sequences(self, layer: LayerWork, operator: Operator) -> bool:
         """Tell whether an operator's time depends on the number of sequences."""
-        by_name = layer.name.endswith(("head", NEXT)) or operator.name.endswith("vocabulary projection")
+        by_name = layer.name.endswith(("head", NEXT)) or "vocabulary" in operator.name
         counted = by_name or isinstance(operator, HostTime)
         return counted and not self.by_contexts(layer, operator)
 

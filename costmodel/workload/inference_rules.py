@@ -38,9 +38,9 @@ def inference_rules(scenario: Scenario, plan: Plan) -> Iterator[Rule]:
     if plan.speculative is not None:
         yield Rule(
             "speculative",
-            architecture.mtp is not None or plan.speculative.drafter != "mtp",
+            architecture.mtp is not None or (plan.speculative.drafter != "mtp") | (plan.speculative.depth == 0),
             f"{architecture.name} has no MTP module that could draft tokens",
-            "write `drafter: eagle3`, `model` or `ngram`, give the model `mtp: {depth: 1}`, or remove `speculative`",
+            "give the model `mtp: {depth: 1}`, write `drafter: eagle3`, `model` or `ngram`, or remove `speculative`",
         )
     if not isinstance(plan, Decode) and plan.images is not None:
         yield from _image_rules(architecture, plan.images, plan.input_tokens)

@@ -48,12 +48,30 @@ def add_vocabulary(builder: WorkBuilder, context: Context, tokens: Count, *, tie
         # Every context-parallel rank has the last tokens of a prompt and repeats the GEMM.
         replicas=context.parallel.cp if context.phase == "prefill" else 1.0, tied=tied, bias=bias,
     ))  # fmt: skip
+    if context.phase != "training" and context.framework.engine is not None:
+        _add_sampling(builder, context, tokens)
     if context.phase == "training":
         logits = tokens * (vocabulary / context.parallel.tp)
         _add_loss(builder, context, tokens, logits)
         kept = logits / context.loss_chunks * ELEMENT_BYTES["fp32"]
         builder.save("logits", "head", kept)
         builder.add_working_memory(kept * _loss_tensors(context))
+
+
+def _add_sampling(builder: WorkBuilder, context: Context, tokens: Count) -> None:
+    """Add what engines do with logits: every rank gathers those of all words, casts them to FP32, takes the largest.
+
+        gather e*V a token;   cast (e + 4)*V;   arg max 4*V
+    [vllm/model_executor/layers/logits_processor.py and v1/sample/sampler.py; sglang/srt/layers/logits_processor.py;
+    tensorrt_llm/_torch/modules/logits_processor.py]
+    """
+    logits, fp32 = tokens * context.architecture.vocabulary, ELEMENT_BYTES["fp32"]
+    size = logits * context.residual
+    builder.step("head", [
+        Collective("vocabulary all-gather", "all_gather", size, context.tp_group),
+        Elementwise("vocabulary cast", size + logits * fp32, rows=tokens),
+        Elementwise("vocabulary sampling", logits * fp32, rows=tokens),
+    ])  # fmt: skip
 
 
 def _loss_tensors(context: Context) -> Count:

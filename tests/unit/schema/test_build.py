@@ -68,7 +68,7 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (workload.PlacementFile, plans.Placement, set()),
     (SimulationFile, simulation.Simulation, set()),
     (SlowdownFile, simulation.Slowdown, set()),
-    (workload.SpeculativeFile, plans.Speculative, set()),
+    (workload.SpeculativeFile, plans.Speculative, {"model"}),
     (workload.DenoisingFile, plans.Denoising, set()),
     (workload.ImagesFile, plans.Images, set()),
 ]

@@ -112,8 +112,8 @@ def test_every_number_of_a_pool_can_be_an_axis(world: Path) -> None:
             "one.speculative: tiny has no MTP module that could draft tokens; give the model",
         ),
         (
-            GENERATE.replace("batch: 8", "batch: 8, speculative: {depth: 0, acceptance: 0.9}"),
-            "one.speculative.depth: 0 is too small",
+            GENERATE.replace("batch: 8", "batch: 8, speculative: {depth: -1, acceptance: 0.9}"),
+            "one.speculative.depth: -1 is too small",
         ),
         (GENERATE.replace("batch: 8", "batch: 6, micro_batches: 4"), "one.batch: 6 requests are not whole requests"),
     ],

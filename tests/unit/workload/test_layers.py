@@ -12,6 +12,7 @@ from layer_facts import kept, named, traffic
 from costmodel.records import replace
 from costmodel.workload.architecture import Architecture, DenseFfn, Layer, MoeFfn
 from costmodel.workload.context import Context
+from costmodel.workload.engine import Engine, SchedulerRule
 from costmodel.workload.expert_load import ExpertLoad, expert_load
 from costmodel.workload.framework_parts import TrainingProgram
 from costmodel.workload.layers import model_work
@@ -285,6 +286,20 @@ def collectives(parallel: Parallelism) -> list[tuple[str, float]]:
     work = model_work(context(parallel=parallel)).layers[0]
     found = [item for item in (*work.forward, *work.input_gradient) if isinstance(item, Collective)]
     return [(item.kind, float(item.size)) for item in found if float(item.group.size) > 1]
+
+
+def test_engines_gather_the_logits_of_all_words_and_cast_them_before_they_take_the_largest() -> None:
+    """8 requests, 32,000 words: 2 bytes a logit gathered over both ranks; 2 + 4 of the cast, 4 of the comparison."""
+    seen = context(DENSE_MODEL, Parallelism(tp=2.0), phase="decode", sequences=8.0, new_tokens=1.0, kv_len=1000.0)
+    engine = Engine("1", (SchedulerRule(max_num_seqs=8.0, token_budget=512.0),))
+    head = model_work(replace(seen, framework=replace(seen.framework, engine=engine))).head
+    gather, cast, largest = head.forward[-3:]
+    assert isinstance(gather, Collective)
+    assert isinstance(cast, Elementwise)
+    assert isinstance(largest, Elementwise)
+    assert (gather.kind, gather.size, gather.group.size) == ("all_gather", 2 * 8 * 32_000, 2)
+    assert (cast.traffic, largest.traffic) == (6 * 8 * 32_000, 4 * 8 * 32_000)
+    assert model_work(seen).head.forward[-1].name == "vocabulary projection"  # no engine, none of its kernels
 
 
 def test_tensor_parallelism_reduces_twice_forward_and_twice_backward() -> None:
