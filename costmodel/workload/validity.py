@@ -282,7 +282,9 @@ def _expert_rule(scenario: Scenario, ffn: MoeFfn) -> Rule:
     """Return that every rank holds equally many experts, replicas included."""
     ep, redundant = scenario.parallel.ep, scenario.routing.redundant
     if is_single(redundant) and redundant == 0:
-        return divides_rule("parallel.ep", ep, ffn.experts, "the experts")
+        rule = divides_rule("parallel.ep", ep, ffn.experts, "the experts")
+        copied = "" if isinstance(scenario.plan, Training) else ", or copy experts until they do: `routing.redundant`"
+        return replace(rule, hint=rule.hint + copied)
     return Rule(
         "routing.redundant",
         divides(ep, ffn.experts + redundant),
