@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,11 +20,15 @@ from costmodel.errors import InputError, Location, MeasurementError, Problem
 from costmodel.profiling.shapes import Shape
 from costmodel.records import MutableRecord
 
+if sys.platform != "win32":
+    import fcntl
+
 
 class Appended:
     """A file that one process adds lines to. Without a path nothing is written: another process does.
 
-    before: its lines so far. A last one without an end, which a kill has left, is dropped.
+    before: its lines so far. A last one without an end, which a kill has left, is dropped. Raises InputError where the
+    file cannot be written, or another process writes it.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -32,15 +37,19 @@ class Appended:
         if path is None:
             return
         try:
-            if path.exists():
-                with path.open("rb+") as file:
-                    data = file.read()
-                    self.before = data[: data.rfind(b"\n") + 1]
-                    file.truncate(len(self.before))
-            self._file = path.open("ab")
+            self._file = path.open("ab+")
+            if sys.platform != "win32":
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # two runs would time the same kernels
+            self._file.seek(0)
+            data = self._file.read()
+            self.before = data[: data.rfind(b"\n") + 1]
+            self._file.truncate(len(self.before))
         except OSError as error:
+            is_taken = isinstance(error, BlockingIOError)
             raise InputError.single(
-                f"cannot be written: {error.strerror}", hint="name another --output", location=Location(str(path))
+                "another run writes it" if is_taken else f"cannot be written: {error.strerror}",
+                hint="wait for its end, or name another --output" if is_taken else "name another --output",
+                location=Location(str(path)),
             ) from None
 
     def __enter__(self) -> Self:

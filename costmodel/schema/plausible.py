@@ -17,9 +17,9 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from costmodel.declared import Measure
 from costmodel.errors import Location, Problem, suggest
@@ -38,11 +38,21 @@ BANDS = "plausible.json"  # in `hardware/` of the package's data
 FORM = "costmodel/plausible@2"
 FRAMEWORK = "framework."  # begins the name of a band of frameworks
 A_DEVICE = " a device"  # ends the name of a band of what grows with the devices of a node
+FABRIC = "links.* of the bandwidth of memory"  # the band of links to other devices; a space begins what is said of it
 BALANCE = "flop_per_byte"  # the band of 16-bit peaks over the bandwidth of device memory
 _STEPS = (1e3, 1e-3, 8.0, 1 / 8, 1e6, 1e-6, 1e9, 1e-9)  # what a wrong prefix, or bits for bytes, is off by
 _CENTS = (0.01, 100.0, 1e-3, 1e3)  # cents for dollars
 _STEPS_OF = {"time": (*_STEPS, 60.0, 1 / 60), "money": _CENTS, "money_rate": _CENTS}
-_LENGTHS = {"input_tokens": "input_tokens", "sequence": "input_tokens", "output_tokens": "output_tokens"}
+_PUBLISHED = {  # path in a scenario -> its band
+    "input_tokens": "input_tokens", "sequence": "sequence", "output_tokens": "output_tokens",
+    "requests.prefix.tokens": "input_tokens", "requests.sessions.first.mean": "input_tokens",
+    "memory.utilization": "utilization", "prefix_hit_rate": "prefix_hit_rate", "chunk_tokens": "token_budget",
+    "scheduler.token_budget": "token_budget",
+} | {
+    f"requests.{side}.{name}": f"{side}_tokens"
+    for side in ("input", "output") for name in ("mean", "high", "deviation")
+}  # fmt: skip
+_TO_HOSTS = ("pcie", "c2c", "memory")
 _WHOLE = (1.0, 3.0)  # FLOP a cycle of a processor are a power of two times one of these
 
 
@@ -131,11 +141,16 @@ def values_of(file: Strict) -> Iterator[tuple[str, str, float]]:
             yield from _numbers(f"host.peak.{form}", "host.peak", peak)
     elif isinstance(file, FrameworkFile):
         yield from _quantities(file, "", FRAMEWORK, ())
+        share = None if file.engine is None else file.engine.memory.utilization
+        yield from _numbers("engine.memory.utilization", "utilization", share)
     elif isinstance(file, ClusterFile) and file.network is not None:
         yield from _numbers("network.bandwidth", "nic.bandwidth", file.network.bandwidth)
         yield from _numbers("network.planes", "network.planes", file.network.planes)
         for name in ("same_leaf", "cross_leaf"):
             yield from _numbers(f"network.latency.{name}", "latency", getattr(file.network.latency, name))
+        price = file.network.price
+        for name in () if price is None else ("switch", "link", "endpoint_link"):
+            yield from _numbers(f"network.price.{name}", f"network.price.{name}", getattr(price, name))
 
 
 def _device_values(file: DeviceFile) -> Iterator[tuple[str, str, float]]:
@@ -183,8 +198,11 @@ def _quantities(file: Strict, path: str, prefix: str, inside: tuple[str, ...]) -
 
 
 def balances(file: DeviceFile) -> Iterator[tuple[str, str, float]]:
-    """Yield (path, name of its band, FLOP for each byte of device memory) of the 16-bit formats."""
+    """Yield (path, name of its band, value) of what follows the bandwidth of memory: 16-bit peaks, links of devices."""
     memory = file.memory[-1].bandwidth
+    for name, link in file.links.items():
+        if name not in _TO_HOSTS and memory is not None:
+            yield from _numbers(f"links.{name}.bandwidth", FABRIC, link.bandwidth / memory)
     for form, unit in file.math.items():
         if form in ("bf16", "fp16") and memory is not None:
             yield from _numbers(f"math.{form}.peak", BALANCE, unit.peak / memory)
@@ -227,7 +245,7 @@ def _hint(hint: str, path: str, location: Location | None) -> str:
 def _outside(kind: str, file: Strict, known: Bands) -> Iterator[tuple[str, tuple[str, str]]]:
     year = known.ahead(file)
     for path, name, value in values_of(file):
-        odd = None if name == BALANCE else unlike(name, value, kind, year)
+        odd = None if name in (BALANCE, FABRIC) else unlike(name, value, kind, year)
         if odd is not None:
             yield path, odd
 
@@ -247,14 +265,16 @@ def unlike(name: str, value: float, kind: str = "device", year: float | None = N
     hint = "check the unit; " if meant is None else f"did you mean {_meant_value(value, meant, band.dimension)}? "
     grown = band.trend(year)
     trend = f", and {_shown(grown, band.dimension)} by their trend" if value > band.high < grown else ""
-    shown = _shown(value, band.dimension) + (A_DEVICE if name.endswith(A_DEVICE) else "")
+    shown = _shown(value, band.dimension) + name[len(name.split(" ")[0]) :]
     return f"{shown} is implausible: {band.of or f'shipped {kind}s have'} {band}{trend}", hint
 
 
 def _bits_for_bytes(file: Strict, tree: Tree, original: Tree | None) -> Iterator[tuple[str, tuple[str, str]]]:
     """Yield changed bandwidths that are in bits what the file states in bytes: an eighth, with its digits."""
     before = None if original is None or original is tree else validate_tree(type(file), original, [])
-    stated = {} if before is None else {path: value for path, _, value in values_of(before)}
+    stated = {} if before is None else {
+        path: value for path, name, value in values_of(before) if name not in (BALANCE, FABRIC)
+    }  # fmt: skip
     for path, _, value in values_of(file):
         written = tree.at(path.split("."))
         if written is not None and "bit" in str(written.value) and math.isclose(8.0 * value, stated.get(path, 0.0)):
@@ -263,11 +283,16 @@ def _bits_for_bytes(file: Strict, tree: Tree, original: Tree | None) -> Iterator
 
 
 def unlike_published(plan: Strict, tree: Tree, field: str) -> Iterator[Problem]:
-    """Yield the lengths of a scenario that no published model has. field: of its document."""
-    for key, name in _LENGTHS.items():
-        value, stated = getattr(plan, key, None), tree.child(key)
+    """Yield the lengths, shares and budgets of a scenario unlike those that are published. field: of its document."""
+    for key, name in _PUBLISHED.items():
+        path = key.split(".")
+        value, stated = reduce(_attribute, path, cast(object, plan)), tree.at(path)
         if stated is not None and isinstance(value, float | int) and (odd := unlike(name, value)) is not None:
             yield Problem(stated.location, f"{field}.{key}", odd[0], odd[1].rstrip("; "))
+
+
+def _attribute(part: object, name: str) -> object:
+    return getattr(part, name, None)
 
 
 def _meant_value(value: float, step: float, dimension: str) -> str:
@@ -278,12 +303,14 @@ def _meant_value(value: float, step: float, dimension: str) -> str:
 
 
 def _unbalanced(file: DeviceFile, known: Bands) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield peaks that no memory feeds, or that no memory needs: FLOP a byte unlike all known."""
+    """Yield peaks and links that the bandwidth of memory does not go with."""
     for path, name, value in balances(file):
-        band = known.fields[name]
-        if not band.holds(value, known.ahead(file)):
-            message = f"{value:.3g} FLOP for each byte of device memory; shipped devices have {band}"
+        odd = unlike(name, value, year=known.ahead(file))
+        if odd is not None and name == BALANCE:
+            message = f"{value:.3g} FLOP for each byte of device memory; shipped devices have {known.fields[name]}"
             yield path, (f"is implausible: {message}", "check peak and bandwidth; ")
+        elif odd is not None:
+            yield path, (odd[0], "check the unit; ")
 
 
 def _disordered(file: DeviceFile) -> Iterator[tuple[str, tuple[str, str]]]:

@@ -22,6 +22,9 @@ from costmodel.serving.rows import as_objects
 
 COMPILATION = 20.0  # seconds of the processor that Numba took, where a million additions take 30 ms
 INTERPRETING = Notice("requests run as Python, since their loops are not compiled yet")
+WITHOUT_NUMBA = Notice(
+    "requests run as Python, since Numba is not installed: `pip install 'costmodel[fast]'` makes long runs faster"
+)
 COMPILING = Notice("compiling the loops over requests, once for all later runs: half a minute")
 _SOON = 0.5  # seconds of the processor: parts that take less are followed by longer ones
 _FIRST_PART = 1.0  # simulated seconds
@@ -29,8 +32,13 @@ _SPENT = Question("seconds", ("requests as Python",), ())
 Loop = Callable[[Service, float], int]
 
 
-def run_as_python(run: Loop, service: Service, until: float) -> int:
-    """Run a deployment up to a moment as Python. Return an engine that is stuck, -1: none."""
+def run_as_python(run: Loop, service: Service, until: float, *, slow: bool = False) -> int:
+    """Run a deployment up to a moment as Python. Return an engine that is stuck, -1: none.
+
+    slow: of a long run, of which it is told that Numba would shorten it.
+    """
+    if slow:
+        warnings.warn(WITHOUT_NUMBA, stacklevel=2)
     with as_objects(service) as objects:
         return run(objects, until)
 

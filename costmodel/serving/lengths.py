@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from costmodel.errors import InputError
+from costmodel.errors import ImplausibleInput, InputError
 from costmodel.records import replace
+from costmodel.schema.plausible import unlike
 from costmodel.serving.draw import file_lengths
 from costmodel.serving.traces import read_rows
 from costmodel.workload.plans import Serving
 from costmodel.workload.requests import RequestStream
 from costmodel.workload.scenario import Scenario
 
+_BANDS = ("trace.input_tokens", "trace.output_tokens", "trace.rate")
 FEWEST = 2.0  # output tokens of a closed form: the first and one more, as files have to state
 
 
@@ -33,6 +36,11 @@ def with_lengths(scenario: Scenario) -> Scenario:
     if not any(unknown) and not comes:
         return scenario
     means = _means(stream)
+    for band, value in zip(_BANDS, means, strict=True):
+        odd = None if value is None else unlike(band, value)
+        if odd is not None:
+            told = f"{stream.trace or stream.pairs}: {odd[0]}; {odd[1].rstrip('; ')}"
+            warnings.warn(told, ImplausibleInput, stacklevel=4)
     prompt, output = means[0] if unknown[0] else lengths[0], max(means[1], FEWEST) if unknown[1] else lengths[1]
     rate = means[2] * stream.speed if comes and means[2] is not None else plan.rate
     return replace(scenario, plan=replace(plan, input_tokens=prompt, output_tokens=output, rate=rate))

@@ -331,7 +331,7 @@ class Simulation:
         loop = run_together if together else run_apart
         kept = has_numba() and self.compiles and self._events > LOADING_EVENTS and is_kept(loop)
         if not kept and (not self.is_long or not has_numba()):
-            return run_as_python(loop, service, until)
+            return run_as_python(loop, service, until, slow=self.is_long)
         if not kept:
             stuck = try_python(loop, service, until)
             if stuck is not None:

@@ -37,7 +37,7 @@ from costmodel.schema.assemble import Assembly
 from costmodel.schema.cluster import ClusterFile, NodeFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.framework import FrameworkFile
-from costmodel.schema.plausible import BANDS, FORM, FRAMEWORK, distance_from_whole, values_of
+from costmodel.schema.plausible import BALANCE, BANDS, FABRIC, FORM, FRAMEWORK, distance_from_whole, values_of
 from costmodel.schema.references import Library, folder_of
 from costmodel.schema.strict import Strict, number_at
 from costmodel.schema.whole_files import write_whole
@@ -67,7 +67,7 @@ def learn() -> dict[str, Any]:
     """Return the band of every field with its growth, and the largest distance of FLOP a cycle from a whole number."""
     library = Library()
     values: dict[str, list[tuple[float, int]]] = defaultdict(list)
-    dimensions: dict[str, str] = {"flop_per_byte": "count"}
+    dimensions: dict[str, str] = {BALANCE: "count", FABRIC: "count"}
     years: dict[str, int | None] = {}
     whole = 0.0
     for kind, model in KINDS.items():

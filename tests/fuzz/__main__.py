@@ -1,6 +1,7 @@
 """Run mutations of every shipped file, or of other inputs and flags, and list what becomes of them.
 
 PYTHONPATH=tests python -m fuzz --count 2000 --first 0 --output FILE.json
+PYTHONPATH=tests python -m fuzz --slips      each quantity in wrong units: how many change an answer without a word
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from fuzz.accepted import reason
 from fuzz.inputs import inputs, mutate_input
 from fuzz.mutations import files, mutate
 from fuzz.outcomes import ACCEPTED, BAD, WARNED, Outcome, good_files, judge, judge_input, record, warm
+from fuzz.slips import KINDS_OF_FILES, NO_ANSWER, SILENT, cases, judge_slip
 
 
 def main() -> int:
@@ -30,7 +32,10 @@ def main() -> int:
     parser.add_argument("--inputs", action="store_true", help="traces, tables, results and flags instead of YAML files")
     parser.add_argument("--output", type=Path, help="JSON file with every outcome")
     parser.add_argument("--accepted", action="store_true", help="list what is accepted by reason, with examples")
+    parser.add_argument("--slips", action="store_true", help="units mistaken for others, of each quantity, by kind")
     chosen = parser.parse_args()
+    if chosen.slips:
+        return slips(chosen.only, chosen.first)
     names = [name for name in (inputs() if chosen.inputs else files()) if chosen.only in name]
     warm()
     outcomes, ends = [], time.monotonic() + 60.0 * chosen.minutes
@@ -62,6 +67,27 @@ def main() -> int:
     if chosen.output is not None:
         chosen.output.write_text(json.dumps([record(outcome) for outcome in outcomes], indent=1), encoding="utf-8")
     return int(any(counts[kind] for kind in BAD))
+
+
+def slips(only: str, seed: int) -> int:
+    """Print what becomes of slips of units by kind of file, and which are silent. Return 1 where one is."""
+    total: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory(prefix="slips-") as folder:
+        for kind in (each for each in KINDS_OF_FILES if only in each):
+            counts: Counter[str] = Counter()
+            for case in cases(kind, seed):
+                outcome, told = judge_slip(case, Path(folder))
+                counts[outcome] += 1
+                if outcome in (SILENT, NO_ANSWER):
+                    sys.stdout.write(f"  {outcome}: {case.place}: {case.slip}: {told}\n")
+            line = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+            sys.stdout.write(f"{kind}: {counts.total()} slips: {line}\n")
+            sys.stdout.flush()
+            total += counts
+    sys.stdout.write(
+        f"all: {total.total()} slips: " + ", ".join(f"{n} {kind}" for kind, n in sorted(total.items())) + "\n"
+    )
+    return int(total[SILENT] > 0)
 
 
 def accepted_lines(outcomes: list[Outcome]) -> str:

@@ -53,6 +53,18 @@ def test_columns_are_those_of_the_schema_and_few_more():
     }  # fmt: skip
 
 
+def test_a_second_run_beside_the_first_is_refused_so_that_no_row_is_there_twice(tmp_path):
+    path = tmp_path / "t.csv"
+    with RowTable(path, "this-cpu") as table:
+        table.append(row("a"))
+        with pytest.raises(InputError, match="another run writes it"):
+            RowTable(path, "this-cpu")
+        table.append(row("b"))
+    with RowTable(path, "this-cpu") as table:
+        assert list(table.measured) == ["a", "b"]
+    assert path.read_bytes().count(b"\n") == 3
+
+
 def test_a_later_run_takes_up_what_is_there(tmp_path):
     path = tmp_path / "t.csv"
     with RowTable(path, "this-cpu") as table:

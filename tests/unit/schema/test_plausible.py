@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -44,7 +45,13 @@ def problems(tmp_path: Path, text: str) -> list[str]:
         (HGX + "nic: {bandwidth: 400 GB/s}", "nic.bandwidth", "400 Gbit/s (50 GB/s)"),
         (HGX + "nic: {latency: 2.8 ms}", "nic.latency", "2.8 us"),
         (HGX + "host: {peak: {bf16: 128 MFLOP/s}}", "host.peak.bf16", "128 GFLOP/s"),
+        (VLLM + "engine: {memory: {utilization: 0.9 %}}", "engine.memory.utilization", "90 %"),
         (MPFT + "network: {planes: 8000000000}", "network.planes", "8"),
+        (
+            MPFT + "network: {price: {switch: 1501900 $, link: 2599 $, endpoint_link: 1094 $}}",
+            "network.price.switch",
+            "1.502e+04 $",
+        ),
     ],
 )
 def test_a_wrong_unit_is_told_with_the_value_that_was_probably_meant(
@@ -122,6 +129,13 @@ def test_levels_are_ordered_and_peaks_are_whole(tmp_path: Path) -> None:
     assert "FLOP a cycle of a processor, not 8192" in clock
 
 
+def test_links_of_devices_go_with_their_memory(tmp_path: Path) -> None:
+    """A B200 with 900 Gbit/s for GB/s has too little beside its memory, though some link is as slow."""
+    own = "schema: costmodel/device@1\nextends: devices/b200-sxm\nname: mine\nlinks: {nvlink: {bandwidth: 900 Gbit/s}}"
+    (slow,) = problems(tmp_path, own)
+    assert "0.01461 of the bandwidth of memory is implausible" in slow
+
+
 def test_no_nvlink_is_slower_than_the_link_to_the_host(tmp_path: Path) -> None:
     (slow,) = problems(tmp_path, H800 + "links: {nvlink: {bandwidth: 450 Gbit/s}}")
     assert "links.nvlink.bandwidth: is implausible: 56.25 GB/s, but pcie has 64 GB/s" in slow
@@ -144,12 +158,36 @@ def test_an_axis_of_links_is_no_mistake(path: str) -> None:
         ("scenarios.serving.output_tokens", "1000000", r"1e\+06 is implausible: answers are .*did you mean 1000\?"),
         ("scenarios.serving.input_tokens", "20000000", r"did you mean 2e\+04\?"),
         ("scenarios.serving.input_tokens", "1000000", ""),
+        ("scenarios.serving.prefix_hit_rate", "0.56 %", r"did you mean 56 %\?"),
+        ("scenarios.serving.memory.utilization", "0.9 %", r"did you mean 90 %\?"),
+        ("scenarios.serving.scheduler.token_budget", "2048000", r"did you mean 2048\?"),
     ],
 )
 def test_a_change_in_bits_and_tokens_in_thousands_are_asked_about(path: str, value: str, told: str) -> None:
     changes = {path: value, "scenarios.serving.parallel.tp": 8}
     with pytest.warns(ImplausibleInput, match=told) if told else nullcontext():
         costmodel.load("llama-3-70b", changes, cluster="clusters/h100-superpod", phases=("serving",))
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ("0,1000,200\n1,2000,100\n2,800,50\n", ""),
+        ("0,1000000,200\n1,2000000,100\n2,800000,50\n", "prompts of traces have a mean of"),
+        ("0,1000,200000\n1,2000,100000\n2,800,50000\n", "answers of traces have a mean of"),
+        ("0,1000,200\n1000,2000,100\n2000,800,50\n", "requests of published traces come at"),
+    ],
+)
+def test_a_trace_in_other_units_is_asked_about(tmp_path: Path, rows: str, told: str) -> None:
+    """Tokens for thousands of them, milliseconds where the column has seconds."""
+    write(tmp_path, "t.csv", f"arrival_s,input_tokens,output_tokens\n{rows}")
+    text = "schema: costmodel/workload@1\nmodel: models/llama-3-8b\nscenarios:\n  s: {phase: serving, "
+    path = write(tmp_path, "w.yaml", text + "cluster: nodes/h100-x1, requests: {trace: ./t.csv}}\n")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        costmodel.load(path)
+    odd = [str(each.message) for each in warned if issubclass(each.category, ImplausibleInput)]
+    assert [told in each for each in odd] == ([True] if told else [])
 
 
 def test_what_is_meant_has_to_be_a_field(tmp_path: Path) -> None:

@@ -88,3 +88,12 @@ def test_a_notice_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         for _ in range(2):
             show(first_run.COMPILING, Notice, "file.py", 1)
     assert capsys.readouterr().err == f"note: {first_run.COMPILING}\n"
+
+
+def test_without_numba_a_long_run_says_what_would_shorten_it(
+    simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("costmodel.serving.simulation.has_numba", lambda: False)
+    monkeypatch.setattr("costmodel.serving.simulation.FEW_EVENTS", 0)
+    with pytest.warns(Notice, match=r"Numba is not installed: `pip install 'costmodel\[fast\]'`"):
+        simulation.run()
