@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from costmodel.analytic.anchors import Anchored
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.equations import equation
-from costmodel.quantities import Count, Quantity, Seconds, is_single, maximum, where
+from costmodel.quantities import Count, Quantity, Seconds, is_single, maximum, minimum, where
 from costmodel.records import Record
 from costmodel.workload.operators import (
     AttentionKernel,
@@ -123,8 +123,13 @@ def exposed_seconds(
         yield timed, seconds
 
 
-def stream_times(operators: Iterable[TimedOperator], perturbations: Perturbations) -> StreamTimes:
-    """Return the exposed times of operators, added up per stream."""
+def stream_times(
+    operators: Iterable[TimedOperator], perturbations: Perturbations, *, graphs: bool = False
+) -> StreamTimes:
+    """Return the exposed times of operators, added up per stream.
+
+    graphs: a CUDA graph holds them all, unless they compute routed experts, whose rows only the device knows.
+    """
     kernels: Quantity = 0.0
     collectives: Quantity = 0.0
     all_to_alls: Quantity = 0.0
@@ -132,6 +137,7 @@ def stream_times(operators: Iterable[TimedOperator], perturbations: Perturbation
     for timed, seconds in exposed_seconds(operators, perturbations):
         operator = timed.operator
         starts = operator.starts if isinstance(operator, Gemm) else 1.0
+        graphs = graphs and not (isinstance(operator, Gemm) and operator.is_of_experts)
         starts = operator.calls if isinstance(operator, Elementwise) else starts
         runs: Any = timed.time.seconds > 0
         launches = launches + starts * runs
@@ -141,7 +147,7 @@ def stream_times(operators: Iterable[TimedOperator], perturbations: Perturbation
             collectives = collectives + seconds
         else:
             kernels = kernels + seconds
-    return StreamTimes(kernels, collectives, all_to_alls, launches)
+    return StreamTimes(kernels, collectives, all_to_alls, minimum(launches, 1.0) if graphs else launches)
 
 
 # ---- What evaluations of all phases share ----------------------------------------------------------------------------

@@ -135,10 +135,11 @@ def share_of_node(ranks: Ranks, per_node: Count, most_nodes: Count) -> Count:
 # ---- scenario -------------------------------------------------------------------------------------------------------
 
 
-def precision(file: PrecisionFile) -> scenario.Precision:
-    """Return the number formats."""
+def precision(file: PrecisionFile, plan: workload.PlanFile) -> scenario.Precision:
+    """Return the number formats. An optimizer of 8 bits states those of its moments."""
+    is_narrow = isinstance(plan, workload.TrainingFile) and plan.optimizer.name == "adamw8bit"
     return record(
-        scenario.Precision, file,
+        scenario.Precision, file, moments="moments8" if is_narrow else file.moments,
         weight_scaling=GroupScaling(file.weight_group, file.weight_scale, file.weight_zero),
         kv_scaling=GroupScaling(file.kv_group, file.kv_scale, file.kv_zero),
         parts={name: _part(part) for name, part in file.parts.items()}, of_part=False,

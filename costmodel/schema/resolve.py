@@ -297,7 +297,7 @@ def _of_plan(assembly: Assembly, name: str, tree: Tree, plan: PlanFile, of: _Mod
         architecture=architecture,
         cluster=hardware.cluster,
         parallel=layout,
-        precision=build.precision(formats.file),
+        precision=build.precision(formats.file, plan),
         communication=build.communication(plan.communication, kernels),
         framework=kernels,
         offload=plan.offload.made(),

@@ -109,8 +109,10 @@ class OffloadFile(Declared, of=Offload):
 class OptimizerFile(Declared, of=plans.Sharding):
     """The optimizer, and how ranks with the same parameters share its states and work."""
 
-    name: Literal["adamw", "muon"] = Field(
-        default="adamw", description="muon: of the layers' matrices, adamw of all other parameters"
+    name: Literal["adamw", "adamw8bit", "muon"] = Field(
+        default="adamw",
+        description="muon: of the layers' matrices, adamw of all other parameters; adamw8bit: both moments have 8 bits "
+        "and a scale for each 256, whatever `precision.moments` says",
     )
     newton_schulz: Number = Field(default=5.0, description="of Muon: iterations that make an update orthogonal")
     zero: Annotated[int, Whole(0, high=3, single=True)] = Field(default=0, description="ZeRO stage")

@@ -213,7 +213,8 @@ def _rows(values: Sequence[Quantity], size: int) -> Array:
 
 def _passes(price: OperatorTimer, kind: LayerWork, slowdown: Quantity) -> tuple[Quantity, ...]:
     """Return the times of one layer as `_Passes` has them. slowdown: of kernels during exchanges of experts."""
-    forward, *gradients = (stream_times(part, None) for part in _timed(price, kind))
+    graphs = price.framework.training.graphs
+    forward, *gradients = (stream_times(part, None, graphs=graphs) for part in _timed(price, kind))
     backward = gradients[0] + gradients[1]
     both = forward + backward
     first, second = (message_contention(one.compute, one.expert_all_to_alls, slowdown) for one in (forward, backward))

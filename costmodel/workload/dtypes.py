@@ -17,6 +17,7 @@ ELEMENT_BYTES = {
     "fp8": 1.0,
     "fp8_fp16": 1.0,  # FP8 GEMMs with FP16 accumulation: a unit of its own, the same operands
     "int8": 1.0,
+    "moments8": 260 / 256,  # 256 of 8 bits and their FP32 scale (Dettmers et al., arXiv 2110.02861; bitsandbytes)
     "int4": 0.5,
     "fp4": 0.5,
     # Block formats: a block of (bytes / elements) holds its scales, by definition.

@@ -134,6 +134,11 @@ class TrainingProgram(Record, kw_only=True):
         "formats of linear layers in which gated experts are grouped kernels that also cast, clamp, add biases and "
         "compute the activation",
     ] = ()
+    graphs: Annotated[
+        bool,
+        "CUDA graphs of layers without routed experts, of embedding and head: the host starts one for each of their "
+        "passes: forward, input gradients and weight gradients",
+    ] = False
     options: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -110,6 +110,7 @@ class StepModel(Record, kw_only=True):
     joules: of the work of a device in a step, mean over pipeline ranks, without optimizer and reductions [J]
     busy: what a board draws more while kernels run [W]
     launch_time: of the host for each kernel or message [s]
+    graphs: CUDA graphs hold the passes of layers
     paths: longest paths of the schedule, as far as evaluations have met them
     """
 
@@ -126,6 +127,7 @@ class StepModel(Record, kw_only=True):
     joules: Joules = 0.0
     busy: Watts = 0.0
     launch_time: Seconds = 0.0
+    graphs: bool = False
     paths: Paths = field(default_factory=dict)
 
     def repeated_work(self, scenario: Scenario) -> Work:
@@ -180,6 +182,7 @@ def step_model(scenario: Scenario, plan: Training, calibration: Calibration) -> 
         executed_flop=executed_flop(runs),
         moe_comm_slowdown=scenario.framework.comm_slowdown(scenario.communication),
         launch_time=scenario.framework.host.operator,
+        graphs=scenario.framework.training.graphs,
         joules=step_joules(runs, scenario, schedule.micro_batches),
         busy=scenario.cluster.device.power.busy,
     )

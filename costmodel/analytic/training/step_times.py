@@ -101,7 +101,10 @@ def step_streams(step: StepModel, perturbations: Perturbations) -> StepStreams:
     """Return the times by stream of a step's layers and stages."""
     layers = {
         name: LayerTimes(
-            *(stream_times(part, perturbations) for part in (work.forward, work.input_gradient, work.weight_gradient))
+            *(
+                stream_times(part, perturbations, graphs=step.graphs)
+                for part in (work.forward, work.input_gradient, work.weight_gradient)
+            )
         )
         for name, work in step.timed_works.items()
     }

@@ -12,12 +12,12 @@ from costmodel.analytic.grid import evaluate_point
 from costmodel.analytic.operator_timing import TimedOperator
 from costmodel.analytic.stream_times import Perturbation, seconds_of
 from costmodel.analytic.training.step_model import step_model, training_context
-from costmodel.analytic.training.step_times import step_times
+from costmodel.analytic.training.step_times import step_streams, step_times
 from costmodel.cost.calibration import Calibration
 from costmodel.hardware import Cluster
 from costmodel.records import replace
 from costmodel.result import Point
-from costmodel.workload.framework_parts import TrainingProgram
+from costmodel.workload.framework_parts import HostTimes, TrainingProgram
 from costmodel.workload.layers import model_work
 from costmodel.workload.operators import Collective, Elementwise, ExpertAllToAll, Gemm
 from costmodel.workload.optimizer import step_operators
@@ -472,3 +472,56 @@ def test_weights_are_cast_once_a_step_for_products_that_read_them_narrower() -> 
         assert isinstance(cast, Elementwise)
         linear = sum(float(item.local) for item in work.parameters if item.linear)
         assert cast.traffic == pytest.approx(3 * linear * element, rel=1e-12)
+
+
+def test_an_optimizer_of_eight_bits_keeps_and_moves_a_byte_and_a_scale_for_256_of_each_moment() -> None:
+    """Updates read and write 2 moments of 260/256 bytes in place of 4, beside FP32 gradients and masters."""
+    layout = {
+        "phase": "training",
+        "cluster": "nodes/dgx-h100",
+        "parallel": {"dp": 8},
+        "global_batch": 8,
+        "sequence": 512,
+    }
+    content = {
+        "schema": "costmodel/workload@1", "model": "models/llama-3-8b",
+        "scenarios": {name: {**layout, "optimizer": {"name": name, "zero": 1}} for name in ("adamw", "adamw8bit")},
+    }  # fmt: skip
+    loaded = costmodel.load(content)
+    whole, narrow = (loaded.evaluate(name).at() for name in ("adamw", "adamw8bit"))
+    parameters = float(whole["memory"]["optimizer"]) / 12
+    assert float(narrow["memory"]["optimizer"]) == pytest.approx((4 + 2 * 260 / 256) * parameters)
+    times = [
+        next(row["time"] for row in one["breakdown"] if "optimizer" in row["name"]) for one in (whole, narrow)
+    ]
+    assert times[1] / times[0] == pytest.approx((4 + 2 * 4 + 4 * 260 / 256 + 2) / (4 + 2 * 4 + 4 * 4 + 2), rel=0.01)
+
+
+def test_a_graph_of_a_layer_is_one_start_a_pass() -> None:
+    """Where the host's starts bound a step: three for each layer and the head, two for the embedding."""
+    slow = scenario(STEP, DENSE_MODEL, Parallelism(dp=1.0))
+    training = replace(slow.framework.training, graphs=True)
+    framework = replace(slow.framework, host=HostTimes(operator=10.0), training=training)
+    held = replace(slow, framework=framework)
+    starts = 3 * (DENSE_MODEL.depth + 1) + 2
+    assert metric(point(held), "step_time") == pytest.approx(STEP.global_batch * 10.0 * starts, rel=0.02)
+
+
+def test_no_graph_holds_routed_experts() -> None:
+    of = scenario(STEP, MOE_MODEL, Parallelism(dp=1.0))
+    slow = replace(of, framework=replace(of.framework, host=HostTimes(operator=10.0)))
+    training = replace(of.framework.training, graphs=True)
+    held = replace(slow, framework=replace(slow.framework, training=training))
+
+    def starts(one: Scenario) -> dict[str, float]:
+        assert isinstance(one.plan, Training)
+        streams = step_streams(step_model(one, one.plan, Calibration()), None)
+        return {name: float(times.forward.launches) for name, times in streams.layers.items()}
+
+    plain, graphs = starts(slow), starts(held)
+    experts = {
+        work.name for work in model_work(training_context(of, STEP)).kinds if any(p.expert for p in work.parameters)
+    }
+    assert experts
+    assert {name: graphs[name] for name in experts} == {name: plain[name] for name in experts}
+    assert all(graphs[name] == 1.0 < plain[name] for name in plain.keys() - experts - {"embedding"})
