@@ -491,9 +491,7 @@ def test_an_optimizer_of_eight_bits_keeps_and_moves_a_byte_and_a_scale_for_256_o
     whole, narrow = (loaded.evaluate(name).at() for name in ("adamw", "adamw8bit"))
     parameters = float(whole["memory"]["optimizer"]) / 12
     assert float(narrow["memory"]["optimizer"]) == pytest.approx((4 + 2 * 260 / 256) * parameters)
-    times = [
-        next(row["time"] for row in one["breakdown"] if "optimizer" in row["name"]) for one in (whole, narrow)
-    ]
+    times = [next(row["time"] for row in one["breakdown"] if "optimizer" in row["name"]) for one in (whole, narrow)]
     assert times[1] / times[0] == pytest.approx((4 + 2 * 4 + 4 * 260 / 256 + 2) / (4 + 2 * 4 + 4 * 4 + 2), rel=0.01)
 
 
