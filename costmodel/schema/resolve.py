@@ -53,7 +53,7 @@ from costmodel.schema.workload import (
     WorkloadFile,
     phases_with,
 )
-from costmodel.workload.architecture import Architecture, Drafter, MoeFfn
+from costmodel.workload.architecture import Architecture, Drafter, MoeFfn, with_wide_ends
 from costmodel.workload.drafts import eagle_head, own_eagle_head
 from costmodel.workload.pools import Pools
 from costmodel.workload.popularity import DRAWN, LEARNED
@@ -278,6 +278,8 @@ def _of_plan(assembly: Assembly, name: str, tree: Tree, plan: PlanFile, of: _Mod
     if architecture is None:
         raise Stop
     architecture = _with_drafter(assembly, architecture, tree, plan, field)
+    if isinstance(plan, TrainingFile):
+        architecture = with_wide_ends(architecture, formats.file.wide_first, formats.file.wide_last)
     by_chance = list(_by_chance(plan, architecture))
     kernels = for_model(build.framework(framework.file, hardware.device_part.file), architecture)
     plan = _with_load(plan, architecture, framework.file.expert_spread)

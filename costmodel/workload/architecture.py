@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Annotated, Literal, TypeAlias
 
 from costmodel.declared import Integer, Number, NumberOrZero, PositiveNumber, ShareOrZero
 from costmodel.errors import InputError
 from costmodel.quantities import Count
-from costmodel.records import Record, ValueRecord
+from costmodel.records import Record, ValueRecord, replace
 from costmodel.workload.mixers import Attention as Attention
 from costmodel.workload.mixers import CompressedAttention as CompressedAttention
 from costmodel.workload.mixers import Convolution as Convolution
@@ -123,6 +123,8 @@ class Layer(Record):
         "scale, shift and gate of each branch by the time step: none; by a matrix of the layer; or by a table of the "
         "layer that is added to what all layers share",
     ] = "none"
+
+    wide: Annotated[bool, "linear layers stay in the residual stream's format, whatever the precision"] = False
 
     @property
     def two_streams(self) -> bool:
@@ -287,6 +289,19 @@ class Architecture(Record):
         for layer in self.layers:
             counts[layer] = counts.get(layer, 0) + layer.repeat
         return counts
+
+
+def with_wide_ends(architecture: Architecture, first: int, last: int) -> Architecture:
+    """Return an architecture of which so many first and last layers are `wide`."""
+    if not (first or last):
+        return architecture
+    runs, at, end = [], 0, architecture.depth - last
+    for layer in architecture.layers:
+        edges = sorted({at, at + layer.repeat, *(edge for edge in (first, end) if at < edge < at + layer.repeat)})
+        for low, high in pairwise(edges):
+            runs.append(replace(layer, repeat=high - low, wide=layer.wide or low < first or low >= end))
+        at += layer.repeat
+    return replace(architecture, layers=tuple(runs))
 
 
 # ---- Which layers stand on which pipeline stage ----------------------------------------------------------------------

@@ -119,6 +119,9 @@ def last_tokens(context: Context) -> Count:
 
 def _layer(context: Context, layer: arch.Layer, name: str) -> LayerWork:
     builder = WorkBuilder(name, context.recompute, context.is_frozen)
+    if layer.wide:  # of weights in a format of their own, which nothing casts
+        context = context.unquantised
+        context = replace(context, precision=replace(context.precision, of_part=True))
     context = layer_context(context, layer)
     add_host_time(builder, context, layer)
     add_layer(builder, context, layer)

@@ -23,6 +23,7 @@ from costmodel.declared import (
     SizeOrZero,
     StoredType,
     Time,
+    Whole,
 )
 from costmodel.errors import Location
 from costmodel.hardware import Cluster
@@ -128,6 +129,9 @@ class PartFormats(Record, kw_only=True):
 _WITHIN = {"attention": {"attention_output"}}  # part of a model -> parts of it that may differ again
 
 
+Blocks: TypeAlias = Annotated[int, Whole(0, single=True)]
+
+
 class Precision(Record, kw_only=True):
     """The number format of each operator family and of each kind of stored tensor.
 
@@ -158,6 +162,8 @@ class Precision(Record, kw_only=True):
     branches: Annotated[
         DType | None, "activations between norm and residual add, as under autocast; null: as `residual`"
     ] = None
+    wide_first: Annotated[Blocks, "of training: first layers whose linear layers stay in the format of `residual`"] = 0
+    wide_last: Annotated[Blocks, "of training: last layers of which the same holds"] = 0
     parts: Mapping[str, PartFormats] = field(default_factory=dict)
     of_part: bool = False
 

@@ -523,3 +523,31 @@ def test_no_graph_holds_routed_experts() -> None:
     assert experts
     assert {name: graphs[name] for name in experts} == {name: plain[name] for name in experts}
     assert all(graphs[name] == 1.0 < plain[name] for name in plain.keys() - experts - {"embedding"})
+
+
+def test_layers_at_the_ends_that_stay_in_16_bits_are_those_of_bf16() -> None:
+    """Of 32 layers in NVFP4 none is as without the keys, all are BF16's, and of pieces times and memory lie between."""
+    layout = {
+        "phase": "training",
+        "cluster": "nodes/hgx-b200",
+        "parallel": {"dp": 8},
+        "global_batch": 8,
+        "sequence": 4096,
+    }
+    loaded = costmodel.load({
+        "schema": "costmodel/workload@1", "model": "models/llama-3-8b",
+        "scenarios": {"t": {**layout, "optimizer": {"zero": 1}, "precision": "nvfp4-train"}},
+    })  # fmt: skip
+
+    def stated(**formats: object) -> tuple[float, float]:
+        found = loaded.changed({f"scenarios.t.precision.{name}": value for name, value in formats.items()})
+        document = found.evaluate("t").at()
+        return document["metrics"]["step_time"], document["memory"]["activations"]
+
+    narrow, wide = stated(wide_first=0, wide_last=0), stated(compute="bf16")
+    ends, half, whole = (stated(wide_first=first, wide_last=last) for first, last in ((2, 4), (16, 0), (16, 16)))
+    assert narrow == stated()
+    assert whole == pytest.approx(wide, rel=1e-4)  # and the start of a cast of no weights
+    assert narrow < ends < half < wide
+    assert ends[0] - narrow[0] == pytest.approx(6 / 16 * (half[0] - narrow[0]), rel=0.05)
+    assert stated(wide_first=99) == pytest.approx(whole)
