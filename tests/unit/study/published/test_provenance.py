@@ -213,6 +213,21 @@ def test_every_calibration_says_what_it_rests_on() -> None:
     assert not silent, "`python -m reports.fits.provenance` writes `rests_on`"
 
 
+def test_every_derived_time_of_a_host_names_the_publications_that_it_was_made_from_or_beside() -> None:
+    silent = []
+    for path in sorted((package_root() / "hardware" / "frameworks").rglob("*.yaml")):
+        document = _document(path)
+        parts = {"host": document.get("host"), "eager_prompts": document.get("eager_prompts")}
+        parts["engine"] = {key: (document.get("engine") or {}).get(key) for key in ("request", "request_token")}
+        stated = [(f"{part}.{key}", value) for part, keys in parts.items() for key, value in (keys or {}).items()]
+        times = {key for key, value in stated if str(value).endswith("s") and not str(value).startswith("0 ")}
+        for entry in document.get("sources", []):
+            named = times & {key for key in times for field in entry["fields"] if f"{key}.".startswith(f"{field}.")}
+            if named and entry["kind"] == "derived" and not entry.get("rests_on") and not entry.get("seen"):
+                silent.append((path.stem, sorted(named)))
+    assert not silent
+
+
 def test_facts_of_a_model_are_asked_by_their_names_with_and_without_its_section() -> None:
     known = Prediction({"hidden": 64.0}, None, None)
     assert known.value("model.hidden", {}) == known.value("hidden", {})
