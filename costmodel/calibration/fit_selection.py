@@ -158,8 +158,9 @@ class Chooser:
         """Yield files that a kernel may be of, the likeliest first.
 
         Those of its library on the device and on those that it inherits from. The very kernel anywhere, of one name for
-        several libraries that of its framework on the nearest device. Other measured files of the device, then
-        published rates. Where it has no files, those of the library elsewhere, then any.
+        several libraries that of its framework on the nearest device. Those of a library that it names, elsewhere:
+        libraries differ by more than devices. Other measured files of the device, then published rates. Where it has no
+        files, those of the library elsewhere, then any.
         """
         own, every = self._of_chain, self._files
         yield [each for each in own if each.answers(kernel) and not each.is_of_other_library(kernel)]
@@ -169,6 +170,7 @@ class Chooser:
             for distance in sorted({each.distance for each in very}):
                 yield [each for each in very if each.distance == distance]
         yield very
+        yield [each for each in every if each.is_measured and each.is_named(kernel)]
         yield [each for each in own if each.answers(kernel)]
         yield own
         if not own:

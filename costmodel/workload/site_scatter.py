@@ -24,7 +24,7 @@ class Separation(Record):
     sizes: Quantity
     kinds: Quantity
     same: Quantity
-    passes: float = 0.0
+    passes: Quantity = 0.0
 
 
 class SiteScatter(Record, kw_only=True):

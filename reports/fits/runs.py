@@ -60,7 +60,7 @@ from costmodel.study.published.provenance import IN_SAMPLE, Dependence, dependen
 from costmodel.study.published.refits import left_out
 from costmodel.study.published.reproduce import load_cases
 from costmodel.workload.scenario import Scenario
-from costmodel.workload.site_scatter import Separation
+from costmodel.workload.site_scatter import Separation, SiteScatter
 
 CLASSES = ("training", "inference", "serving")  # of published cases
 DIFFUSION = "diffusion"  # a class of its own among runs of inference, of which no anchors are
@@ -133,6 +133,12 @@ class Effects(Record):
         """Return the standard deviation of a run that meets no condition."""
         return math.hypot(self.site, self.run)
 
+    @property
+    def scatter(self) -> SiteScatter:
+        """Return how runs of a site go together, as shares of their variance."""
+        alike = self.site**2 / self.of_class**2
+        return SiteScatter(site=0.0, alike=alike, repeat=REPEAT, length=self.length, kinds=1.0, passes=self.passes)
+
 
 class Runs(Record):
     """The runs of a publication and class: their errors, and how far they are from one another."""
@@ -168,6 +174,18 @@ class Runs(Record):
             + np.diag(self.kernels**2 + LEAST**2)
         )
         return own
+
+    def as_anchors(self, effects: Effects) -> Array:
+        """Return the covariance by which anchors move runs: s_i s_j c_ij, as `costmodel.analytic.anchors` has it.
+
+        Errors of kernels go together as those of the runs do: few rows of devices with fits of their own tell, and of
+        devices without they are most of an error.
+        """
+        met = (self.shares * np.array(list(effects.conditions.values()))) ** 2
+        deviations = np.sqrt(effects.of_class**2 + met.sum(axis=1) + self.kernels**2)
+        between = effects.scatter.correlation(Separation(self.sizes, self.kinds, self.same, self.passes))
+        repeated: Array = np.outer(deviations, deviations) * self.same_site * between + REPEAT**2 * np.eye(len(met))
+        return repeated
 
     def cost(self, effects: Effects) -> float:
         """Return minus the log likelihood of a run: half of that of a pair, as the mean over all pairs."""
@@ -320,12 +338,12 @@ def anchored(rows: Sequence[RunError], effects: Effects, anchors: int) -> Anchor
 
     Other metrics of a known run are not among the others.
 
-    mean = V_ok V_kk^-1 y_k,   variance = V_oo - V_ok V_kk^-1 V_ko        k: the known runs, o: the others
+    mean = K_ok K_kk^-1 y_k,   variance = K_oo - K_ok K_kk^-1 K_ko  k: the known runs, o: the others
 
     Null where no set leaves another run.
     """
     runs = Runs.of(rows, list(effects.conditions))
-    covariance, size, draws = runs.covariance(effects), len(rows), np.random.default_rng(0)
+    covariance, size, draws = runs.as_anchors(effects), len(rows), np.random.default_rng(0)
     sets = list(itertools.islice(itertools.combinations(range(size), anchors), TRIALS + 1))
     if len(sets) > TRIALS:
         sets = [tuple(draws.choice(size, anchors, replace=False).tolist()) for _ in range(TRIALS)]
@@ -390,10 +408,9 @@ def render_site(effects: Mapping[str, Effects], rows: Mapping[str, Sequence[RunE
 
 
 def _scatter(effects: Effects, rows: Sequence[RunError], case_class: str) -> str:
-    values = {
-        "site": 0.0, "alike": effects.site**2 / effects.of_class**2, "repeat": REPEAT, "length": effects.length,
-        "kinds": 1.0, **({"passes": effects.passes} if case_class == "inference" else {}),
-    }  # fmt: skip
+    values = {name: getattr(effects.scatter, name) for name in fields(SiteScatter)}
+    if case_class != "inference":
+        del values["passes"]
     stated = ", ".join(f"{name}: {float(f'{value:.3g}'):g}" for name, value in values.items())
     return f"{stated}, rows: {len(rows)}, publications: {len({row.publication for row in rows})}"
 

@@ -120,6 +120,15 @@ def test_passes_with_prompts_share_a_part_of_the_site_with_decoding_and_no_run(s
     assert covariance[0, 3] == pytest.approx(common * math.exp(-(math.log(8.0) ** 2) / 4.0), rel=1e-3)
 
 
+def test_anchors_take_errors_of_kernels_for_as_alike_as_those_of_runs(scenario):
+    effects = Effects(0.08, 0.06, 2.0, 0.5, {})
+    rows = [drawn(scenario, 0.1, 0.05, 0.3)[at] for at in (0, 1, RUNS)]
+    known = Runs.of(rows, []).as_anchors(effects)
+    assert known[0, 0] == pytest.approx(0.08**2 + 0.06**2 + rows[0].kernels ** 2, rel=1e-3)
+    assert known[0, 1] == pytest.approx(0.64 * known[0, 0], rel=1e-3)
+    assert known[0, 2] == 0.0
+
+
 def test_other_metrics_of_a_known_run_do_not_count_as_its_neighbours(scenario):
     effects, rows = Effects(0.1, 0.01, 3.0, 0.5, {}), drawn(scenario, 0.1, 0.01, 0.005)[:1]
     assert anchored(rows * 3, effects, 1) is None

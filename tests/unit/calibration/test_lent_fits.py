@@ -179,6 +179,15 @@ def test_a_hidden_file_leaves_the_others_of_its_device() -> None:
     assert FitStore(Library()).device_fits("gb200", "trtllm") is not None
 
 
+def test_a_row_of_a_library_that_its_device_lacks_takes_that_of_another_device() -> None:
+    hidden = frozenset({"a100-sxm-80gb/trtllm-moe"})
+    kernel = Kernel("trtllm 1.0.0", "moe_torch_flow", "")
+    fits = Chooser("a100-sxm-80gb", (), hidden).choose("grouped_gemm", "bf16", kernel).calibration.families
+    assert isinstance(fits, FitLookup)
+    lead = fits.considered("grouped_gemm/bf16")[-1]
+    assert (lead.implementation, lead.device != "a100-sxm-80gb") == ("trtllm-moe", True)
+
+
 def test_a_published_rate_is_not_lent_for_a_measured_row() -> None:
     choice = Chooser("b200-sxm", (), BLACKWELL).choose(
         "attention_prefill", "bf16", Kernel("sglang 0.5.14", "trtllm_mha", "")
