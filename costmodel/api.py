@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import ChainMap
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -309,18 +310,18 @@ def event_engine(*, full: bool = False, requests: Requests | None = None) -> Eve
 
 
 def request_engine(
-    *, checkpoint: Path | None = None, workers: int = 1, on_progress: Callable[[float], None] | None = None,
-    keeps: bool = False,
+    *, checkpoint: Path | None = None, workers: int = 1, executor: Executor | None = None,
+    on_progress: Callable[[float], None] | None = None, keeps: bool = False,
 ) -> Requests:  # fmt: skip
     """Return what simulates the requests of a serving scenario.
 
     checkpoint: file that keeps the state of a simulation.
-    workers: threads for replicas that serve independently of each other.
+    workers: threads for replicas that serve independently of each other, or tasks of `executor`, if any.
     on_progress: receives the share of its runs that are done.
     keeps: every request of a long run, for a table of them.
     """
-    options = {"checkpoint": checkpoint, "workers": workers, "on_progress": on_progress, "keeps": keeps}
-    return partial(_requests, options)
+    options = {"checkpoint": checkpoint, "workers": workers, "executor": executor, "keeps": keeps}
+    return partial(_requests, {**options, "on_progress": on_progress})
 
 
 def _requests(

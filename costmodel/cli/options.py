@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ import click
 
 from costmodel.cli.completion import names, paths
 from costmodel.cli.completion import scenarios as scenario_names
-from costmodel.errors import InputError, Location, Problem, visible_json
+from costmodel.errors import InputError, Location, Problem, visible, visible_json
 from costmodel.planning.commands import changed
 from costmodel.records import ValueRecord, replace
 from costmodel.units import whole
@@ -193,6 +194,38 @@ def json_option(function: F) -> F:
     text = "Output format: json (also --json), md, or csv (tables only)."
     all_flag = click.option("--verbose", is_flag=True, help="Show all that is known, not the answer alone.")
     return cast(F, click.option("--format", "form", type=click.Choice(FORMS), help=text)(all_flag(json_flag(printed))))
+
+
+ADDRESS = "DASK_SCHEDULER_ADDRESS"  # the variable in which Dask's own tools look for a scheduler
+
+
+def workers_options(text: str = "Evaluate in this many processes.", *, hidden: bool = False) -> Callable[[F], F]:
+    """Return a decorator that adds `--workers` and `--cluster-scheduler`, as `workers` and `scheduler`."""
+    processes = click.option("--workers", type=click.IntRange(1, 1024), metavar="N", hidden=hidden, help=text)
+    cluster = click.option(
+        "--cluster-scheduler", "scheduler", metavar="URL", hidden=True,
+        help="Dask scheduler to use, whose workers run code sent to them; `env`: that of $DASK_SCHEDULER_ADDRESS; "
+             "`embedded`: start a local one.",
+    )  # fmt: skip
+    return lambda function: processes(cluster(function))
+
+
+def scheduler_of(asked: str | None) -> str | None:
+    """Return the address of the Dask scheduler that is asked for, and say where the work goes, null for none."""
+    from costmodel.study.executors import EMBEDDED
+
+    stated = os.environ.get(ADDRESS)
+    if asked is None:
+        if stated:
+            click.echo(f"note: ${ADDRESS} is set, but not used without --cluster-scheduler env", err=True)
+        return None
+    if asked == "env" and not stated:
+        raise InputError.single(f"${ADDRESS} is not set", hint="write an address", field="--cluster-scheduler")
+    address = str(stated) if asked == "env" else asked
+    if address != EMBEDDED:
+        click.echo(f"note: connecting to the Dask scheduler at {visible(address)}, whose workers run code that this "
+                   "command sends them", err=True)  # fmt: skip
+    return address
 
 
 def read_changes(changes: tuple[str, ...]) -> dict[str, object]:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 from costmodel.cli.completion import names
-from costmodel.cli.options import Asked, device_counts, json_option, print_json, workload_options
+from costmodel.cli.options import (
+    Asked,
+    device_counts,
+    json_option,
+    print_json,
+    scheduler_of,
+    workers_options,
+    workload_options,
+)
 from costmodel.errors import InfeasibleError, InputError, LayoutError
 from costmodel.records import replace
 
@@ -38,11 +46,13 @@ _SEARCHED = (
     help="Condition to meet, e.g. `tpot <= 50 ms`. Repeatable.",
 )  # fmt: skip
 @click.option("--devices", metavar="N,N,…", help="Device counts to consider, e.g. 64,128.")
+@workers_options()
 @workload_options("--phase")
 @json_option
 def command(
-    *, asked: Asked, objective: str | None, constraints: tuple[str, ...], devices: str | None, as_json: bool
-) -> int:
+    *, asked: Asked, objective: str | None, constraints: tuple[str, ...], devices: str | None, workers: int | None,
+    scheduler: str | None, as_json: bool,
+) -> int:  # fmt: skip
     """Find the best parallel degrees, micro-batch size, recomputation and batch size for WORKLOAD.
 
     WORKLOAD may be a model, with --cluster and --phase as in `simulate`. Several clusters are searched one by one.
@@ -52,10 +62,14 @@ def command(
     finds the cheapest engines and how many of them keep up, the 99th percentile of their times within the scenario's
     `slo`; without --devices, on up to 512 devices. Of a step of `phase: rl` the best layouts of its training are tried
     with all its engines. Two pools are not searched: sweep them.
+
+    --workers and --cluster-scheduler as in `sweep`: numbers of devices, values of axes that are texts, and layouts that
+    are looked at one by one go to the workers, which find the same.
     """
     from costmodel.cli.progress import progress
     from costmodel.schema.overrides import is_of
     from costmodel.schema.what_if import find_study
+    from costmodel.study.executors import started_pool
     from costmodel.study.search import SCHEMA, Space, searched, settings
     from costmodel.study.sweep import Wanted
 
@@ -73,7 +87,7 @@ def command(
     chosen = _chosen(loaded, asked, has_goal=bool(objective or wanted.constraints))
     counts = device_counts(devices)
     results: list[SearchResult] = []
-    with progress("search") as on_progress:
+    with progress("search") as on_progress, started_pool(workers, scheduler_of(scheduler)) as pool:
         for number, name in enumerate(chosen):
             of_it = [(path.split(".", 2), value) for path, value in pins.items()]
             own = (name, *loaded.scenario(name).part_names)
@@ -85,7 +99,7 @@ def command(
                 scenario=name,
                 objective=objective,
                 wanted=wanted,
-                space=Space(counts, varied, fixed),
+                space=Space(counts, varied, fixed, pool),
                 on_progress=lambda share, done=number: on_progress((done + share) / len(chosen)),  # type: ignore[misc]
             )
             results.append(result)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from costmodel.cli.completion import names
-from costmodel.cli.options import ENGINES, Asked, json_option, print_json, workload_options
+from costmodel.cli.options import (
+    ENGINES,
+    Asked,
+    json_option,
+    print_json,
+    scheduler_of,
+    workers_options,
+    workload_options,
+)
 from costmodel.errors import CostModelError, InfeasibleError, InputError
 from costmodel.records import replace
 
@@ -38,15 +48,12 @@ if TYPE_CHECKING:
     "--checkpoint", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), hidden=True,
     help="Keep the state of a simulation of requests in FILE, and go on from it (event engine only).",
 )  # fmt: skip
-@click.option(
-    "--workers", type=click.IntRange(1, 1024), metavar="N", hidden=True,
-    help="Threads for replicas that serve independently of each other (event engine only); default: all processors.",
-)  # fmt: skip
+@workers_options("Threads for replicas that serve independently of each other (event engine only).", hidden=True)
 @workload_options()
 @json_option
 def command(
     *, asked: Asked, engine: str | None, full: bool, trace: Path | None, checkpoint: Path | None, workers: int | None,
-    as_json: bool,
+    scheduler: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Predict time, memory, cost and the limiting resource for each scenario of WORKLOAD (a file or a name).
 
@@ -55,12 +62,14 @@ def command(
     On several clusters each scenario runs on all of them, as NAME@CLUSTER.
 
     The event engine also takes --full: every rank is simulated, even identical ones. Of requests --checkpoint FILE,
-    which keeps the state of a run that goes on from it, and --workers N threads for replicas (default: all processors).
+    which keeps the state of a run that goes on from it, and for replicas that serve independently of each other
+    --workers N threads (default: all processors), or processes without Numba, or --cluster-scheduler as in `sweep`.
     """
     from costmodel.api import engine_of, event_engine, request_engine
     from costmodel.cli.progress import progress
 
-    options = {"--full": full or None, "--trace": trace, "--checkpoint": checkpoint, "--workers": workers}
+    options = {"--full": full or None, "--trace": trace, "--checkpoint": checkpoint, "--workers": workers,
+               "--cluster-scheduler": scheduler}  # fmt: skip
     name = next((name for name, value in options.items() if value is not None), None)
     loaded = asked.load()
     if name is not None:
@@ -68,9 +77,9 @@ def command(
     _say_next(asked, loaded)
     if checkpoint is not None and len(loaded.scenarios) > 1:
         raise InputError.single("keeps one scenario", field="--checkpoint", hint="choose one with --scenario")
-    with progress("simulating") as on_progress:
+    with progress("simulating") as on_progress, _replicas(workers, scheduler) as (number, executor):
         requests = request_engine(
-            checkpoint=checkpoint, workers=workers or os.cpu_count() or 1, on_progress=on_progress, keeps=bool(trace),
+            checkpoint=checkpoint, workers=number, executor=executor, on_progress=on_progress, keeps=bool(trace),
         )  # fmt: skip
         simulation = event_engine(full=full, requests=requests) if engine == "event" else None
         if as_json:
@@ -91,6 +100,19 @@ def command(
     base = _base(asked) if shown == "analytic" else None
     show_simulation(asked.arguments, loaded, points, detailed=detailed, engine=shown, base=base)
     return 0 if all(point.fits for point in points.values()) else InfeasibleError.exit_code
+
+
+@contextmanager
+def _replicas(workers: int | None, scheduler: str | None) -> Iterator[tuple[int, Executor | None]]:
+    """Give how many threads run replicas, or how many tasks of an executor: a Dask cluster's, or that of processes
+    where loops are not compiled, which let one thread run at a time."""
+    if scheduler is None and (workers is None or find_spec("numba")):
+        yield workers or os.cpu_count() or 1, None
+        return
+    from costmodel.study.executors import started_pool
+
+    with started_pool(workers, scheduler_of(scheduler)) as pool:
+        yield pool.busy, pool.executor
 
 
 def _base(asked: Asked) -> Workload | None:

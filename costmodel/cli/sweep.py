@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 
 import click
 
 from costmodel.cli.completion import names, paths
-from costmodel.cli.options import Asked, json_option, output_option, print_json, workload_options
-from costmodel.errors import InfeasibleError, InputError, visible
-
-ADDRESS = "DASK_SCHEDULER_ADDRESS"  # the variable in which Dask's own tools look for a scheduler
+from costmodel.cli.options import (
+    Asked,
+    json_option,
+    output_option,
+    print_json,
+    scheduler_of,
+    workers_options,
+    workload_options,
+)
+from costmodel.errors import InfeasibleError, InputError
 
 
 @click.command("sweep")
@@ -31,12 +36,7 @@ ADDRESS = "DASK_SCHEDULER_ADDRESS"  # the variable in which Dask's own tools loo
     show_default=True,
     help="Closed form, or simulate each point.",
 )
-@click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Evaluate in this many processes.")
-@click.option(
-    "--cluster-scheduler", "scheduler", metavar="URL", hidden=True,
-    help="Dask scheduler to use, whose workers run code sent to them; `env`: that of $DASK_SCHEDULER_ADDRESS; "
-         "`embedded`: start a local one.",
-)  # fmt: skip
+@workers_options()
 @output_option("DIR", "Output folder, e.g. `--output runs`.")
 @workload_options("--cluster", "--phase")
 @json_option
@@ -71,7 +71,7 @@ def command(
     loaded = asked.load()
     sweep = plan_sweep(loaded, varied, every=bool(asked.scenarios), wanted=wanted, engine=engine)
     check_folder(output, sweep.document())
-    scheduler = _scheduler(scheduler)
+    scheduler = scheduler_of(scheduler)
     try:
         with progress("sweep", sweep.points) as on_progress, started_pool(workers, scheduler) as pool:
             summaries = write_sweep(sweep, output, on_progress, pool)
@@ -85,21 +85,3 @@ def command(
 
         show_sweep(sweep.document(), summaries, shlex.quote(str(output)))
     return 0 if any(summary["fit"] for summary in summaries.values()) else InfeasibleError.exit_code
-
-
-def _scheduler(asked: str | None) -> str | None:
-    """Return the address of the Dask scheduler that is asked for, and say where the work goes, null for none."""
-    from costmodel.study.executors import EMBEDDED
-
-    stated = os.environ.get(ADDRESS)
-    if asked is None:
-        if stated:
-            click.echo(f"note: ${ADDRESS} is set, but not used without --cluster-scheduler env", err=True)
-        return None
-    if asked == "env" and not stated:
-        raise InputError.single(f"${ADDRESS} is not set", hint="write an address", field="--cluster-scheduler")
-    address = str(stated) if asked == "env" else asked
-    if address != EMBEDDED:
-        click.echo(f"note: connecting to the Dask scheduler at {visible(address)}, whose workers run code that this "
-                   "command sends them", err=True)  # fmt: skip
-    return address

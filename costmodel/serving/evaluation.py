@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ from costmodel.serving.summary import Outcome, Tally, changes, of_classes, perce
 from costmodel.workload.engine_memory import kv_pool
 from costmodel.workload.memory import Ledger
 from costmodel.workload.plans import Serving
+from costmodel.workload.pools import Pools
 from costmodel.workload.scenario import Scenario
 
 SATURATING = 1000  # requests that arrive at once
@@ -44,15 +46,23 @@ class Options(Record, kw_only=True):
     """How requests are run.
 
     checkpoint: file that keeps the state.
-    workers: threads for replicas that serve independently of each other.
+    workers: threads for replicas that serve independently of each other, or tasks of `executor`, if any.
     on_progress: receives the share of runs that are done.
     keeps: every request of a long run, for a table of them.
     """
 
     checkpoint: Path | None = None
     workers: int = 1
+    executor: Executor | None = None
     on_progress: Callable[[float], None] | None = None
     keeps: bool = False
+
+    def simulation(self, scenario: Scenario, plan: Serving | Pools, calibration: Calibration) -> Simulation:
+        """Return a simulation that is run so."""
+        keeps = self.keeps or self.checkpoint is not None
+        simulation = Simulation(scenario, plan, calibration, self.workers, keeps=keeps)
+        simulation.executor = self.executor
+        return simulation
 
 
 DEFAULT = Options()
@@ -90,9 +100,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
     @cached_property
     def simulation(self) -> Simulation:
         """Return the simulation, its step times priced."""
-        options = self._options
-        keeps = options.keeps or options.checkpoint is not None
-        return Simulation(self._scenario, self._plan, self._calibration, options.workers, keeps=keeps)
+        return self._options.simulation(self._scenario, self._plan, self._calibration)
 
     @cached_property
     def served(self) -> Served:

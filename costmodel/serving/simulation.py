@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from copy import copy
 from pathlib import Path
 from time import monotonic
@@ -13,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.cost.calibration import Calibration, other_of
-from costmodel.errors import InfeasibleError, InputError
+from costmodel.errors import InfeasibleError, InputError, Notice
 from costmodel.quantities import Array
 from costmodel.records import Record, replace
+from costmodel.serving.apart import serve_by_processes, serve_by_threads
 from costmodel.serving.bounds import check_requests, check_run
 from costmodel.serving.checkpoint import identity, is_over, restore, save
 from costmodel.serving.compiled import compiled, has_numba, is_kept
@@ -32,7 +34,7 @@ from costmodel.serving.deployment import (
 )
 from costmodel.serving.distributions import Histogram
 from costmodel.serving.draw import RequestDraw, comes_in_parts, in_order_of_arrival
-from costmodel.serving.first_run import Loop, run_as_python, try_python
+from costmodel.serving.first_run import run_as_python, try_python
 from costmodel.serving.fleet import run_apart, run_together
 from costmodel.serving.prices import Tables
 from costmodel.serving.routing import Service
@@ -45,7 +47,6 @@ from costmodel.serving.state import (
     PRIORITY,
     PROMPT,
     Calls,
-    Engines,
     Policy,
     Requests,
     new_records,
@@ -66,17 +67,17 @@ CHUNK_EVENTS = 8  # a chunk of a prompt, or a run of its blocks, takes Python as
 PARTS, GROWTH, EVERY = 64, 1.05, 10.0  # of the time of arrivals; between parts; seconds between checkpoints
 SHORT = 0.5  # seconds: a part that takes less is followed by one of twice its length
 FEW_PLACES = 256  # that an engine keeps though fewer requests come: its highest stable rate needs them
-PARTS_OF_WORKER = 4  # in which replicas are run beside each other: some have more to do
 WINDOW, MOST_KEPT = 2**19, 2**21  # requests that are drawn at once in a run of more than are kept
 PER_PLACE = 8  # requests of a saturated replica for each that it runs at a time
 ORDERS = {"fcfs": FCFS, "priority": PRIORITY, "lpm": LONGEST_PREFIX}
+IN_ONE_PROCESS = Notice("engines whose requests depend on each other's run in this process, not by the workers")
 UNLIMITED_SEQUENCES = 1024  # where neither scenario nor framework limits a step: the largest of their defaults
 
 
 class Simulation:
     """One serving scenario, ready to run.
 
-    workers: threads for replicas that serve independently of each other.
+    workers: threads for replicas that serve independently of each other, or tasks of the executor, if any.
     compiles: a long run is compiled by numba, which may take seconds the first time, and runs the same.
     keeps: every request of a long run, too. Else `requests` are the first ones, and `streamed` runs all of them.
     plan: of one pool, or of two, of which `scenario` and `plan` become those of the engines that decode.
@@ -92,6 +93,7 @@ class Simulation:
         if problem is not None:
             raise problem
         self.workers, self.compiles, self.keeps, self._calibration = workers, compiles, keeps, calibration
+        self.executor: Executor | None = None
         self._take(scenario, plan)
         self.pricer = StepPricer(self.scenario, self.plan, calibration)
         self._other_pricers = [
@@ -221,7 +223,7 @@ class Simulation:
         policy = self.policy if policy is None else policy
         tables = slower(self.times.tables, slowdown)
         service = new_service(self.scenario, self.plan, self.requests, policy, tables, others=self._kinds(slowdown))
-        if checkpoint is None and (on_progress is None or not self.is_long):
+        if checkpoint is None and (on_progress is None or not self.is_long or self.executor is not None):
             return self._served(service, self._serve(service, self.plan, np.inf))
         return self._served(service, self._in_parts(service, checkpoint, on_progress))
 
@@ -330,6 +332,11 @@ class Simulation:
         together = not is_dealt_out(self.scenario, plan, service)
         loop = run_together if together else run_apart
         kept = has_numba() and self.compiles and self._events > LOADING_EVENTS and is_kept(loop)
+        if self.executor is not None and together:
+            warnings.warn(IN_ONE_PROCESS, stacklevel=2)
+        elif self.executor is not None and len(service.engines.state) > 1:
+            compiles = kept or (self.is_long and has_numba())
+            return serve_by_processes(self.executor, self.workers, service, until, compiles=compiles)
         if not kept and (not self.is_long or not has_numba()):
             return run_as_python(loop, service, until, slow=self.is_long)
         if not kept:
@@ -337,29 +344,7 @@ class Simulation:
             if stuck is not None:
                 return stuck
         run = compiled(loop)
-        return int(run(service, until)) if together else self.serve_apart(run, service, until)
-
-    def serve_apart(self, run: Loop, service: Service, until: float) -> int:
-        """Run replicas whose requests are dealt out, which share nothing. Return one that is stuck, -1: none.
-
-        Compiled loops hold no lock of Python's, so that threads run them beside each other, in place. Which thread runs
-        a replica changes nothing of it.
-        """
-        number = len(service.engines.state)
-        workers = min(self.workers, number)
-        bounds = np.linspace(0, number, min(workers * PARTS_OF_WORKER, number) + 1).astype(int)
-
-        def run_part(first: int, last: int) -> int:
-            part = Engines(*(rows[first:last] for rows in service.engines))
-            fleet = service.fleet._replace(members=np.asarray(service.fleet.members)[first:last])
-            stuck = int(run(service._replace(engines=part, fleet=fleet), until))
-            return stuck if stuck < 0 else first + stuck
-
-        if workers == 1:
-            return run_part(0, number)
-        with ThreadPoolExecutor(workers) as threads:
-            stuck = threads.map(run_part, bounds[:-1], bounds[1:])
-            return next((each for each in stuck if each >= 0), -1)
+        return int(run(service, until)) if together else serve_by_threads(run, service, until, self.workers)
 
 
 def slower(tables: Tables, factor: float) -> Tables:

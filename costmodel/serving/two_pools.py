@@ -29,9 +29,7 @@ class PoolsPlayed(RequestEvaluation):
     @cached_property
     def simulation(self) -> Simulation:
         """Return the simulation, the step times of both pools priced."""
-        options = self._options
-        keeps = options.keeps or options.checkpoint is not None
-        return Simulation(self._both, self._pools, self._calibration, options.workers, keeps=keeps)
+        return self._options.simulation(self._both, self._pools, self._calibration)
 
     @cached_property
     def closed(self) -> PoolsEvaluation:  # type: ignore[override]  # of another plan, asked the same

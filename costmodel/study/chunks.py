@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import pickle
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from costmodel.analytic.blocks import infeasibilities, take
-from costmodel.analytic.grid import evaluate_grid
+from costmodel.analytic.blocks import infeasibilities, single, take
+from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.api import event_engine
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import CostModelError
@@ -21,12 +20,15 @@ from costmodel.quantities import Array
 from costmodel.records import Record
 from costmodel.result import BAD_LAYOUT, FITS, OVERLOADED, REASONS, Result
 from costmodel.schema.whole_files import write_aside
+from costmodel.study.executors import Shared
 from costmodel.study.expressions import Expression
 from costmodel.study.files import digest, part_path
-from costmodel.study.sweep import INTERVAL, Structure, Sweep
-from costmodel.study.tables import Columns, Reader, encode, reader_of
+from costmodel.study.tables import INTERVAL, Columns, Reader, encode, reader_of
 from costmodel.version import __version__
 from costmodel.workload.scenario import Scenario
+
+if TYPE_CHECKING:
+    from costmodel.study.sweep import Structure, Sweep
 
 POINTS = 32_768  # of one chunk at most: what a kill may lose, and some 100 MB while it is evaluated
 SIMULATED = 4  # points of one chunk where each is simulated: some seconds of work
@@ -36,25 +38,7 @@ STRUCTURES = 64  # of one chunk at most: each is a workload of some 60 kB
 Index: TypeAlias = "tuple[range, ...]"
 
 
-class Given:
-    """A structure's scenario and calibration, which are pickled once however many chunks carry them."""
-
-    __slots__ = ("_packed", "calibration", "scenario")
-
-    def __init__(self, scenario: Scenario, calibration: Calibration) -> None:
-        self.scenario, self.calibration = scenario, calibration
-        self._packed: bytes | None = None
-
-    def __reduce__(self) -> tuple[Callable[[bytes], Given], tuple[bytes]]:
-        """Return how a worker gets them, once for all of its chunks."""
-        if self._packed is None:
-            self._packed = pickle.dumps((self.scenario, self.calibration), pickle.HIGHEST_PROTOCOL)
-        return _unpacked, (self._packed,)
-
-
-@lru_cache(maxsize=4)
-def _unpacked(packed: bytes) -> Given:
-    return Given(*pickle.loads(packed))  # as the executor unpickles the chunk around it
+Given: TypeAlias = "Shared[tuple[Scenario, Calibration]]"  # what a structure is evaluated from
 
 
 class Piece(Record):
@@ -184,11 +168,19 @@ def resolve_structure(sweep: Sweep, structure: Structure) -> tuple[Given | None,
         return None, structure.reason
     try:
         scenario, _ = structure.workload.varied(structure.scenario, sweep.vary())
-        return Given(scenario, structure.workload.calibration(scenario)), ""
+        calibration = structure.workload.calibration(scenario)
+        _look_up_fits(scenario, calibration, sweep.shape)
+        return Shared((scenario, calibration)), ""
     except CostModelError as error:
         if not structure.choices:
             raise
         return None, str(error).splitlines()[0]
+
+
+def _look_up_fits(scenario: Scenario, calibration: Calibration, shape: tuple[int, ...]) -> None:
+    """Evaluate one point, so that a calibration that goes to workers knows its fits, and they read no file."""
+    with suppress(CostModelError):
+        evaluate_point(single(scenario, (0,) * len(shape)), calibration)
 
 
 class Part(NamedTuple):
@@ -270,8 +262,9 @@ def _names(piece: Piece) -> dict[str, npt.NDArray[Any]]:
         verdict, reason = (np.full(piece.points, text) for text in (VERDICTS[2], piece.reason))
         return {**columns, "fits": np.zeros(piece.points, dtype=bool), "verdict": verdict, "reason": reason}
     index = tuple(np.arange(part.start, part.stop) for part in piece.index)
-    scenario = take(piece.given.scenario, index, piece.shape)
-    result = _evaluated(scenario, piece.given.calibration, sizes, piece.engine)
+    whole, calibration = piece.given.value
+    scenario = take(whole, index, piece.shape)
+    result = _evaluated(scenario, calibration, sizes, piece.engine)
     codes = np.broadcast_to(np.asarray(result.reason), sizes).reshape(-1)
     metrics = {name: value for name, value in result.metrics.items() if value is not None}
     ends = result.interval(piece.headline)

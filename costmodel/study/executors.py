@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from importlib import import_module
 from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from costmodel.errors import InputError
 from costmodel.records import ValueRecord
@@ -74,6 +77,74 @@ def in_any_order(pool: Pool, function: Callable[[T], R], tasks: Iterable[T]) -> 
         done, running = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
             yield future.result()
+
+
+def in_order(pool: Pool, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+    """Yield the result of each task in the order of the tasks. Those that are not taken are not waited for."""
+    if pool.executor is None:
+        yield from map(function, tasks)
+        return
+    running: deque[Future[R]] = deque()
+    try:
+        for task in tasks:
+            running.append(pool.executor.submit(function, task))
+            if len(running) >= 2 * pool.busy:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        for future in running:
+            future.cancel()
+
+
+class Ahead(Generic[T, R]):
+    """Results of tasks one by one, the next of which are started before anyone knows that they are needed."""
+
+    def __init__(self, pool: Pool, function: Callable[[T], R]) -> None:
+        self._pool, self._function = pool, function
+        self._running: dict[Hashable, tuple[Hashable, Future[R]]] = {}
+        self.depth = 0 if pool.executor is None else 2 * pool.busy  # tasks that keep the workers busy
+
+    def start(self, key: Hashable, mark: Hashable, task: Callable[[], T]) -> None:
+        """Start a task where a worker is free for it. key: its place; mark: what it is, should that change."""
+        known = self._running.get(key)
+        if self._pool.executor is None or (known is None and len(self._running) >= self.depth):
+            return
+        if known is None or known[0] != mark:
+            self._leave(key)
+            self._running[key] = mark, self._pool.executor.submit(self._function, task())
+
+    def result(self, key: Hashable, mark: Hashable, task: Callable[[], T]) -> R:
+        """Return the result of a task. It is done here where it was not started as it is now."""
+        known = self._running.get(key)
+        if known is not None and known[0] == mark:
+            return self._running.pop(key)[1].result()
+        self._leave(key)
+        return self._function(task())
+
+    def _leave(self, key: Hashable) -> None:
+        if key in self._running:
+            self._running.pop(key)[1].cancel()
+
+
+class Shared(Generic[T]):
+    """A value that many tasks carry. It is pickled once here, and unpickled once by each worker."""
+
+    __slots__ = ("_packed", "value")
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+        self._packed: bytes | None = None
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Shared[Any]], tuple[bytes]]:
+        if self._packed is None:
+            self._packed = pickle.dumps(self.value, pickle.HIGHEST_PROTOCOL)
+        return _unpacked, (self._packed,)
+
+
+@lru_cache(maxsize=4)
+def _unpacked(packed: bytes) -> Shared[Any]:
+    return Shared(pickle.loads(packed))  # as the executor unpickles the task around it
 
 
 @contextmanager

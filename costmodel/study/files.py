@@ -7,16 +7,17 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from costmodel.errors import InputError, Location
 from costmodel.records import fields, is_record
 from costmodel.schema.references import FOLDERS
-from costmodel.schema.results import read_head, read_json
 from costmodel.schema.whole_files import reporting_os_errors
-from costmodel.study.sweep import Sweep
+
+if TYPE_CHECKING:
+    from costmodel.study.sweep import Sweep
 
 STUDY, POINTS = "study.json", "points"
 DIGITS = 16  # of a digest that are kept
@@ -59,7 +60,11 @@ def part_path(folder: Path, number: int, form: str) -> Path:
 def found_form(folder: Path) -> str | None:
     """Return the form of the table that a folder of the same study holds, null where it holds none."""
     study = folder / STUDY
-    return read_head(study).form if study.exists() else None
+    if not study.exists():
+        return None
+    from costmodel.schema.results import read_head  # workers load no pydantic
+
+    return read_head(study).form
 
 
 def digest(data: bytes) -> str:
@@ -76,6 +81,8 @@ def as_json(document: object) -> bytes:
 
 def _same_study(path: Path, document: Mapping[str, Any]) -> bool:
     """Tell whether a file asks what `document` asks. Which version answers, and in which form, does not matter."""
+    from costmodel.schema.results import read_head, read_json
+
     read_head(path)  # raises what is wrong with it
     present = read_json(path, "remove the folder, or name another")
     requested = json.loads(as_json(document))

@@ -16,6 +16,7 @@ from costmodel.quantities import Array
 from costmodel.records import MutableRecord, Record, asdict, field, fields, replace
 from costmodel.result import FITS, PHASES, Point, Result, headline_of
 from costmodel.study.axes import Axis
+from costmodel.study.executors import HERE, Pool
 from costmodel.study.expressions import Expression, read_expression
 from costmodel.study.prices import Quoted, quotes
 from costmodel.workload.plans import Serving
@@ -204,6 +205,7 @@ class SearchRequest(Record):
 
     axes: those of numbers, by dimension.
     is_open: no number of devices was asked for.
+    pool: workers that evaluate parts of it.
     """
 
     workload: Workload
@@ -213,6 +215,7 @@ class SearchRequest(Record):
     axes: Sequence[tuple[Axis, ...]] = ()
     fixed: tuple[str, ...] = ()
     is_open: bool = False
+    pool: Pool = HERE
 
     @property
     def head(self) -> str:

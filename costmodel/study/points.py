@@ -29,8 +29,8 @@ from costmodel.schema.whole_files import make_folder, reporting_os_errors, write
 from costmodel.study.chunks import Cutter, Desk, cutter, make_part
 from costmodel.study.executors import HERE, Pool, in_any_order
 from costmodel.study.files import POINTS, STUDY, as_json, check_folder, digest, fingerprint, found_form, part_path
-from costmodel.study.sweep import INTERVAL, Sweep
-from costmodel.study.tables import PARQUET, Columns, OnProgress, Summary, best_form, decode, numbers
+from costmodel.study.sweep import Sweep
+from costmodel.study.tables import INTERVAL, PARQUET, Columns, OnProgress, Summary, best_form, decode, numbers
 
 _ENDS = tuple(f"_{end}" for end in INTERVAL)  # of names of columns
 

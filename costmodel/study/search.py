@@ -7,8 +7,9 @@ layouts have (a degree, a batch, a schedule) leaves those that have one of its v
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from costmodel.errors import InputError, LayoutError
 from costmodel.records import Record, replace
 from costmodel.schema import SI
 from costmodel.study.axes import Axis
+from costmodel.study.executors import HERE, Pool, in_order
 from costmodel.study.goals import (
     KEPT,
     SEARCHED,
@@ -44,17 +46,26 @@ from costmodel.workload.split_rules import heads_of
 SCHEMA = "costmodel/search@1"
 
 
+class Searching(Protocol):
+    """One search, or a part of it."""
+
+    def __call__(self, request: SearchRequest, /, on_progress: OnProgress) -> SearchResult:
+        """Return its result."""
+
+
 class Space(Record):
     """The layouts that a search tries.
 
     devices: numbers of devices (default: as many as the scenario takes, as in `simulate`).
     varied: axes as `--vary` takes them.
     fixed: parts of a layout as `PATH=VALUE`, which every layout has.
+    pool: workers that evaluate parts of the search, which finds the same however many there are.
     """
 
     devices: Sequence[int] = ()
     varied: Sequence[str] = ()
     fixed: Sequence[str] = ()
+    pool: Pool = HERE
 
 
 def searched(
@@ -81,12 +92,12 @@ def searched(
         space = replace(space, varied=(*space.varied, exchanges))
     if not space.varied and not space.fixed:
         goal = read_goal(phase, scenario, objective, wanted.constraints, wanted.derived)
-        return search(workload, scenario, goal, space.devices, on_progress=on_progress)
+        return search(workload, scenario, goal, space, on_progress=on_progress)
     base = workload.changed({}, [scenario])
     sweep = plan_sweep(base, [*space.varied, *space.fixed], every=True)
     paths = [axis.path for axis in sweep.axes if not axis.texts]
     goal = read_goal(phase, scenario, objective, wanted.constraints, wanted.derived, paths)
-    return search(workload, scenario, goal, space.devices, sweep, on_progress)
+    return search(workload, scenario, goal, space, sweep, on_progress)
 
 
 def _of_parts(
@@ -141,7 +152,7 @@ def search(
     workload: Workload,
     scenario: str,
     goal: Goal,
-    devices: Sequence[int] = (),
+    space: Space = Space(),
     sweep: Sweep | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> SearchResult:
@@ -150,27 +161,29 @@ def search(
     sweep: the axes that are part of the search. With several numbers of devices and the objective `minimise devices`,
     a training step is searched on ever more devices until one meets the constraints.
     """
-    result = SearchResult(scenario, goal.sense, goal.objective.text, goal.names)
     if sweep is None:
-        result.devices = _numbers(workload, scenario, devices, None)
-        _add(result, SearchRequest(workload, scenario, goal, result.devices, is_open=not devices), on_progress)
-        return result
-    result.devices = _numbers(sweep.workload, scenario, devices, sweep)
-    structures = [one for one in sweep.structures if one.scenario == scenario]
-    for number, one in enumerate(structures):
+        numbers = _numbers(workload, scenario, space.devices, None)
+        whole = SearchRequest(workload, scenario, goal, numbers, is_open=not space.devices, pool=space.pool)
+        return _of_structure(whole, on_progress)
+    result = SearchResult(scenario, goal.sense, goal.objective.text, goal.names)
+    result.devices = _numbers(sweep.workload, scenario, space.devices, sweep)
+    head, requests, others = f"scenarios.{scenario}.", [], []
+    for one in (one for one in sweep.structures if one.scenario == scenario):
         loaded = _loaded(sweep.workload, scenario, one)
         if loaded is None:
             continue
-        head = f"scenarios.{scenario}."
-        fixed = tuple(path.removeprefix(head) for path in one.choices)
-        part = SearchResult(scenario, goal.sense)
-        done = number / len(structures)
-        stated = {path: np.array([float(text)]) for path, text in one.choices.items() if path.removeprefix(head) in OWN}
+        fixed = {path.removeprefix(head): text for path, text in one.choices.items()}
+        stated = {head + name: np.array([float(text)]) for name, text in fixed.items() if name in OWN}
         axes = [*((Axis(path, value, "count", whole=True),) for path, value in stated.items()), *sweep.numeric]
-        request = SearchRequest(loaded, scenario, goal, result.devices, axes, fixed, is_open=not devices)
-        _add(part, request, lambda share, done=done: on_progress(done + share / len(structures)))  # type: ignore[misc]
-        others = {path: text for path, text in one.choices.items() if path.removeprefix(head) not in (*OWN, *VARIED)}
-        result.merge(part, others)
+        requests.append(
+            SearchRequest(
+                loaded, scenario, goal, result.devices, axes, tuple(fixed), is_open=not space.devices, pool=space.pool
+            )
+        )
+        named = zip(one.choices.items(), fixed, strict=True)
+        others.append({path: text for (path, text), name in named if name not in (*OWN, *VARIED)})
+    for part, choices in zip(_each(requests, _of_structure, on_progress), others, strict=True):
+        result.merge(part, choices)
     result.axes = {axis.path: axis.dimension for axis in sweep.axes if not axis.texts}
     return result
 
@@ -189,7 +202,28 @@ def _loaded(workload: Workload, scenario: str, one: Structure) -> Workload | Non
         return None
 
 
-def _add(result: SearchResult, request: SearchRequest, on_progress: OnProgress) -> None:
+def _each(requests: Sequence[SearchRequest], one: Searching, on_progress: OnProgress) -> Iterator[SearchResult]:
+    """Yield the results of searches in their order. Of several each is a task of the workers. A single one is done
+    here, and shares its own parts among them."""
+    count = len(requests)
+    if count > 1 and requests[0].pool.executor is not None:
+        alone = (replace(each, pool=HERE) for each in requests)
+        for number, part in enumerate(in_order(requests[0].pool, partial(one, on_progress=_silent), alone)):
+            on_progress((number + 1) / count)
+            yield part
+        return
+    for number, each in enumerate(requests):
+        yield one(each, lambda share, number=number: on_progress((number + share) / count))  # type: ignore[misc]
+
+
+def _silent(_: float) -> None:
+    """Say nothing, as a worker does."""
+
+
+def _of_structure(request: SearchRequest, on_progress: OnProgress) -> SearchResult:
+    """Return the best layouts on all numbers of devices."""
+    goal = request.goal
+    result = SearchResult(request.scenario, goal.sense, goal.objective.text, goal.names, request.devices)
     chosen = request.workload.scenario(request.scenario)
     unknown = missing(chosen)
     for name in request.goal.names:
@@ -199,18 +233,24 @@ def _add(result: SearchResult, request: SearchRequest, on_progress: OnProgress) 
             )
     if isinstance(chosen.plan, Serving):
         search_servers(request, result, on_progress)
-        return
-    is_step, count = isinstance(chosen.plan, Training), len(request.devices)
-    search_layouts = search_steps if is_step else search_passes
-    without = []
-    for at, number in enumerate(request.devices):
-        part, one = SearchResult(result.scenario, result.sense), replace(request, devices=(number,))
-        search_layouts(one, part, lambda share, at=at: on_progress((at + share) / count))  # type: ignore[misc]
+        return result
+    is_fewest, without = isinstance(chosen.plan, Training) and request.goal.is_fewest, []
+    parts = _each([replace(request, devices=(number,)) for number in request.devices], _on_devices, on_progress)
+    for number, part in zip(request.devices, parts, strict=False):
         result.merge(part, {})
         without += [] if part.feasible else [number]
-        if is_step and request.goal.is_fewest and result.best:
+        if is_fewest and result.best:
             break
     _note_the_cluster(request, result, without)
+    return result
+
+
+def _on_devices(request: SearchRequest, on_progress: OnProgress) -> SearchResult:
+    """Return the best layouts of a step or a pass on one number of devices."""
+    result = SearchResult(request.scenario, request.goal.sense)
+    is_step = isinstance(request.workload.scenario(request.scenario).plan, Training)
+    (search_steps if is_step else search_passes)(request, result, on_progress)
+    return result
 
 
 def _note_the_cluster(request: SearchRequest, result: SearchResult, without: Sequence[int]) -> None:

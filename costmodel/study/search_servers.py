@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from costmodel.quantities import Array, Indices
 from costmodel.records import MutableRecord, Record, asdict, field, replace
 from costmodel.result import FITS, Point
 from costmodel.serving.choice import with_tails
+from costmodel.study.executors import Ahead, Shared
 from costmodel.study.goals import KEPT, OnProgress, SearchRequest, SearchResult, candidate, ranked
 from costmodel.study.layouts import REPLICAS, Space, check_size, divisors, server_space
 from costmodel.study.search_passes import note_memory
@@ -109,7 +111,7 @@ def search_servers(request: SearchRequest, result: SearchResult, on_progress: On
     result.feasible += int(fits.sum())
     devices = np.broadcast_to(np.asarray(scenario.devices), shape)
     order = np.argsort(devices, kind="stable")
-    race = _Race(request, request.workload.calibration(scenario))
+    race = _Race(request, Shared(request.workload.calibration(scenario)), Ahead(request.pool, _try))
     for start in range(0, space.size, _PIECE):
         rows = order[start : start + _PIECE]
         if race.is_over(float(devices[rows[0]])):
@@ -134,12 +136,38 @@ def _beyond(closed: Evaluation) -> str | None:
     return None if why is None else f"the first layout: {why}; simulate it, which takes its requests one by one"
 
 
+class _Tried(NamedTuple):
+    """Whether a layout keeps the objective, and how far beyond a limit it is. simulated: null where it is beyond one
+    without."""
+
+    keeps: bool
+    beyond: float | None = None
+    simulated: Evaluation | None = None
+
+
+def _try(task: tuple[Scenario, Shared[Calibration]]) -> _Tried:
+    """Look at one layout: by the closed form, and with a short run of its requests where that keeps the objective."""
+    scenario, calibration = task[0], task[1].value
+    for percentile in (ROUGH, PERCENTILE) if list(_limits(scenario)) else (ROUGH,):
+        try:
+            evaluation = (with_tails if percentile == PERCENTILE else evaluate)(scenario, calibration)
+        except InfeasibleError:
+            return _Tried(keeps=False)
+        simulated = evaluation if percentile == PERCENTILE else None
+        if not keeps(evaluation, scenario, percentile):
+            times = _times(evaluation, scenario, percentile)
+            beyond = max((value / limit for _, value, limit in times), default=np.inf)  # backlogged without limits
+            return _Tried(keeps=False, beyond=beyond, simulated=simulated)
+    return _Tried(keeps=True, simulated=simulated)
+
+
 class _Race(MutableRecord, eq=False):
     """Looks at layouts one by one, the most promising first. best: of each engine's layout, of those that keep the
     objective; nearest: why the layout that is nearest to counting does not, and the layout."""
 
     request: SearchRequest
-    calibration: Calibration
+    calibration: Shared[Calibration]
+    ahead: Ahead[tuple[Scenario, Shared[Calibration]], _Tried]
     best: dict[tuple[object, ...], _Layout] = field(default_factory=dict)
     queue: list[_Layout] = field(default_factory=list)
     nearest: tuple[int, _Layout] | None = None
@@ -172,6 +200,8 @@ class _Race(MutableRecord, eq=False):
             kept = self.kept
             if not self.queue or (len(kept) >= KEPT and self._bound(self.queue[0]) > kept[KEPT - 1].score):
                 return
+            for each in heapq.nsmallest(self.ahead.depth, self.queue):
+                self.ahead.start(id(each), None, lambda each=each: (each.alone, self.calibration))  # type: ignore[misc]
             one = heapq.heappop(self.queue)
             known = self.best.get(_engine(one))
             if (known is None or one < known) and self._try(one):
@@ -185,16 +215,13 @@ class _Race(MutableRecord, eq=False):
 
     def _try(self, one: _Layout) -> bool:
         """Tell whether a layout keeps the objective, and keep it where it is the best of the same engine."""
-        for percentile in (ROUGH, PERCENTILE) if list(_limits(one.alone)) else (ROUGH,):
-            try:
-                evaluation = one.simulated if percentile == PERCENTILE else evaluate(one.alone, self.calibration)
-            except InfeasibleError:
-                return False
-            if not keeps(evaluation, one.alone, percentile):
-                times = _times(evaluation, one.alone, percentile)
-                beyond = max((value / limit for _, value, limit in times), default=np.inf)  # backlogged without limits
-                self._near(_SLOW_TAIL, replace(one, score=beyond))
-                return False
+        tried = self.ahead.result(id(one), None, lambda: (one.alone, self.calibration))
+        if tried.simulated is not None:
+            one.__dict__["simulated"] = tried.simulated  # as its property keeps it
+        if not tried.keeps:
+            if tried.beyond is not None:
+                self._near(_SLOW_TAIL, replace(one, score=tried.beyond))
+            return False
         engine = _engine(one)
         self.best[engine] = min(self.best.get(engine, one), one)
         return True
@@ -223,7 +250,7 @@ class _Race(MutableRecord, eq=False):
     def evaluated(self, scenario: Scenario, space: Space, rows: Indices) -> list[_Layout]:
         """Return the layouts of some rows that fit, keep up with their requests and meet the constraints."""
         part = take(scenario, (rows,), (space.size,))
-        result, size = evaluate_grid(part, self.calibration, (len(rows),)), len(rows)
+        result, size = evaluate_grid(part, self.calibration.value, (len(rows),)), len(rows)
         columns = zip(space.paths(self.request.head), space.columns.values(), strict=True)
         score, meets = self.request.goal.judged(
             result, size, part.devices, {path: column[rows] for path, column in columns}
@@ -234,7 +261,7 @@ class _Race(MutableRecord, eq=False):
 
         def layouts(some: npt.NDArray[np.bool_], scores: Array) -> list[_Layout]:
             return [
-                _Layout(float(scores[at]), float(latency[at]), int(rows[at]), space, scenario, self.calibration)
+                _Layout(float(scores[at]), float(latency[at]), int(rows[at]), space, scenario, self.calibration.value)
                 for at in np.flatnonzero(some).tolist()
             ]
 

@@ -7,7 +7,7 @@ and order are evaluated together, those that promise most first, until no other 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -21,6 +21,7 @@ from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Indices
 from costmodel.records import MutableRecord, Record, field
 from costmodel.study.bounds import Bounder
+from costmodel.study.executors import Ahead, Pool, Shared
 from costmodel.study.goals import KEPT, SENSES, Goal, OnProgress, SearchRequest, SearchResult, candidate, ranked
 from costmodel.study.layouts import Space, Variant, check_size, end_weights, stage_sizes, training_space, variants
 from costmodel.workload.plans import Training
@@ -51,12 +52,32 @@ class _Group(Record):
     bounds: Array
 
 
+class _Task(Record):
+    """Layouts of one order to evaluate. rows: in the space; names: values of its columns by path."""
+
+    scenario: Scenario
+    calibration: Shared[Calibration]
+    goal: Goal
+    names: Mapping[str, Array]
+    variant: int
+    rows: Indices
+
+
+class _Evaluated(NamedTuple):
+    """What became of some layouts. need: on the fullest device, and what devices have [B]; layouts: those that meet
+    the constraints."""
+
+    total: Array
+    capacity: Array
+    layouts: list[_Layout]
+
+
 class _Race(MutableRecord, eq=False):
-    """Evaluates layouts and keeps the best. head: of the `SearchRequest`; result: counts them and what they need
-    larger: layouts that do not fit by the bound of their memory."""
+    """Keeps the best of the layouts that are evaluated. head: of the `SearchRequest`; result: counts them and what
+    they need; larger: layouts that do not fit by the bound of their memory."""
 
     base: Scenario
-    calibration: Calibration
+    calibration: Shared[Calibration]
     space: Space
     head: str
     goal: Goal
@@ -92,23 +113,17 @@ class _Race(MutableRecord, eq=False):
         number = int(columns["parallel.pp"][row] * columns["parallel.virtual"][row])
         return self.plans[variant].of(self.base, stage_sizes(self.base.architecture, self.base.plan, number))
 
-    def evaluate(self, variant: int, rows: Indices) -> None:
-        """Evaluate some layouts of one order, and count those that fit. A few are sooner done one by one, as floats."""
-        whole = self.placed(variant, int(rows[0]))
-        rows = rows[self._fits(take(whole, (rows,), (self.space.size,)), len(rows))]
-        for some in rows.reshape(-1, 1) if len(rows) <= _FEW else [rows]:
-            if len(some) == 1:
-                part = single(whole, (int(some[0]),))
-                result = evaluate_single(part, self.calibration)
-            else:
-                part = take(whole, (some,), (self.space.size,))
-                result = evaluate_grid(part, self.calibration, some.shape)
-            score, meets = self.goal.judged(result, len(some), part.devices, self._names(some))
-            times = np.broadcast_to(np.asarray(result.metrics["step_time"], dtype=np.float64), some.shape)
-            layouts = [
-                _Layout(float(score[at]), float(times[at]), variant, int(some[at])) for at in np.flatnonzero(meets)
-            ]
-            self._keep(layouts)
+    def task(self, variant: int, rows: Indices) -> _Task:
+        """Return what evaluates some layouts of one order."""
+        part = take(self.placed(variant, int(rows[0])), (rows,), (self.space.size,))
+        return _Task(part, self.calibration, self.goal, self._names(rows), variant, rows)
+
+    def keep(self, done: _Evaluated) -> None:
+        """Count layouts that were evaluated. Of variants of a layout that take the same time, such as two ZeRO stages,
+        the first is kept."""
+        self._count(done.total, done.capacity)
+        distinct = {(one.score, one.time, one.row): one for one in sorted([*self.best, *done.layouts], reverse=True)}
+        self.best = sorted(distinct.values())[:KEPT]
 
     def note_least(self) -> None:
         """Note the least memory that any layout needs, where none fits: that of the lowest bounds first."""
@@ -117,26 +132,47 @@ class _Race(MutableRecord, eq=False):
             rows = group.rows[group.bounds < known]
             if not len(rows):
                 return
-            self._fits(take(self.placed(group.variant, int(rows[0])), (rows,), (self.space.size,)), len(rows))
+            self._count(
+                *_memory(take(self.placed(group.variant, int(rows[0])), (rows,), (self.space.size,)), len(rows))
+            )
 
-    def _fits(self, scenario: Scenario, size: int) -> Mask:
-        """Tell which layouts of one order fit into memory. Count them, and note what the smallest needs."""
-        ledger, capacity = ledger_of(scenario), np.broadcast_to(scenario.cluster.device.device_memory.capacity, (size,))
-        assert ledger is not None, "a training step has a ledger"
-        total = np.broadcast_to(ledger.total, (size,))
-        fits: Mask = total <= capacity
-        self.result.scheduled += int(fits.sum())
+    def _count(self, total: Array, capacity: Array) -> None:
+        """Count the layouts that fit into memory, and note what the smallest needs."""
+        self.result.scheduled += int((total <= capacity).sum())
         self.result.needs(total, capacity)
-        return fits
 
     def _names(self, rows: Indices) -> dict[str, Array]:
         paths, columns = self.space.paths(self.head), self.space.columns.values()
         return {path: column[rows] for path, column in zip(paths, columns, strict=True)}
 
-    def _keep(self, layouts: Sequence[_Layout]) -> None:
-        """Keep the best. Of variants of a layout that take the same time, such as two ZeRO stages, the first."""
-        distinct = {(one.score, one.time, one.row): one for one in sorted([*self.best, *layouts], reverse=True)}
-        self.best = sorted(distinct.values())[:KEPT]
+
+def _memory(scenario: Scenario, size: int) -> tuple[Array, Array]:
+    """Return what layouts of one order need on their fullest device, and what devices have [B]."""
+    ledger, capacity = ledger_of(scenario), np.broadcast_to(scenario.cluster.device.device_memory.capacity, (size,))
+    assert ledger is not None, "a training step has a ledger"
+    return np.broadcast_to(ledger.total, (size,)), capacity
+
+
+def _evaluate(task: _Task) -> _Evaluated:
+    """Evaluate the layouts of a task that fit. A few are sooner done one by one, as floats."""
+    size, calibration = len(task.rows), task.calibration.value
+    total, capacity = _memory(task.scenario, size)
+    places, layouts = np.flatnonzero(total <= capacity), []
+    for some in places.reshape(-1, 1) if len(places) <= _FEW else [places]:
+        if len(some) == 1:
+            part = single(task.scenario, (int(some[0]),))
+            result = evaluate_single(part, calibration)
+        else:
+            part = take(task.scenario, (some,), (size,))
+            result = evaluate_grid(part, calibration, some.shape)
+        names = {path: column[some] for path, column in task.names.items()}
+        score, meets = task.goal.judged(result, len(some), part.devices, names)
+        times = np.broadcast_to(np.asarray(result.metrics["step_time"], dtype=np.float64), some.shape)
+        layouts += [
+            _Layout(float(score[at]), float(times[at]), task.variant, int(task.rows[some[at]]))
+            for at in np.flatnonzero(meets)
+        ]
+    return _Evaluated(total, capacity, layouts)
 
 
 def search_steps(request: SearchRequest, result: SearchResult, on_progress: OnProgress) -> None:
@@ -159,10 +195,10 @@ def search_steps(request: SearchRequest, result: SearchResult, on_progress: OnPr
         return
     base, space = take(base, (rows,), (space.size,)), space.select(rows)
     calibration = workload.calibration(base)
-    race = _Race(base, calibration, space, head, goal, plans, result)
+    race = _Race(base, Shared(calibration), space, head, goal, plans, result)
     bounding = _groups(race, [each[rows] for each in divides], lambda share: on_progress(_BOUNDING * share))
     groups = sorted(bounding, key=lambda group: float(group.bounds.min()))
-    _run(race, groups, lambda share: on_progress(_BOUNDING + (1.0 - _BOUNDING) * share))
+    _run(race, groups, request.pool, lambda share: on_progress(_BOUNDING + (1.0 - _BOUNDING) * share))
     if result.scheduled:
         result.least = None
     else:
@@ -174,12 +210,23 @@ def search_steps(request: SearchRequest, result: SearchResult, on_progress: OnPr
     ])  # fmt: skip
 
 
-def _run(race: _Race, groups: Sequence[_Group], on_progress: OnProgress) -> None:
+def _run(race: _Race, groups: Sequence[_Group], pool: Pool, on_progress: OnProgress) -> None:
+    """Evaluate groups in their order until none promises more. Workers begin with the next ones, and what they did with
+    other rows than the ones that are left when it is their turn is not used."""
     promises = np.array([group.bounds.min() for group in groups])
-    for number, group in enumerate(groups):
+    ahead = Ahead(pool, _evaluate)
+
+    def part(number: int) -> tuple[int, bytes, Callable[[], _Task]]:
+        rows = groups[number].rows[groups[number].bounds < race.limit]
+        return number, rows.tobytes(), lambda: race.task(groups[number].variant, rows)
+
+    for number in range(len(groups)):
         if promises[number] >= race.limit:
             break
-        race.evaluate(group.variant, group.rows[group.bounds < race.limit])
+        for later in range(number, min(number + ahead.depth, len(groups))):
+            if promises[later] < race.limit:
+                ahead.start(*part(later))
+        race.keep(ahead.result(*part(number)))
         on_progress((1 + number) / (1 + int(np.searchsorted(promises, race.limit))))
 
 
@@ -231,7 +278,7 @@ def _groups(race: _Race, layouts: Sequence[Mask], on_progress: OnProgress) -> It
     capacity = base.cluster.device.device_memory.capacity
     count = np.asarray(base.plan.global_batch) / (columns["parallel.dp"] * columns["micro_batch"])
     order = _numbered([columns["parallel.pp"], columns["parallel.virtual"], count])
-    bounder = Bounder(race.calibration, base, alike_layers(base, columns, count))
+    bounder = Bounder(race.calibration.value, base, alike_layers(base, columns, count))
     for number, (variant, own) in enumerate(zip(race.plans, layouts, strict=True)):
         on_progress(number / len(race.plans))
         memory = bounder.memory(variant)

@@ -27,11 +27,11 @@ from costmodel.schema.strict import NumberType
 from costmodel.study.axes import Axis, Request, is_structural, read_axis, read_requests
 from costmodel.study.expressions import Expression, read_expression
 from costmodel.study.prices import Quoted, quotes
+from costmodel.study.tables import INTERVAL
 from costmodel.version import __version__
 from costmodel.workload.plans import Serving
 
 SCHEMA = "costmodel/sweep@1"
-INTERVAL = ("low", "high")
 MOST_POINTS = 100_000_000  # of one sweep; a day's work, and a table of 20 GB
 MOST_STRUCTURES = 10_000  # combinations of structural values: each is a workload that is read and checked
 RESERVED = ("scenario", "fits", "verdict", "reason", "meets", "devices")

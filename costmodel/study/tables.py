@@ -9,17 +9,20 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from costmodel.errors import InputError, Location
 from costmodel.records import ValueRecord
-from costmodel.study.sweep import INTERVAL, Sweep
+
+if TYPE_CHECKING:
+    from costmodel.study.sweep import Sweep
 
 CSV, PARQUET = "csv", "parquet"
 FORMS = (PARQUET, CSV)
+INTERVAL = ("low", "high")  # names of its ends
 
 Columns: TypeAlias = "Mapping[str, npt.NDArray[Any]]"  # name -> floats (NaN: nothing), texts or switches
 

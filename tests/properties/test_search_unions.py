@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import costmodel
 from costmodel.result import PHASES
 from costmodel.study.goals import SENSES, Candidate, read_goal
-from costmodel.study.search import search
+from costmodel.study.search import Space, search
 
 CHAT = {"phase": "serving", "framework": "vllm", "input_tokens": 500, "output_tokens": 10}
 SCENARIOS: dict[str, dict[str, Any]] = {
@@ -46,7 +46,7 @@ def best_of(
 ) -> Candidate | None:
     """Return the best layout on some numbers of devices; null where there is none."""
     goal = read_goal(workload.scenario(scenario).result_kind, scenario, objective, constraints, {})
-    found = search(workload, scenario, goal, devices).best
+    found = search(workload, scenario, goal, Space(devices)).best
     return found[0] if found else None
 
 

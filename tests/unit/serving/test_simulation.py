@@ -17,6 +17,7 @@ from costmodel.api import event_engine, request_engine
 from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.serving import checkpoint
+from costmodel.serving.apart import serve_by_threads
 from costmodel.serving.deployment import new_service
 from costmodel.serving.evaluation import RequestEvaluation
 from costmodel.serving.first_run import run_as_python
@@ -249,10 +250,10 @@ def test_replicas_that_break_down_serve_the_share_of_time_in_which_they_work(tmp
 
 def test_any_number_of_threads_gives_the_same_bytes() -> None:
     simulation, services = evaluation(count=5).simulation, []
-    for simulation.workers in (1, 2):
+    for workers in (1, 2):
         tables = simulation.times.tables
         service = new_service(simulation.scenario, simulation.plan, simulation.requests, simulation.policy, tables)
-        simulation.serve_apart(partial(run_as_python, run_apart), service, np.inf)
+        serve_by_threads(partial(run_as_python, run_apart), service, np.inf, workers)
         services.append((service.requests, *service.engines))
     for one, other in zip(*services, strict=True):
         assert one.tobytes() == other.tobytes()
@@ -493,11 +494,11 @@ def test_tables_have_each_small_step_and_then_both_sides_of_every_end_of_a_tile_
 def test_a_replica_that_is_stuck_is_named_by_its_number_among_all() -> None:
     simulation = evaluation(count=5).simulation
     tables = simulation.times.tables
-    for simulation.workers in (1, 2):
+    for workers in (1, 2):
         for stuck in (-1, 0, 2, 3):
             service = new_service(simulation.scenario, simulation.plan, simulation.requests, simulation.policy, tables)
             service.engines.state["free"][stuck : stuck + 1] = -7  # none of -1
-            found = simulation.serve_apart(_stuck, service, np.inf)
+            found = serve_by_threads(_stuck, service, np.inf, workers)
             assert found == stuck
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import costmodel
 from costmodel.errors import InputError
+from costmodel.serving.apart import serve_by_threads
 from costmodel.serving.deployment import new_service
 from costmodel.serving.first_run import run_as_python
 from costmodel.serving.fleet import run_apart
@@ -94,12 +95,12 @@ def test_engines_that_share_nothing_run_beside_each_other_with_their_own_steps()
     scenario, services = workload.scenario("serving"), []
     assert isinstance(scenario.plan, Serving)
     simulation = Simulation(scenario, scenario.plan, workload.calibration(scenario))
-    for simulation.workers in (1, 2):
+    for workers in (1, 2):
         service = new_service(
             scenario, scenario.plan, simulation.requests, simulation.policy, simulation.times.tables,
             others=simulation._kinds(),
         )  # fmt: skip
-        simulation.serve_apart(partial(run_as_python, run_apart), service, np.inf)
+        serve_by_threads(partial(run_as_python, run_apart), service, np.inf, workers)
         services.append(service.requests)
     assert services[0].tobytes() == services[1].tobytes()
     assert simulation.run().requests["finish"].tobytes() == services[0]["finish"].tobytes()

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import costmodel
+from costmodel.calibration import compiled_fits
 from costmodel.errors import InputError
 from costmodel.study import chunks
 from costmodel.study.chunks import cut
@@ -128,6 +129,20 @@ def test_processes_give_the_same_files(
             assert files(tmp_path / name / "here") == files(tmp_path / name / "there")
             assert len(files(tmp_path / name / "here")) == 1 + parts
     assert np.diff(numbers(table(tmp_path / "simulated" / "here")["ttft"]))[0] > 0
+
+
+def test_a_worker_reads_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing of the catalogue was compiled before: what the client looked up goes along."""
+    monkeypatch.setenv("COSTMODEL_CACHE", str(tmp_path / "cache"))
+    compiled_fits._loaded.cache_clear()  # what tests before looked up
+    sweep = plan_sweep(costmodel.load("deepseek_v3", scenarios=["decode"]), (f"{BATCH}=16,32",))
+    with started_pool(workers=2) as two:
+        write_sweep(sweep, tmp_path / "there", pool=two, form="csv")
+        assert two.executor is not None
+        loaded = {"costmodel.analytic.grid", "yaml", "pydantic"} & set(
+            two.executor.submit(eval, "[*__import__('sys').modules]").result()
+        )
+    assert loaded == {"costmodel.analytic.grid"}
 
 
 class Elsewhere(Executor):

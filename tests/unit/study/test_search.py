@@ -202,7 +202,7 @@ def test_the_best_of_several_numbers_of_devices_may_be_on_the_first(small: costm
 
 def test_of_layouts_alike_but_for_rounding_the_fewest_devices_are_first() -> None:
     workload = costmodel.load("llama-3-8b", cluster="h100-x1", phases=["prefill"])
-    found = search(workload, "prefill", goal_of(workload, "prefill"), (1, 2, 4)).best
+    found = search(workload, "prefill", goal_of(workload, "prefill"), Space((1, 2, 4))).best
     assert [one.devices for one in found] == [1, 2, 4]
     assert found[0].objective == pytest.approx(found[2].objective, rel=1e-12)
 
@@ -226,15 +226,15 @@ def test_more_devices_than_the_cluster_has_are_left_out_by_name(small: costmodel
     pod = costmodel.load("gpt3_175b_a100", set=SMALL, cluster="clusters/a100-superpod", scenarios=["selective"])
     most = int(pod.scenario("selective").cluster.devices)
     goal = goal_of(pod, "selective")
-    some = search(pod, "selective", goal, (8, most + 8))
+    some = search(pod, "selective", goal, Space((8, most + 8)))
     assert some.best[0].devices == 8
     assert [note for note in some.all_notes if "left out" in note] == [
         f"a100-superpod has {most:,} devices: {most + 8:,} were left out"
     ]
-    none = search(pod, "selective", goal, (most + 8,))
+    none = search(pod, "selective", goal, Space((most + 8,)))
     assert not none.best
     assert f"has {most:,} devices, fewer than {most + 8:,}" in (none.why or "")
-    several = search(small, "selective", goal, (16,))
+    several = search(small, "selective", goal, Space((16,)))
     assert several.best[0].devices == 16
     assert not [note for note in several.all_notes if "left out" in note]
 
@@ -253,7 +253,9 @@ def test_progress_only_grows_up_to_the_whole(small: costmodel.Workload, phase: s
 def test_a_step_that_arithmetic_hardly_limits_says_what_does(small: costmodel.Workload) -> None:
     slow = small.changed({"hardware.node.device.links.nvlink.bandwidth": "20 GB/s"})
     (note,) = [
-        each for each in search(slow, "selective", goal_of(slow, "selective"), [16]).all_notes if "mfu is" in each
+        each
+        for each in search(slow, "selective", goal_of(slow, "selective"), Space([16])).all_notes
+        if "mfu is" in each
     ]
     assert "network" in note
     assert "global_batch" in note
@@ -270,7 +272,7 @@ def test_a_search_says_once_what_a_result_of_its_best_layout_says(small: costmod
 def test_a_search_of_decoding_gives_the_best_rate_under_a_limit_and_the_front() -> None:
     workload = costmodel.load("deepseek_v3", scenarios=["decode"])
     goal = goal_of(workload, "decode", None, ("tpot <= 50 ms",), {"rate": "devices / tpot"})
-    found = search(workload, "decode", goal, (64, 128))
+    found = search(workload, "decode", goal, Space((64, 128)))
     assert all(one.metrics["tpot"] is not None and one.metrics["tpot"] <= 0.05 for one in found.best)
     rates = [
         (one.metrics["tokens_per_second_per_device"], one.metrics["tokens_per_second_per_user"]) for one in found.front

@@ -12,7 +12,7 @@ import costmodel
 from costmodel.errors import InputError
 from costmodel.study.goals import read_goal
 from costmodel.study.layouts import diffusion_space
-from costmodel.study.search import search
+from costmodel.study.search import Space, search
 
 NAMES = ("parallel.tp", "parallel.cp", "parallel.dp", "guidance_parallel")
 
@@ -23,7 +23,7 @@ def workload() -> costmodel.Workload:
 
 
 def test_the_best_layout_is_the_best_of_all(workload):
-    found = search(workload, "diffusion", read_goal("diffusion", "diffusion", None, (), {}), devices=[4])
+    found = search(workload, "diffusion", read_goal("diffusion", "diffusion", None, (), {}), Space([4]))
     times = {}
     for layout in itertools.product((1, 2, 4), (1, 2, 4), (1, 2, 4), (1, 2)):
         if math.prod(layout[:3]) == 4 and layout[2] % layout[3] == 0:
