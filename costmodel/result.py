@@ -88,6 +88,7 @@ SHOWN_LINES = {
     "waits between streams": "stream stalls",
     "shared links": "copies beside messages",
 }
+INTERVAL = ("low", "high")  # names of its ends in tables
 OVERLOADED = "overloaded: the queue only grows"
 _STORED_LINES = {shown: stored for stored, shown in SHOWN_LINES.items()}
 

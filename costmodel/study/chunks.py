@@ -18,12 +18,12 @@ from costmodel.cost.calibration import Calibration
 from costmodel.errors import CostModelError
 from costmodel.quantities import Array
 from costmodel.records import Record
-from costmodel.result import BAD_LAYOUT, FITS, OVERLOADED, REASONS, Result
+from costmodel.result import BAD_LAYOUT, FITS, INTERVAL, OVERLOADED, REASONS, Result
 from costmodel.schema.whole_files import write_aside
 from costmodel.study.executors import Shared
 from costmodel.study.expressions import Expression
 from costmodel.study.files import digest, part_path
-from costmodel.study.tables import INTERVAL, Columns, Reader, encode, reader_of
+from costmodel.study.tables import Columns, Reader, encode, reader_of
 from costmodel.version import __version__
 from costmodel.workload.scenario import Scenario
 

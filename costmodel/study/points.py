@@ -23,6 +23,7 @@ import numpy.typing as npt
 from costmodel.errors import InputError, Location
 from costmodel.quantities import Array
 from costmodel.records import Record
+from costmodel.result import INTERVAL
 from costmodel.schema.loader import MAX_SWEEP_BYTES, read_data
 from costmodel.schema.results import SweepFile, read_head, read_json, read_study
 from costmodel.schema.whole_files import make_folder, reporting_os_errors, write_whole
@@ -30,7 +31,7 @@ from costmodel.study.chunks import Cutter, Desk, cutter, make_part
 from costmodel.study.executors import HERE, Pool, in_any_order
 from costmodel.study.files import POINTS, STUDY, as_json, check_folder, digest, fingerprint, found_form, part_path
 from costmodel.study.sweep import Sweep
-from costmodel.study.tables import INTERVAL, PARQUET, Columns, OnProgress, Summary, best_form, decode, numbers
+from costmodel.study.tables import PARQUET, Columns, OnProgress, Summary, best_form, decode, numbers
 
 _ENDS = tuple(f"_{end}" for end in INTERVAL)  # of names of columns
 

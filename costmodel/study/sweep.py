@@ -19,7 +19,7 @@ from costmodel.analytic.serving.engine_state import ranks_wait
 from costmodel.api import Vary, Workload
 from costmodel.errors import InputError, LayoutError, Location
 from costmodel.records import Record, asdict, replace
-from costmodel.result import BAD_LAYOUT, PHASES, REASONS
+from costmodel.result import BAD_LAYOUT, INTERVAL, PHASES, REASONS
 from costmodel.schema import SI
 from costmodel.schema.metrics import unit_of
 from costmodel.schema.overrides import absolute_text, is_of, locate
@@ -27,7 +27,6 @@ from costmodel.schema.strict import NumberType
 from costmodel.study.axes import Axis, Request, is_structural, read_axis, read_requests
 from costmodel.study.expressions import Expression, read_expression
 from costmodel.study.prices import Quoted, quotes
-from costmodel.study.tables import INTERVAL
 from costmodel.version import __version__
 from costmodel.workload.plans import Serving
 

@@ -16,13 +16,13 @@ import numpy.typing as npt
 
 from costmodel.errors import InputError, Location
 from costmodel.records import ValueRecord
+from costmodel.result import INTERVAL
 
 if TYPE_CHECKING:
     from costmodel.study.sweep import Sweep
 
 CSV, PARQUET = "csv", "parquet"
 FORMS = (PARQUET, CSV)
-INTERVAL = ("low", "high")  # names of its ends
 
 Columns: TypeAlias = "Mapping[str, npt.NDArray[Any]]"  # name -> floats (NaN: nothing), texts or switches
 
