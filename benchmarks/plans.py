@@ -114,16 +114,16 @@ class Unbounded:
 def every_layout(request: PlanRequest) -> tuple[TrainingRun, int]:
     """Return the fastest run of evaluating every layout, and how many of those evaluated fit into memory."""
     evaluated = 0
-    keep = search_steps._Race._keep
+    keep = search_steps._Race.keep
 
-    def counted(race: search_steps._Race, some: Sequence[search_steps._Layout]) -> None:
+    def counted(race: search_steps._Race, done: search_steps._Evaluated) -> None:
         nonlocal evaluated
-        evaluated += len(some)
-        keep(race, some)
+        evaluated += len(done.layouts)
+        keep(race, done)
 
     with (
         mock.patch.object(search_steps, "Bounder", Unbounded),
-        mock.patch.multiple(search_steps._Race, limit=np.inf, _keep=counted),
+        mock.patch.multiple(search_steps._Race, limit=np.inf, keep=counted),
     ):
         return plan_training(request).runs[0], evaluated
 
