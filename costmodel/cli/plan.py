@@ -141,7 +141,7 @@ def _servers(request: PlanRequest, on_progress: OnProgress, *, in_full: bool = T
     def show() -> None:
         from costmodel.report.plan import show_money
 
-        show_plans(plans)
+        show_plans(plans, next((each.get("money") for each in answer["plans"]), None))
         show_money(answer)
 
     return planned if request.prices is None else answer, show

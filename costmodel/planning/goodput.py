@@ -1,19 +1,28 @@
-"""What failures and checkpoints leave of a training run, at the best interval between two checkpoints."""
+"""A training run: its step, and what failures and checkpoints leave of it at the best interval between two of these."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
+from costmodel.analytic.intervals import NORMAL_90
 from costmodel.equations import equation
 from costmodel.errors import InfeasibleError
 from costmodel.network.host import host_link
 from costmodel.quantities import Seconds
-from costmodel.records import ValueRecord, replace
+from costmodel.records import Record, ValueRecord, replace
 from costmodel.result import Point
 from costmodel.schema.published_tables import published_runs
 from costmodel.units import render
+from costmodel.workload.plans import Training
+from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.simulation import Checkpoints
+
+DAY, HOUR = 86_400.0, 3_600.0
 
 
 class Goodput(ValueRecord):
@@ -76,3 +85,101 @@ def goodput_of(scenario: Scenario, point: Point) -> Goodput:
     if stated is not None:
         return best_goodput(mtbf / point.devices, float(stated.write), restart)
     return replace(best_goodput(mtbf / point.devices, state / link, restart), writes=follows)
+
+
+class TrainingRun(Record):
+    """A layout that trains on all tokens.
+
+    point: its step in full.
+    cluster: as it was asked for.
+    at: its layout, path below the scenario -> value.
+    changes: path -> value that gives it; command: that simulates its step.
+    roomier: the fastest that leaves a tenth of memory, null where this one does, or none.
+    fewer: what the next smaller number of devices does, null where it was not looked at.
+    """
+
+    cluster: str
+    scenario: Scenario
+    point: Point
+    at: Mapping[str, Any]
+    tokens: float
+    goodput: Goodput
+    changes: Mapping[str, str]
+    notes: tuple[str, ...]
+    command: str = ""
+    fewer: str | None = None
+    roomier: TrainingRun | None = None
+
+    @property
+    def devices(self) -> int:
+        """Return how many devices it takes."""
+        return self.point.devices
+
+    @property
+    def format(self) -> str:
+        """Return the name of its number format, of one that is stated in parts that of its products."""
+        stated = str(self.changes.get(f"scenarios.{self.scenario.name}.precision", "{"))
+        return self.scenario.precision.linear if "{" in stated else stated
+
+    @property
+    def seconds(self) -> float:
+        """Return how long the run takes: tokens / tokens_per_second / goodput [s]."""
+        return self.tokens / float(self.point.metrics["tokens_per_second"] or 0.0) / self.goodput.share
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Return the 80 % interval of the time [s]."""
+        known = self.point.intervals.get("tokens_per_second")
+        rate = self.point.metrics["tokens_per_second"]
+        return (
+            None if known is None or rate is None else (self.seconds * rate / known[1], self.seconds * rate / known[0])
+        )
+
+    @property
+    def dollars(self) -> float | None:
+        """Return the rent of the devices, null where none is known [$]."""
+        rent = self.point.metrics["cost_rate"]
+        return None if rent is None else rent * self.seconds
+
+    @property
+    def joules(self) -> float | None:
+        """Return the energy: lost training takes as much as kept one [J]."""
+        known = self.point.metrics.get("energy_per_token")
+        return None if known is None else known * self.tokens / self.goodput.share
+
+    @property
+    def memory(self) -> float:
+        """Return what the fullest device holds [B]."""
+        return math.fsum((self.point.memory or {}).values())
+
+    def probability(self, seconds: float | None) -> float | None:
+        """Return how probably the run ends in time: times are lognormal about the middle of their interval."""
+        if seconds is None or self.interval is None:
+            return None
+        low, high = (math.log(end) for end in self.interval)
+        spread = (high - low) / (2.0 * NORMAL_90)
+        return 0.5 * (1.0 + math.erf((math.log(seconds) - 0.5 * (low + high)) / (spread * math.sqrt(2.0))))
+
+    @property
+    def training(self) -> Training:
+        """Return the plan of its optimizer steps, in reinforcement learning that of the training part."""
+        plan = self.scenario.plan
+        step = plan.training if isinstance(plan, Reinforcement) else plan
+        assert isinstance(step, Training), "others do not train"
+        return step
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """Return its layout by the paths below the scenario that trains."""
+        plan = self.scenario.plan
+        return self._below(plan.train.name) if isinstance(plan, Reinforcement) else dict(self.at)
+
+    @property
+    def rollout(self) -> dict[str, Any] | None:
+        """Return the layout of the engines that generate what is learnt from, null where nothing is generated."""
+        plan = self.scenario.plan
+        return self._below(plan.rollout.name) if isinstance(plan, Reinforcement) else None
+
+    def _below(self, name: str) -> dict[str, Any]:
+        head = f"scenarios.{name}."
+        return {path.removeprefix(head): value for path, value in self.at.items() if path.startswith(head)}

@@ -9,15 +9,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Any
 
 import numpy as np
 
-from costmodel.analytic.intervals import NORMAL_90
 from costmodel.api import Workload, load
 from costmodel.errors import ImplausibleInput, InputError, Problem
 from costmodel.planning import commands
-from costmodel.planning.goodput import Goodput, goodput_of
+from costmodel.planning.goodput import DAY, HOUR, TrainingRun, goodput_of
 from costmodel.planning.request import PlanRequest
 from costmodel.planning.structures import check_model, is_unfitted, training_formats, unknown_clusters
 from costmodel.records import Record, field, replace
@@ -32,10 +30,10 @@ from costmodel.study.search import Space, searched, settings
 from costmodel.study.sweep import Wanted
 from costmodel.workload.counting import parameter_count
 from costmodel.workload.plans import Training
+from costmodel.workload.reinforcement import Reinforcement
 from costmodel.workload.scenario import Scenario
 
 MOST = 16_384  # devices of a node that is named instead of a cluster: those of the largest published run
-DAY, HOUR = 86_400.0, 3_600.0
 SIDE = 8  # steps of the ladder between two numbers of devices of a run without a limit of days
 _PART = 8  # of the batch: at most so much smaller is one that more numbers of devices divide
 _NEIGHBOURS = 4  # numbers of devices on each side of those asked for that are tried where these do not do
@@ -45,80 +43,6 @@ _EVEN = 0.5  # the least probability to end in time of a run that is recommended
 _USUAL = {("micro_batch", "1"), ("recompute", "none"), ("optimizer.zero", "1"), ("schedule", "1f1b")}
 _THIRD = 1.0 / 3.0  # of a published run's MFU, below which a plan says why
 _QLORA = "'scenarios.training.adapters={rank: 16, base_precision: nf4}'"
-
-
-class TrainingRun(Record):
-    """A layout that trains on all tokens.
-
-    point: its step in full.
-    cluster: as it was asked for.
-    at: its layout, path below the scenario -> value.
-    changes: path -> value that gives it; command: that simulates its step.
-    roomier: the fastest that leaves a tenth of memory, null where this one does, or none.
-    fewer: what the next smaller number of devices does, null where it was not looked at.
-    """
-
-    cluster: str
-    scenario: Scenario
-    point: Point
-    at: Mapping[str, Any]
-    tokens: float
-    goodput: Goodput
-    changes: Mapping[str, str]
-    notes: tuple[str, ...]
-    command: str = ""
-    fewer: str | None = None
-    roomier: TrainingRun | None = None
-
-    @property
-    def devices(self) -> int:
-        """Return how many devices it takes."""
-        return self.point.devices
-
-    @property
-    def format(self) -> str:
-        """Return the name of its number format, of one that is stated in parts that of its products."""
-        stated = str(self.changes.get(f"scenarios.{self.scenario.name}.precision", "{"))
-        return self.scenario.precision.linear if "{" in stated else stated
-
-    @property
-    def seconds(self) -> float:
-        """Return how long the run takes: tokens / tokens_per_second / goodput [s]."""
-        return self.tokens / float(self.point.metrics["tokens_per_second"] or 0.0) / self.goodput.share
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """Return the 80 % interval of the time [s]."""
-        known = self.point.intervals.get("tokens_per_second")
-        rate = self.point.metrics["tokens_per_second"]
-        return (
-            None if known is None or rate is None else (self.seconds * rate / known[1], self.seconds * rate / known[0])
-        )
-
-    @property
-    def dollars(self) -> float | None:
-        """Return the rent of the devices, null where none is known [$]."""
-        rent = self.point.metrics["cost_rate"]
-        return None if rent is None else rent * self.seconds
-
-    @property
-    def joules(self) -> float | None:
-        """Return the energy: lost training takes as much as kept one [J]."""
-        known = self.point.metrics.get("energy_per_token")
-        return None if known is None else known * self.tokens / self.goodput.share
-
-    @property
-    def memory(self) -> float:
-        """Return what the fullest device holds [B]."""
-        return math.fsum((self.point.memory or {}).values())
-
-    def probability(self, seconds: float | None) -> float | None:
-        """Return how probably the run ends in time: times are lognormal about the middle of their interval."""
-        if seconds is None or self.interval is None:
-            return None
-        low, high = (math.log(end) for end in self.interval)
-        spread = (high - low) / (2.0 * NORMAL_90)
-        return 0.5 * (1.0 + math.erf((math.log(seconds) - 0.5 * (low + high)) / (spread * math.sqrt(2.0))))
 
 
 class TrainingPlans(Record):
@@ -173,7 +97,8 @@ def _check(request: PlanRequest) -> None:
     problems += unknown_clusters(request)
     if problems:
         raise InputError(problems)
-    check_model(request)
+    if is_model(str(request.model), request.search_path):
+        check_model(request)
 
 
 def _why_none(ladder: Ladder, runs: Sequence[TrainingRun]) -> str:
@@ -452,12 +377,16 @@ def load_one(request: PlanRequest, cluster: str, changes: Mapping[str, object], 
 
 
 def _loaded(request: PlanRequest, cluster: str) -> tuple[Workload, str]:
-    """Return the workload on a cluster, without its own layout, and its first scenario that trains."""
+    """Return the workload on a cluster, without its own layout, and its first scenario that trains.
+
+    Of one with steps of reinforcement learning the first of these, engines and all.
+    """
     changes = {path: value for path, value in request.settings.items() if not _is_of_layout(path, value)}
     workload = load_one(request, cluster, changes)
-    for name in workload.scenarios:
-        if isinstance(workload.scenario(name).plan, Training) or workload.scenario(name).plan.phase == "rl":
-            return workload, name.partition(ON)[0]
+    for kind in (Reinforcement, Training):
+        for name in workload.scenarios:
+            if isinstance(workload.scenario(name).plan, kind):
+                return workload, name.partition(ON)[0]
     raise InputError.single(f"{request.model} has no scenario that trains", field="--train", hint="name a model")
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from costmodel.planning.goodput import DAY, HOUR, TrainingRun
 from costmodel.planning.request import UNITS
-from costmodel.planning.training import DAY, HOUR, TrainingPlans, TrainingRun
-from costmodel.workload.plans import Training
+from costmodel.planning.training import TrainingPlans
 
 
 def document(plans: TrainingPlans) -> dict[str, Any]:
@@ -31,16 +31,15 @@ def _run_document(run: TrainingRun, plans: TrainingPlans) -> dict[str, Any]:
     rent = None if rate is None else rate * HOUR
     costs = None if run.dollars is None else {"all": run.dollars / tokens * million}
     days = None if run.interval is None else tuple(end / DAY for end in run.interval)
-    plan = run.scenario.plan
-    assert isinstance(plan, Training)
+    plan, layout = run.training, run.layout
     return {
         "cluster": run.cluster, "devices": run.devices, "replicas": 1, "engine": run.scenario.framework.name,
         "framework": run.scenario.framework.name, "precision": run.format,
         "parallel": _degrees(run),
-        "micro_batch": run.at.get("micro_batch"), "global_batch": int(np.max(plan.global_batch)),
-        "sequence": int(np.max(plan.sequence)), "recompute": run.at.get("recompute"),
-        "schedule": run.at.get("schedule"), "zero": run.at.get("optimizer.zero"),
-        "prefill": None, "decode": None, "scheduler": None,
+        "micro_batch": layout.get("micro_batch"), "global_batch": int(np.max(plan.global_batch)),
+        "sequence": int(np.max(plan.sequence)), "recompute": layout.get("recompute"),
+        "schedule": layout.get("schedule"), "zero": layout.get("optimizer.zero"),
+        "prefill": None, "decode": None, "scheduler": None, **({} if run.rollout is None else {"rollout": run.rollout}),
         "metrics": {**run.point.metrics, "cost_rate": rent, "days": run.seconds / DAY, "dollars": run.dollars,
                     "energy": run.joules, "goodput": run.goodput.share, "checkpoint_interval": run.goodput.interval,
                     "checkpoint_write": run.goodput.write, "memory": run.memory,
@@ -58,4 +57,4 @@ def _run_document(run: TrainingRun, plans: TrainingPlans) -> dict[str, Any]:
 
 
 def _degrees(run: TrainingRun) -> dict[str, Any]:
-    return {key.removeprefix("parallel."): at for key, at in run.at.items() if key.startswith("parallel.")}
+    return {key.removeprefix("parallel."): at for key, at in run.layout.items() if key.startswith("parallel.")}

@@ -18,8 +18,11 @@ _SAVING = 0.01  # of a token's cost, that is said
 SURE = 0.9  # a probability that the hint to ask for more names
 
 
-def show_plans(plans: deployments.Plans) -> None:
-    """Print the best deployment in one line, a table of the best of each cluster, and why no other one is better."""
+def show_plans(plans: deployments.Plans, money: Mapping[str, Any] | None = None) -> None:
+    """Print the best deployment in one line, a table of the best of each cluster, and why no other one is better.
+
+    money: of the best one beyond its rent, null where no prices are stated.
+    """
     if not plans.best:
         show(plans.nothing, "yellow")
         _show_some("left out", plans.left_out[::-1], 2 * _MOST_LINES)  # what would do instead first
@@ -28,7 +31,8 @@ def show_plans(plans: deployments.Plans) -> None:
     holds = best.holds is not False
     for line in reachable_lines(plans):
         show(line, "yellow")
-    show(headline(best) if holds else f"{_instead(plans)}{headline(best)}", "bold" if holds else "yellow")
+    line = f"{headline(best)}{_bought(money)}"
+    show(line if holds else f"{_instead(plans)}{line}", "bold" if holds else "yellow")
     show(plans_table(plans))
     show(f"why not fewer: {deployments.why_not_less(best)}")
     for line in _cheaper_tokens(best, others):
@@ -67,6 +71,15 @@ def headline(one: deployments.Deployment) -> str:
     kind = "beyond its limit" if one.holds is False else "binds"
     binds = f"{kind}: {bound}" if bound != deployments.NOTHING else f"nothing binds{_without_limit(one.player.request)}"
     return f"{', '.join(parts)}; {_times(one)}; {binds}{_chance(one)}"
+
+
+def _bought(money: Mapping[str, Any] | None) -> str:
+    """Return after how long servers that are bought have cost less than the rent, none where a price is missing."""
+    if money is None or money["capital"] is None:
+        return ""
+    after = money["break_even"]
+    cheaper = "never cheaper" if after is None else f"cheaper after {after:,.0f} days"
+    return f"; bought for {money['capital']:,.0f} $, {cheaper}"
 
 
 def _without_limit(request: PlanRequest) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from costmodel.planning.training import DAY, HOUR, TrainingPlans, TrainingRun
+from collections.abc import Mapping
+from typing import Any
+
+from costmodel.planning.goodput import DAY, HOUR, TrainingRun
+from costmodel.planning.training import TrainingPlans
 from costmodel.report.page import Table, show, table
 from costmodel.report.plan import SURE
 from costmodel.report.text import NONE, count, gib, percent, quantity, whole
@@ -93,14 +97,22 @@ def _limited(run: TrainingRun) -> str:
 
 def layout(run: TrainingRun) -> str:
     """Return a layout in words: its degrees above one, micro-batch and recomputation."""
-    names = {"tp": "TP", "cp": "CP", "pp": "PP", "virtual": "VP", "dp": "DP", "ep": "EP"}
-    values = {short: run.at.get(f"parallel.{short}", 1) for short in names}
-    degrees = " x ".join(f"{names[short]} {value:g}" for short, value in values.items() if value > 1) or "one device"
-    micro, recompute = run.at.get("micro_batch"), run.at.get("recompute")
-    parts = [degrees]
+    own, rollout = run.layout, run.rollout
+    micro, recompute = own.get("micro_batch"), own.get("recompute")
+    parts = [_degrees(own)]
     parts += [] if micro is None else [f"micro-batch {micro:g}"]
     parts += [] if recompute is None else [f"{'no' if recompute == 'none' else recompute} recomputation"]
+    if rollout is not None:
+        many = rollout.get("replicas.count", 1)
+        parts.append(f"rollout by {many:g} {'engine' if many == 1 else 'engines'}, each {_degrees(rollout)}")
     return ", ".join(parts)
+
+
+def _degrees(own: Mapping[str, Any]) -> str:
+    """Return the degrees of parallelism above one."""
+    names = {"tp": "TP", "cp": "CP", "pp": "PP", "virtual": "VP", "dp": "DP", "ep": "EP"}
+    values = {short: own.get(f"parallel.{short}", 1) for short in names}
+    return " x ".join(f"{names[short]} {value:g}" for short, value in values.items() if value > 1) or "one device"
 
 
 def _money(dollars: float) -> str:

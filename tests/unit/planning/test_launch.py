@@ -10,10 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import manifest_schema
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from costmodel.api import load
 from costmodel.errors import InputError
@@ -429,3 +431,49 @@ def test_only_two_pools_of_a_node_have_profiles_and_a_model_without_letters_has_
     alone = yaml.safe_load(compose("vllm", replace(deployed, model="some/Qwen3-32B", pools=pools[:1])))
     assert not any("profiles" in each for each in alone["services"].values())
     assert alone["name"].startswith("qwen3-32b")
+
+
+@pytest.mark.parametrize("entry", ["WIDE", "POOLS"])
+def test_manifests_are_of_the_schema_of_kubernetes(entry: str) -> None:
+    objects = [manifest_schema.Object.model_validate(each).root for each in yaml.safe_load_all(emitted("k8s", entry))]
+    names = [(each.kind, each.metadata.name) for each in objects]
+    assert len(set(names)) == len(names) >= 2
+    for each in objects:
+        if isinstance(each, manifest_schema.Service):
+            ports = [port.targetPort for port in each.spec.ports]
+            (of,) = [one for one in objects if one.metadata.name == each.metadata.name and one is not each]
+            assert isinstance(of, manifest_schema.Deployment | manifest_schema.LeaderWorkerSet)
+            group = (
+                of.spec.template
+                if isinstance(of, manifest_schema.Deployment)
+                else of.spec.leaderWorkerTemplate.leaderTemplate
+            )
+            assert each.spec.selector.items() <= group.metadata.labels.items()
+            assert ports == [port.containerPort for port in group.spec.containers[0].ports]
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_compose_file_is_of_its_specification(pooled: bool) -> None:
+    pools = {name: None if not pooled else {"replicas": 1, "parallel": {"tp": 2}} for name in ("prefill", "decode")}
+    text = emit("compose", {**REQUEST, "model": "qwen3-32b"}, {**POOLS, **pools, "replicas": 2})
+    document = manifest_schema.Compose.model_validate(yaml.safe_load(text))
+    assert {bool(each.profiles) for each in document.services.values()} == {pooled}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "instead"),
+    [
+        (r"containerPort: \d+", "containerPort: 80000"),
+        (r"replicas: (\d+)", "replicas: '2'"),
+        (r"readinessProbe:", "readynessProbe:"),
+        (r"mountPath: /dev/shm", "mountPath: dev/shm"),
+        (r"apiVersion: apps/v1", "apiVersion: apps/v1beta1"),
+        (r"nvidia.com/gpu: \d+", "nvidia.com/gpu: 0"),
+        (r"- name: shm\n    +mountPath", "- name: scratch\n          mountPath"),
+    ],
+)
+def test_the_schema_refuses_what_kubernetes_would(pattern: str, instead: str) -> None:
+    text, count = re.subn(pattern, instead, emitted("k8s", "POOLS"), count=1)
+    assert count == 1, pattern
+    with pytest.raises(ValidationError):
+        [manifest_schema.Object.model_validate(each) for each in yaml.safe_load_all(text)]

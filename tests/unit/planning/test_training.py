@@ -8,17 +8,21 @@ import warnings
 from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import costmodel
+from benchmarks.plans import every_layout, shown
 from costmodel.errors import ImplausibleInput, InputError
 from costmodel.event.goodput import simulate_goodput
-from costmodel.planning.goodput import best_goodput
+from costmodel.planning.goodput import DAY, TrainingRun, best_goodput
 from costmodel.planning.money import Prices
 from costmodel.planning.request import PlanRequest, read_request
 from costmodel.planning.structures import training_formats
-from costmodel.planning.training import DAY, TrainingPlans, TrainingRun, plan_training
+from costmodel.planning.training import TrainingPlans, plan_training
 from costmodel.planning.training_document import document
 from costmodel.records import replace
+from costmodel.report.training_plans import headline
 from costmodel.schema.files import load_cluster
 from costmodel.study.search import Space, searched
 from costmodel.study.sweep import Wanted
@@ -259,3 +263,45 @@ def test_the_number_format_is_that_of_the_fastest_run_and_a_stated_one_stays() -
     assert list(training_formats(own, ())) == ["fp8", "fp8-te"]
     blackwell = replace(own, cluster=load_cluster("nodes/hgx-b200"))
     assert list(training_formats(blackwell, ())) == ["fp8", "fp8-te", "mxfp8"]
+
+
+@settings(max_examples=4)
+@given(
+    devices=st.sampled_from((2, 4, 6, 8)), batch=st.sampled_from((24, 32, 48)), sequence=st.sampled_from((256, 2048)),
+    cluster=st.sampled_from((EIGHT, "nodes/dgx-a100")), recompute=st.sampled_from(("none", "full")),
+)  # fmt: skip
+def test_the_winner_is_that_of_evaluating_every_layout(
+    devices: int, batch: int, sequence: int, cluster: str, recompute: str
+) -> None:
+    """To nine digits of its step; no bound on time or memory leaves any out."""
+    stated = {"global_batch": batch, "sequence": sequence, "recompute": recompute, "precision": "bf16"}
+    changes = tuple((f"scenarios.training.{path}", str(value)) for path, value in stated.items())
+    request = PlanRequest("mpt-125m", (cluster,), train=True, tokens=2e9, devices=(devices,), changes=changes)
+    found = plan_training(request).runs[0]
+    every, count = every_layout(request)
+    assert (shown(found), found.at) == (shown(every), every.at)
+    assert count > 30
+
+
+def test_a_step_of_reinforcement_learning_is_planned_with_the_engines_of_its_rollout() -> None:
+    """The layout of both parts is that of a search, and the command simulates its step."""
+    fixed = (("scenarios.train.recompute", "full"), ("scenarios.train.optimizer.zero", "3"))
+    name = "workloads/llama3_8b_grpo_h100.yaml"
+    request = PlanRequest(name, ("nodes/dgx-h100",), train=True, tokens=1e9, devices=(8,), changes=fixed)
+    plans = plan_training(request)
+    (run,) = plans.runs
+    assert run.rollout is not None
+    assert run.rollout["parallel.tp"] * run.rollout["replicas.count"] == 8
+    assert run.layout["recompute"] == "full"
+    assert run.seconds == pytest.approx(1e9 / run.point.metrics["tokens_per_second"] / run.goodput.share)
+    words = shlex.split(run.command)
+    sets = dict(after.split("=", 1) for flag, after in pairwise(words) if flag == "--set")
+    point = costmodel.load(name, sets, cluster="nodes/dgx-h100", scenarios=["step"]).points()["step"]
+    assert point.metrics["step_time"] == run.point.metrics["step_time"]
+    loaded = costmodel.load(name, cluster="nodes/dgx-h100", scenarios=["step"])
+    space = Space((8,), (), tuple(f"{path}={value}" for path, value in fixed))
+    assert searched(loaded, "step", "minimise step_time", Wanted({}, ()), space).best[0].at == run.at
+    (entry,) = document(plans)["plans"]
+    assert entry["rollout"] == run.rollout
+    assert entry["parallel"]["dp"] == run.layout["parallel.dp"]
+    assert f"rollout by {run.rollout['replicas.count']} engine" in headline(run)
