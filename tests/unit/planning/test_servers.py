@@ -29,7 +29,7 @@ from costmodel.planning.pools import pooled
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.servers import plan_servers
 from costmodel.records import replace
-from costmodel.report.plan import headline
+from costmodel.report.plan import _bought, headline
 from costmodel.serving import bounds
 from costmodel.workload.plans import Serving
 
@@ -128,6 +128,16 @@ def test_few_requests_say_no_probability(tmp_path: Path) -> None:
     assert one.probability is None
     counts = [replace(one, played=replace(one.played, requests=count)).few for count in (99, 100)]
     assert counts == [True, False]  # a p99 has one request beyond it in a hundred
+
+
+@pytest.mark.parametrize(
+    ("capital", "after", "said"),
+    [(None, None, ""), (64_000.0, 171.4, "; bought for 64,000 $, cheaper after 171 days"),
+     (64_000.0, None, "; bought for 64,000 $, never cheaper")],
+)  # fmt: skip
+def test_the_answer_says_when_bought_servers_cost_less(capital: float | None, after: float | None, said: str) -> None:
+    assert _bought({"capital": capital, "break_even": after}) == said
+    assert _bought(None) == ""
 
 
 def test_a_budget_is_a_ceiling_and_says_which_rate_it_reaches() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 import warnings
@@ -18,7 +19,7 @@ from costmodel.serving.state import NEXT, Requests
 from costmodel.serving.trace_requests import read_trace
 from costmodel.serving.traces import read_rows
 from costmodel.workload.requests import RequestStream
-from reports import agent_sessions
+from reports import agent_sessions, chat_requests
 
 BLOCK = 16
 
@@ -260,6 +261,19 @@ def test_the_shipped_sessions_are_those_that_their_program_draws() -> None:
     requests = read_trace(RequestStream(trace=str(shipped)), BLOCK)
     assert len(requests.arrival) == agent_sessions.COUNT
     assert 0 < np.count_nonzero(requests.calls.callers == 0) < np.count_nonzero(requests.calls.callers == 1)
+
+
+def test_the_shipped_chats_are_those_that_their_program_draws() -> None:
+    shipped = Path(__file__).parents[3] / "workloads" / "traces" / "chat.csv.gz"
+    if not shipped.is_file():
+        pytest.skip("the wheel has them elsewhere")
+    assert shipped.stat().st_size < 100_000
+    assert gzip.decompress(shipped.read_bytes()).decode() == chat_requests.trace()
+    requests = read_trace(RequestStream(trace=str(shipped)), BLOCK)
+    gaps = np.diff(requests.arrival)
+    assert len(requests.arrival) == chat_requests.COUNT
+    assert gaps.mean() == pytest.approx(chat_requests.GAP, rel=0.03)
+    assert gaps.std() / gaps.mean() == pytest.approx(1.08, rel=0.03)
 
 
 def test_milliseconds_that_look_like_seconds_are_asked_about(tmp_path: Path) -> None:
