@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("small_plans")
         (["--confidence", "150%"], "--confidence: '150%' is no probability; write one such as 90%"),
         (
             ["--set", "scenarios.serving.parallel.tp=2"],
-            "--set scenarios.serving.parallel.tp: `plan` takes no other setting of a server than precision, framework and",
+            "--set scenarios.serving.parallel.tp: `plan` takes no other setting of a server than precision, framework",
         ),
         (["--budget", "0 $/h"], "--budget: '0 $/h' is not above zero"),
         (["--rate", "5", "--isl", "100", "--osl", "1"], "--osl: 1 is too small; write at least 2"),
