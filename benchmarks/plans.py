@@ -24,9 +24,10 @@ from costmodel.cost.calibration import Calibration
 from costmodel.errors import InputError
 from costmodel.planning import playing, servers, sizing, structures
 from costmodel.planning.deployments import Deployment
+from costmodel.planning.goodput import TrainingRun
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.servers import plan_servers
-from costmodel.planning.training import TrainingRun, plan_training
+from costmodel.planning.training import plan_training
 from costmodel.quantities import Array, Indices
 from costmodel.records import replace
 from costmodel.study import search_steps
