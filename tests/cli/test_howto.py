@@ -118,7 +118,8 @@ def test_what_the_readme_shows_is_what_its_commands_print(
     first = re.findall(r"bin/(costmodel [^\n]*)\n```\n\n<!-- answer -->\n\n(.*?)\n\n<!-- /answer", readme, re.DOTALL)
     errands = ERRAND.findall(readme)
     assert len(errands) >= 6
-    (reader.folder / "workloads").symlink_to(ROOT / "workloads")
+    for name in ("workloads", "reports"):
+        (reader.folder / name).symlink_to(ROOT / name)
     for command, shown in [*first, *errands]:
         printed = [f"    {line}".rstrip() for line in reader.run(split(command), command).out.splitlines()]
         lines = shown.rstrip("\n").split("\n")
