@@ -18,12 +18,12 @@ class Step(Record):
     """A step and what it consists of.
 
     lines: of a workload, those of the step first, then those of its engines and of its training.
-    told: what is assumed of the engines, for people.
+    assumed: what is assumed of the engines, for people.
     parts: question and choice of each part.
     """
 
     lines: tuple[str, ...]
-    told: str
+    assumed: str
     serving: tuple[Question, Found]
     training: tuple[Question, Found]
 
@@ -67,8 +67,8 @@ def reinforcement(
     at = f"{engines:,} engine{'' if engines == 1 else 's'} of {cluster} (tp {parallel.tp:g}, pp {parallel.pp:g})"
     prompts = f"{_PROMPTS} prompts of {engine.plan.input_tokens:,.0f} tokens"
     lengths = f"{_ANSWER:,} tokens in the mean and at most {_LONGEST:,}"
-    told = f"{model} on {at}: {prompts}, {_SAMPLES} answers to each of {lengths}"
-    return Step(lines, told, (serving, served), (training, trained))
+    assumed = f"{model} on {at}: {prompts}, {_SAMPLES} answers to each of {lengths}"
+    return Step(lines, assumed, (serving, served), (training, trained))
 
 
 def _is_stated(line: str) -> bool:

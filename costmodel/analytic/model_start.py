@@ -95,7 +95,7 @@ def start_workload(
         for name in (name for name, phase in here.items() if phase == "rl"):
             step = reinforcement(model, cluster, name, single, search_path)
             texts[name] = list(step.lines)
-            lines += [step.told, *_shortfall(*step.serving), *_told(*step.training), *_shortfall(*step.training)]
+            lines += [step.assumed, *_shortfall(*step.serving), *_told(*step.training), *_shortfall(*step.training)]
     text = [*head_lines(model), *(line for name in of for line in texts[name])]
     return ModelStart("\n".join(text) + "\n", tuple(lines), model, chosen)
 

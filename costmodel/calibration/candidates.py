@@ -25,7 +25,7 @@ class Candidate(Record):
     passed_over: why it is.
     device, implementation, library: of the file. Blank where it is none of a device.
     held_out: its error on unseen rows of its own, half of an 80 % interval [log].
-    apart: what its device, and its program, do not share with the kernels that are asked for, likewise.
+    unshared: what its device, and its program, do not share with the kernels that are asked for, likewise.
     is_compared: its error was compared with those of others.
     shape: what the shape that is asked for adds, likewise.
     weight: its share in the answer at a shape, none where no shape is asked for.
@@ -40,7 +40,7 @@ class Candidate(Record):
     implementation: str = ""
     library: str = ""
     held_out: float = 0.0
-    apart: tuple[float, float] = (0.0, 0.0)
+    unshared: tuple[float, float] = (0.0, 0.0)
     is_compared: bool = False
     shape: float = 0.0
     weight: float | None = None
@@ -50,21 +50,26 @@ class Candidate(Record):
         return name in (self.implementation, self.source.partition("/")[2])
 
     @property
-    def away(self) -> float:
+    def elsewhere(self) -> float:
         """Return what the steps from its own kernels to those that are asked for add to its error [log]."""
-        return math.hypot(*self.apart)
+        return math.hypot(*self.unshared)
 
     @property
     def error(self) -> float:
         """Return its expected error for the kernels that are asked for, at sizes that it was made from [log]."""
-        return math.hypot(self.held_out, self.away)
+        return math.hypot(self.held_out, self.elsewhere)
 
     def at(self, operator: Operator) -> Candidate:
         """Return it with what the shape of an operator adds to its error."""
         return self if self.fit is None else replace(self, shape=float(self.fit.beyond(operator)))
 
     def __str__(self) -> str:
-        parts = {"unseen rows": self.held_out, "device": self.apart[0], "program": self.apart[1], "shape": self.shape}
+        parts = {
+            "unseen rows": self.held_out,
+            "device": self.unshared[0],
+            "program": self.unshared[1],
+            "shape": self.shape,
+        }
         said = {name: _percent(half) for name, half in parts.items() if half >= _SHOWN}
         of = f" ({', '.join(f'{name} {half}' for name, half in said.items())})" if set(said) - {"unseen rows"} else ""
         expected = f", expected error {_percent(math.hypot(self.error, self.shape))}{of}" if self.is_compared else ""

@@ -57,10 +57,10 @@ class Effects(Record):
         tuned tiles. Engines that share a kernel share the tiles that were tuned for it, and not those that they fall
         back on.
         """
-        device, program = self.apart(family, one, other, is_tuned=is_tuned)
+        device, program = self.unshared(family, one, other, is_tuned=is_tuned)
         return device**2 + program**2
 
-    def apart(self, family: str, one: Kernels, other: Kernels, *, is_tuned: bool = False) -> tuple[float, float]:
+    def unshared(self, family: str, one: Kernels, other: Kernels, *, is_tuned: bool = False) -> tuple[float, float]:
         """Return what the kernels of two devices, and what those of two programs, do not share."""
         if not (one.device and other.device):
             return 0.0, 0.0

@@ -276,7 +276,7 @@ class FitLookup(Mapping[str, FamilyFit]):
         formed = [each for each in known if each.fit is not None and each.fit.form is not None]
         is_stated = lead.fit is not None and lead.fit.form is None and (lead.role != OTHER or not formed)
         if is_stated or key.startswith(EXPERT_MESSAGES):
-            return lead if lead.fit is None else replace(lead, fit=lead.fit.widened(lead.away))
+            return lead if lead.fit is None else replace(lead, fit=lead.fit.widened(lead.elsewhere))
         return self._answered(key, named, [*formed, *self._search.shared(key)])
 
     def _answered(
@@ -284,7 +284,7 @@ class FitLookup(Mapping[str, FamilyFit]):
     ) -> Candidate:
         """Return the candidate that leads the answer of some fits with a form. own: it is of the very kernels."""
         answer = self._answers[key] = self._search.answer(key, named, known, own)
-        lead, *rest = (replace(each, fit=each.fit and each.fit.widened(each.away)) for each in answer.candidates)
+        lead, *rest = (replace(each, fit=each.fit and each.fit.widened(each.elsewhere)) for each in answer.candidates)
         lead, is_own = own or lead, own is not None or key.startswith(_LINKS)
         fits = tuple(each.fit for each in rest if each.fit is not None)
         if lead.fit is None or not fits:

@@ -105,8 +105,14 @@ class FitSearch:
         for lead in (*meant, *very, *default)[:1]:
             devices = (lead.device, self._device)
             own, other = (Kernels(device, lead.implementation, lead.library) for device in devices)
-            found = replace(lead, apart=self._store.effects.apart(key.partition("/")[0], own, other), is_compared=True)
-            return found if found.fit is None or not found.away else replace(found, fit=found.fit.widened(found.away))
+            found = replace(
+                lead, unshared=self._store.effects.unshared(key.partition("/")[0], own, other), is_compared=True
+            )
+            return (
+                found
+                if found.fit is None or not found.elsewhere
+                else replace(found, fit=found.fit.widened(found.elsewhere))
+            )
         return None
 
     def far(self, key: str, named: Sequence[str]) -> list[Candidate]:
@@ -195,12 +201,14 @@ class FitSearch:
                 return Kernels(each.device, asked.implementation, asked.library)
             return Kernels(each.device, each.implementation, each.library)
 
-        errors = [replace(each, apart=effects.apart(family, kernels(each), asked), is_compared=True) for each in known]
+        errors = [
+            replace(each, unshared=effects.unshared(family, kernels(each), asked), is_compared=True) for each in known
+        ]
 
         def order(each: Candidate) -> tuple[bool | int | float | None, ...]:
             name = next((at for at, one in enumerate(named) if each.is_of(one)), len(named))
             is_other = own is not None and each.source != own.source
-            return (is_other, several and name, each.away > 0.0 or each.device != self._device, each.error)
+            return (is_other, several and name, each.elsewhere > 0.0 or each.device != self._device, each.error)
 
         ordered = sorted((each for each in errors if each.device), key=order)[:MOST]
         ordered += [each for each in errors if not each.device]  # it holds at any shape

@@ -46,7 +46,7 @@ _SEARCHED = (
     help="Condition to meet, e.g. `tpot <= 50 ms`. Repeatable.",
 )  # fmt: skip
 @click.option("--devices", metavar="N,N,…", help="Device counts to consider, e.g. 64,128.")
-@workers_options()
+@workers_options(hidden=True)
 @workload_options("--phase")
 @json_option
 def command(

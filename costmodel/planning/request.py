@@ -84,7 +84,7 @@ class PlanRequest(ValueRecord):
 
     @property
     def classes(self) -> str | None:
-        """Return the kinds of requests as a scenario has them, null where all are alike."""
+        """Return the kinds of requests as a scenario has them, null where all are the same."""
         return self.settings.get(CLASSES)
 
     def rental(self, device: Device) -> float | None:

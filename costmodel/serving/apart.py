@@ -32,7 +32,7 @@ class _Done(NamedTuple):
 def serve_by_threads(run: Loop, service: Service, until: float, workers: int) -> int:
     """Run replicas up to a moment, in place. Return one that is stuck, -1: none.
 
-    Compiled loops hold no lock of Python's, so that threads run them beside each other.
+    Compiled loops hold no lock of Python's, so that threads run them at the same time.
     """
     number = len(service.engines.state)
     bounds = _bounds(number, min(workers, number) * PARTS_OF_WORKER)

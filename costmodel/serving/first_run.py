@@ -35,7 +35,7 @@ Loop = Callable[[Service, float], int]
 def run_as_python(run: Loop, service: Service, until: float, *, slow: bool = False) -> int:
     """Run a deployment up to a moment as Python. Return an engine that is stuck, -1: none.
 
-    slow: of a long run, of which it is told that Numba would shorten it.
+    slow: of a long run, whose answer says that Numba would shorten it.
     """
     if slow:
         warnings.warn(WITHOUT_NUMBA, stacklevel=2)

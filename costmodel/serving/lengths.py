@@ -39,8 +39,8 @@ def with_lengths(scenario: Scenario) -> Scenario:
     for band, value in zip(_BANDS, means, strict=True):
         odd = None if value is None else unlike(band, value)
         if odd is not None:
-            told = f"{stream.trace or stream.pairs}: {odd[0]}; {odd[1].rstrip('; ')}"
-            warnings.warn(told, ImplausibleInput, stacklevel=4)
+            text = f"{stream.trace or stream.pairs}: {odd[0]}; {odd[1].rstrip('; ')}"
+            warnings.warn(text, ImplausibleInput, stacklevel=4)
     prompt, output = means[0] if unknown[0] else lengths[0], max(means[1], FEWEST) if unknown[1] else lengths[1]
     rate = means[2] * stream.speed if comes and means[2] is not None else plan.rate
     return replace(scenario, plan=replace(plan, input_tokens=prompt, output_tokens=output, rate=rate))

@@ -106,7 +106,7 @@ class Ahead(Generic[T, R]):
         self.depth = 0 if pool.executor is None else 2 * pool.busy  # tasks that keep the workers busy
 
     def start(self, key: Hashable, mark: Hashable, task: Callable[[], T]) -> None:
-        """Start a task where a worker is free for it. key: its place; mark: what it is, should that change."""
+        """Start a task where a worker is free for it. key: its index; mark: what it is, should that change."""
         known = self._running.get(key)
         if self._pool.executor is None or (known is None and len(self._running) >= self.depth):
             return

@@ -143,7 +143,7 @@ class Mtp(Record):
 
 
 class Drafter(Record):
-    """What drafts tokens for a model beside it: another model, or an EAGLE-3 head on hidden states of three layers.
+    """What drafts tokens for another: a model, or an EAGLE-3 head on hidden states of three layers.
 
     architecture: its own; of a head the vocabulary is of the words that it can draft.
     """

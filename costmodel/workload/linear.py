@@ -248,11 +248,11 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
 
 def _apart(operators: Iterable[Operator], axis: str, shares: Sequence[Quantity]) -> list[Operator]:
     """Return operators with one product for each share along `axis`, n or k, in place of one for all."""
-    found: list[Operator] = []
+    divided: list[Operator] = []
     for each in operators:
         split = shares if isinstance(each, Gemm) and len(shares) > 1 else ()
-        found += [replace(each, **{axis: share * getattr(each, axis)}) for share in split] or [each]
-    return found
+        divided += [replace(each, **{axis: share * getattr(each, axis)}) for share in split] or [each]
+    return divided
 
 
 def _repeated(builder: WorkBuilder, linear: Linear, products: Iterable[Operator]) -> list[Operator] | None:

@@ -156,7 +156,7 @@ def _travelling(context: Context, name: str, kind: str) -> Bytes:
 
 
 def _sequence_copy(context: Context, name: str, kind: str) -> list[Operator]:
-    """Return the copy beside a message of DTensor, whose ranks' parts follow one another: sequences do not.
+    """Return the copy with a message of DTensor, whose ranks' parts follow one another: sequences do not.
 
         bytes = 2*T*d*e          in a product that is cut up (`tensor_overlap: all`) the sum of its ranks' parts,
                                  (1 + 1/tp)*T*d*e, and nothing of a gather

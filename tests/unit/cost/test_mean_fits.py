@@ -165,9 +165,9 @@ def test_explain_states_the_error_and_the_weight_of_every_fit_of_a_mean(machine,
     assert sum(each.weight or 0.0 for each in compared) == pytest.approx(1.0, abs=0.01)
     assert all("expected error" in str(each) for each in compared)
     for each in compared:
-        assert each.error**2 == pytest.approx(each.held_out**2 + each.apart[0] ** 2 + each.apart[1] ** 2)
+        assert each.error**2 == pytest.approx(each.held_out**2 + each.unshared[0] ** 2 + each.unshared[1] ** 2)
     assert "(unseen rows 11 %, device 22 %, program 5 %, shape 9 %)" in str(
-        Candidate("file", "gemm", "a role", held_out=0.1, apart=(0.2, 0.05), is_compared=True, shape=0.09)
+        Candidate("file", "gemm", "a role", held_out=0.1, unshared=(0.2, 0.05), is_compared=True, shape=0.09)
     )
     with traced() as calls:
         operator_time(operator, machine, None, calibration.fit(operator))
