@@ -211,8 +211,7 @@ def most_informative(
     nothing is measured is as distant as its own diameter, and begins in its middle. c is what a row of the family has
     cost so far [s], with all that is planned and compiled before it runs. A family that has no row yet costs the mean.
     The root is that of the optimal allocation n ~ S / sqrt(c) of samples to strata (Cochran, Sampling Techniques, 5.5).
-    Families that lead (products and attention, both ways) come first, until each can be fitted, but for those whose
-    weights are zero.
+    Families that lead (products and attention, both ways) come first, until each can be fitted.
 
     shapes: candidates and measured ones.
     measured: `row_id` of those.
@@ -250,8 +249,7 @@ def _families(shapes: Sequence[Shape], measured: frozenset[str], widths: Array) 
             continue
         families.append(
             _Family(
-                name=own[0].family, leads=own[0].leads and bool(widths[indices].any()), shapes=own, places=places,
-                weights=widths[indices],
+                name=own[0].family, leads=own[0].leads, shapes=own, places=places, weights=widths[indices],
                 distances=_distances(places, done), count=int(done.sum()), settled=settled,
             )
         )  # fmt: skip
