@@ -126,21 +126,8 @@ class Context(Record, kw_only=True, dict=True):
 
     @property
     def gathered_share(self) -> Quantity:
-        """Return the share of a gathered activation that one rank saves: 1/tp under sequence parallelism, else all.
-
-        DTensor saves what it has gathered.
-        """
-        is_split = self.parallel.sequence_parallel and not self.framework.training.dtensor
-        return 1.0 / self.parallel.tp if is_split else 1.0
-
-    @property
-    def gathers_narrow(self) -> bool:
-        """Tell whether sequences are gathered in the format of the products: each rank casts its own tokens before.
-
-        [torchao, float8/float8_tensor_parallel.py, Float8ColwiseParallel and Float8RowwiseParallel]
-        """
-        is_split = self.framework.training.dtensor and self.parallel.sequence_parallel
-        return is_split and self.phase == "training" and self.casts_inputs
+        """Return the share of a gathered activation that one rank saves: 1/tp under sequence parallelism, else all."""
+        return 1.0 / self.parallel.tp if self.parallel.sequence_parallel else 1.0
 
     @property
     def of_mean_rank(self) -> Context:

@@ -112,14 +112,6 @@ class TrainingProgram(Record, kw_only=True):
         Literal["gather", "broadcast"],
         "updated weights in ZeRO stages 1 and 2: an all-gather, or a broadcast by each rank in turn",
     ] = "gather"
-    dtensor: Annotated[
-        bool,
-        "tensor parallelism by PyTorch's DTensor: gathered inputs are kept, or gathered again, whole, and ranks' parts "
-        "of sequences are put in order by copies",
-    ] = False
-    separate_products: Annotated[bool, "matrices of one input (q, k and v; gate and up) are products of their own"] = (
-        False
-    )
     expert_streams: Annotated[
         Annotated[int, Whole(1, single=True)] | None,
         "streams over which the products of experts are dealt, each one of the library's; null: a grouped kernel",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from costmodel.quantities import Bytes, Count, Mask, Quantity, anywhere, is_single, maximum, minimum, where
 from costmodel.records import Record, replace
@@ -185,11 +185,6 @@ class Linear(Record):
         """Return what `adapters.targets` calls it: as frameworks do, or by its name."""
         return _TARGETS.get(self.name, self.name.replace(" ", "_"))
 
-    @property
-    def is_by_rows(self) -> bool:
-        """Tell whether a tensor-parallel group splits its inputs, and adds up its results."""
-        return self.operator in ("output_projection", "ffn_down")
-
     def adapted(self, adapters: Adapters | ServedAdapters) -> tuple[tuple[str, Quantity], ...]:
         """Return the adapters on it, of all or some of its parts: name, and share of the outputs."""
         if not adapters.are_any:
@@ -219,17 +214,13 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
     local = _LocalLinear(context.base if is_frozen else context, linear)
     adapted = () if context.adapters is None or linear.is_adapter else linear.adapted(context.adapters)
     if local.narrow and linear.cast_input:
-        share = local.cast_share(is_gathered=linear.gathered)
-        size = share * local.cast_bytes(local.x_elements)
-        cast = Elementwise(f"{linear.name} cast", size, kind="cast", rows=share * local.rows, calls=local.casts)
+        size = local.cast_bytes(local.x_elements)
+        cast = Elementwise(f"{linear.name} cast", size, kind="cast", rows=local.rows, calls=local.casts)
         builder.step(linear.producer, [cast])
     products = [*local.expansion(), local.forward()]
-    trained = [] if is_frozen else local.weight_gradient()
+    trained = () if is_frozen else local.weight_gradient()
     repeated = _repeated(builder, linear, products)
-    shares = local.shares()
-    gradients = [*_apart(local.input_gradient(), "k", shares), *local.gradient_sums(shares)]
-    products, trained = _apart(products, "n", shares), _apart(trained, "n", shares)
-    builder.step(linear.operator, products, gradients, trained, repeated, trains=linear.is_adapter)
+    builder.step(linear.operator, products, local.input_gradient(), trained, repeated, trains=linear.is_adapter)
     if adapted or not is_frozen or linear.operator == "output_projection":
         element = linear.saved_element
         if element is None and is_frozen:
@@ -244,15 +235,6 @@ def add_linear(builder: WorkBuilder, context: Context, linear: Linear) -> None:
         _add_served(builder, context, linear, local)
     for target, share in adapted:
         _add_adapter(builder, context, linear, local, (target, share))
-
-
-def _apart(operators: Iterable[Operator], axis: str, shares: Sequence[Quantity]) -> list[Operator]:
-    """Return operators with one product for each share along `axis`, n or k, in place of one for all."""
-    divided: list[Operator] = []
-    for each in operators:
-        split = shares if isinstance(each, Gemm) and len(shares) > 1 else ()
-        divided += [replace(each, **{axis: share * getattr(each, axis)}) for share in split] or [each]
-    return divided
 
 
 def _repeated(builder: WorkBuilder, linear: Linear, products: Iterable[Operator]) -> list[Operator] | None:
@@ -287,7 +269,8 @@ def _add_adapter(
     is_split = linear.split is not None or linear.total is not None
     degree = context.parallel.etp if linear.experts is not None else context.parallel.tp if is_split else 1.0
     count = 1.0 if linear.experts is None else linear.experts.experts
-    wide_in, wide_out = (degree, 1.0) if linear.is_by_rows else (1.0, degree)
+    by_rows = linear.operator in ("output_projection", "ffn_down")
+    wide_in, wide_out = (degree, 1.0) if by_rows else (1.0, degree)
     active = 1.0 if linear.active is None else linear.active / (whole + linear.bias)
     sizes = (("A", local.inputs, rank, wide_in), ("B", rank, outputs, wide_out))
     for half, inputs, columns, ranks in sizes:
@@ -392,28 +375,6 @@ class _LocalLinear:
         copies = 2.0 if self.context.copies_operands else 1.0
         return elements * (self.context.residual + copies * self.operand)
 
-    def cast_share(self, *, is_gathered: bool) -> Quantity:
-        """Return the share of x or dy that this rank casts: of one that is gathered in that format, its own tokens."""
-        return 1.0 / self.context.parallel.tp if is_gathered and self.context.gathers_narrow else 1.0
-
-    def shares(self) -> Sequence[Quantity]:
-        """Return the shares of the outputs that are products of their own."""
-        is_apart = self.context.phase == "training" and self.context.framework.training.separate_products
-        return [share for _, share in self.linear.parts] if is_apart and self.linear.parts else [1.0]
-
-    def gradient_sums(self, shares: Sequence[Quantity]) -> list[Operator]:
-        """Return what adds up the input gradients of products of their own: a read of each, a write, in one kernel.
-
-        Unfused, two reads and a write of each further one.
-        """
-        parts = float(len(shares))
-        passes, calls = (
-            (3.0 * parts - 3.0, parts - 1.0) if self.context.framework.training.is_unfused else (parts + 1, 1.0)
-        )
-        size = passes * self.x_elements * self.context.residual
-        name = f"{self.linear.name} input gradient sum"
-        return [Elementwise(name, size, kind="add", calls=calls)] if len(shares) > 1 else []
-
     def expansion(self) -> list[Operator]:
         """Return the kernel that expands narrow weights before the product where a framework does so for its rows."""
         expanded = self.expanded
@@ -443,7 +404,7 @@ class _LocalLinear:
             return [*self.expansion(), gemm]
         if not (self.narrow and self.linear.cast_gradient):
             return [gemm]
-        size = self.cast_share(is_gathered=self.linear.is_by_rows) * self.cast_bytes(self.dy_elements)
+        size = self.cast_bytes(self.dy_elements)
         return [Elementwise(f"{self.linear.name} gradient cast", size, kind="cast", calls=self.casts), gemm]
 
     def weight_gradient(self) -> list[Operator]:

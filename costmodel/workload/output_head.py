@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from costmodel.quantities import Bytes, Count, is_single, where
+from costmodel.quantities import Count, is_single, where
 from costmodel.workload.architecture import LayerEmbedding
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.linear import Linear, add_linear, add_norm, add_residual_norm
-from costmodel.workload.operators import Collective, Elementwise, Gemm, Operator
+from costmodel.workload.operators import Collective, Elementwise, Gemm
 from costmodel.workload.work import Parameters, WorkBuilder
 
 
@@ -118,27 +118,22 @@ def _add_loss(builder: WorkBuilder, context: Context, tokens: Count, logits: Cou
 def enter_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> None:
     """Add the collectives before a column-parallel GEMM.
 
-    Sequence parallel: all-gather, backward reduce-scatter. Otherwise: nothing, backward all-reduce. DTensor's gathers
-    are operators like others: what computes a norm again gathers again.
+    Sequence parallel: all-gather, backward reduce-scatter. Otherwise: nothing, backward all-reduce.
     """
-    training = context.framework.training
     if context.parallel.sequence_parallel:
-        forward = [_tp_collective(context, name, "all_gather"), *_sequence_copy(context, name, "all_gather")]
-        backward: list[Operator] = [_tp_collective(context, f"{name} gradient", "reduce_scatter")]
-        if not training.separate_products:  # whose sum is written in that order
-            backward = [*_sequence_copy(context, name, "reduce_scatter"), *backward]
+        forward = [_tp_collective(context, name, "all_gather")]
+        backward = [_tp_collective(context, f"{name} gradient", "reduce_scatter")]
     else:
         forward, backward = [], [_tp_collective(context, f"{name} gradient", "all_reduce")]
-    builder.step("norm" if training.dtensor else "tensor_parallel", forward, backward)
+    builder.step("tensor_parallel", forward, backward)
     builder.mark_entry()
 
 
 def leave_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> None:
     """Add the collectives after a row-parallel GEMM, the mirror image of entering."""
     if context.parallel.sequence_parallel:
-        gathered = _sequence_copy(context, f"{name} gradient", "all_gather")
-        forward = [*_sequence_copy(context, name, "reduce_scatter"), _tp_collective(context, name, "reduce_scatter")]
-        backward = [_tp_collective(context, f"{name} gradient", "all_gather"), *gathered]
+        forward = [_tp_collective(context, name, "reduce_scatter")]
+        backward = [_tp_collective(context, f"{name} gradient", "all_gather")]
     else:
         forward, backward = [_tp_collective(context, name, "all_reduce")], []
     builder.step("tensor_parallel", forward, backward)
@@ -146,44 +141,19 @@ def leave_tensor_parallel(builder: WorkBuilder, context: Context, name: str) -> 
 
 
 def _tp_collective(context: Context, name: str, kind: str) -> Collective:
-    return Collective(f"{name} {kind.replace('_', '-')}", kind, _travelling(context, name, kind), context.tp_group)
-
-
-def _travelling(context: Context, name: str, kind: str) -> Bytes:
-    """Return T*d*e of a group's tokens as they travel: gathered in the format of the products that read them."""
-    is_narrow = kind == "all_gather" and context.gathers_narrow and not name.startswith(("head", "embedding"))
-    return context.tokens * context.architecture.hidden * (context.gemm_element if is_narrow else context.residual)
-
-
-def _sequence_copy(context: Context, name: str, kind: str) -> list[Operator]:
-    """Return the copy with a message of DTensor, whose ranks' parts follow one another: sequences do not.
-
-        bytes = 2*T*d*e          in a product that is cut up (`tensor_overlap: all`) the sum of its ranks' parts,
-                                 (1 + 1/tp)*T*d*e, and nothing of a gather
-
-    [PyTorch, distributed/_functional_collectives.py, all_gather_tensor, reduce_scatter_tensor: chunk and cat;
-    distributed/_symmetric_memory, _fused_matmul_reduce_scatter]
-    """
-    training, tp = context.framework.training, context.parallel.tp
-    is_cut = training.tensor_overlap == "all"
-    if not training.dtensor or (is_cut and kind == "all_gather"):
-        return []
-    size = (1.0 + 1.0 / tp if is_cut else 2.0) * _travelling(context, name, kind)
-    calls = where(tp > 1, 1.0, 0.0)
-    return [Elementwise(f"{name} sequence copy", calls * size, kind="copy", calls=calls)]
+    size = context.tokens * context.architecture.hidden * context.residual
+    return Collective(f"{name} {kind.replace('_', '-')}", kind, size, context.tp_group)
 
 
 def overlap_tensor_parallel(builder: WorkBuilder, context: Context) -> None:
     """Overlap a finished layer's tensor-parallel collectives with its GEMMs, as the framework does in training.
 
     [NVIDIA Megatron-LM, core/tensor_parallel/layers.py, LinearWithGradAccumulationAndAsyncCommunication; Transformer
-    Engine, userbuffers; PyTorch, _inductor/fx_passes/micro_pipeline_tp.py: a sum of several products is not cut up]
+    Engine, userbuffers]
     """
-    training = context.framework.training
-    if context.phase == "training" and training.tensor_overlap != "none":
-        has_gradients = not (training.dtensor and training.separate_products)
-        chunks = context.parallel.tp if training.tensor_overlap == "all" else None
-        builder.overlap_collectives(chunks, has_gradients=has_gradients)
+    overlap = context.framework.training.tensor_overlap
+    if context.phase == "training" and overlap != "none":
+        builder.overlap_collectives(context.parallel.tp if overlap == "all" else None)
 
 
 # ---- Residual streams beyond the plain sum: hyper-connections, attention over blocks of layers, per-layer embeddings.

@@ -160,13 +160,13 @@ class WorkBuilder(MutableRecord):
         """Mark the last step as exit of a tensor-parallel region: its collectives take the last GEMM's result."""
         self._exits.append((len(self._forward), len(self._backward) - 1))
 
-    def overlap_collectives(self, chunks: Count | None, *, has_gradients: bool = True) -> None:
+    def overlap_collectives(self, chunks: Count | None) -> None:
         """Overlap tensor-parallel collectives with GEMMs.
 
-        Those of an input gradient overlap the weight gradient of the same layer, if any do (`has_gradients`). With
-        `chunks` all others overlap the GEMM that produces or consumes their data, in so many parts.
+        Those of an input gradient overlap the weight gradient of the same layer. With `chunks` all others overlap the
+        GEMM that produces or consumes their data, in so many parts.
         """
-        for _, step, weight in self._entries if has_gradients else ():
+        for _, step, weight in self._entries:
             self._overlap_backward(step, _first_gemm(self._weight[weight:]), 0.0)
         if chunks is None:
             return

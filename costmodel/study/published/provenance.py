@@ -27,15 +27,13 @@ ENERGY = ("energy", "power")
 """What metrics begin with that a device's power moves."""
 COUNTED = ("memory.", "host_memory.", "model.", "work.", "routing.", "device.")
 """What metrics begin with that no calibration and no time of a framework moves."""
-_OF_BYTES = frozenset(
-    {"training.activations", "training.eager", "training.dtensor"}
-)  # fields of a framework that move memory
+_OF_BYTES = frozenset({"training.activations", "training.eager"})  # fields of a framework that move memory
 _OF_EXPERTS = ("expert_streams", "casts_rows", "fused_experts", "slices_experts")
 OF_TRAINING = frozenset({
     "sustained_slowdown", "host.operator",
     *(f"training.{name}" for name in (
         "activations", "eager", "tensor_overlap", "accumulation", "reduction", "weight_exchange", "context",
-        "dtensor", "separate_products", *_OF_EXPERTS,
+        *_OF_EXPERTS,
     )),
 })  # fmt: skip
 """Fields of a framework that a training step alone takes notice of."""
