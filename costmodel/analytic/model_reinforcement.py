@@ -19,7 +19,7 @@ class Step(Record):
 
     lines: of a workload, those of the step first, then those of its engines and of its training.
     assumed: what is assumed of the engines, for people.
-    parts: question and choice of each part.
+    serving, training: question and choice of each part.
     """
 
     lines: tuple[str, ...]
@@ -34,7 +34,8 @@ def reinforcement(
     """Return the step `name` of a model: GRPO as NeMo RL starts it, engines and training in turn on the same devices.
 
     Training takes the fewest whole nodes that hold it, an engine the fewest devices, as many engines as fill them.
-    Prompts have 1,024 tokens, answers as many in the mean, spread exponentially up to 4,096 in all.
+    Prompts have 1,024 tokens, answers as many in the mean, spread exponentially up to 4,096 in all (the example's
+    longest): round numbers, since no source states lengths.
     Raises InputError where model or cluster are unknown, or no layout is valid.
     """
     rollout, train = (f"{part}{name.removeprefix('rl')}" for part in ("rollout", "train"))
@@ -58,6 +59,7 @@ def reinforcement(
         *(line for line in scenario_lines(serving, rollout, served.choices[rollout]) if not _is_stated(line)),
         f"    replicas: {{count: {engines}}}                   # as many as the training's devices hold",
         f"    concurrency: {-(-answers // engines)}                          # what an engine does not hold waits",
+        "    # Round lengths: no source states them, and answers of other lengths move the step most.",
         f"    requests: {{arrivals: closed_loop, count: {answers}, output: {output}}}",
     ]
     lines = (*own, *generates, *scenario_lines(training, train, trained.choices[train]))
