@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextvars import ContextVar
 from time import process_time
 
 import numpy as np
@@ -29,6 +30,7 @@ COMPILING = Notice("compiling the loops over requests, once for all later runs: 
 _SOON = 0.5  # seconds of the processor: parts that take less are followed by longer ones
 _FIRST_PART = 1.0  # simulated seconds
 _SPENT = Question("seconds", ("requests as Python",), ())
+_spent_here = ContextVar("_spent_here", default=0.0)  # the same of this process, where no folder keeps it
 Loop = Callable[[Service, float], int]
 
 
@@ -49,7 +51,7 @@ def try_python(run: Loop, service: Service, until: float) -> int | None:
     Returns an engine that is stuck, -1: none.
     """
     known = catalogue.recall(_SPENT)
-    before: float = 0.0 if known is None else known.answer
+    before: float = max(_spent_here.get(), 0.0 if known is None else known.answer)
     if before >= COMPILATION:
         warnings.warn(COMPILING, stacklevel=2)
         return None
@@ -63,6 +65,7 @@ def try_python(run: Loop, service: Service, until: float) -> int | None:
             part *= 2.0 if process_time() - begin - spent < _SOON else 1.0
             spent = process_time() - begin
         over = is_over(objects)
+    _spent_here.set(before + spent)
     catalogue.keep(_SPENT, {}, before + spent)
     if stuck >= 0 or moment >= until or over:
         return stuck

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,14 @@ def simulation() -> Simulation:
     return Simulation(scenario, scenario.plan, workload.calibration(scenario))
 
 
+@pytest.fixture(autouse=True)
+def _nothing_spent() -> Iterator[None]:
+    """Begin as a process does, whatever ran in this one before."""
+    token = first_run._spent_here.set(0.0)
+    yield
+    first_run._spent_here.reset(token)
+
+
 def new(simulation: Simulation) -> Service:
     tables = simulation.times.tables
     return new_service(simulation.scenario, simulation.plan, simulation.requests, simulation.policy, tables)
@@ -64,22 +73,31 @@ def test_what_takes_too_long_goes_on_compiled_where_it_was(
     np.testing.assert_array_equal(service.requests["finish"], simulation.run().requests["finish"])
 
 
+def tried(simulation: Simulation) -> int | None:
+    with pytest.warns(Notice):
+        return try_python(run_apart, new(simulation), np.inf)
+
+
 def test_time_as_python_adds_up_over_programs(
     simulation: Simulation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(catalogue.VARIABLE, str(tmp_path))
-
-    def run() -> int | None:
-        service = new(simulation)
-        with pytest.warns(Notice):
-            return try_python(run_apart, service, np.inf)
-
-    assert run() == -1
+    assert tried(simulation) == -1
     found = catalogue.recall(first_run._SPENT)
     assert found is not None
     assert found.answer > 0.0
+    first_run._spent_here.set(0.0)  # another program
     monkeypatch.setattr(first_run, "COMPILATION", found.answer)
-    assert run() is None
+    assert tried(simulation) is None
+
+
+def test_time_as_python_adds_up_in_a_program_that_keeps_nothing(
+    simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert catalogue.folder() is None
+    assert tried(simulation) == -1
+    monkeypatch.setattr(first_run, "COMPILATION", first_run._spent_here.get())
+    assert tried(simulation) is None
 
 
 def test_a_notice_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
