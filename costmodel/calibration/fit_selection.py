@@ -17,6 +17,7 @@ from costmodel.calibration.row_times import Choice
 from costmodel.cost.calibration import Calibration
 from costmodel.records import Record, ValueRecord
 from costmodel.schema.references import Library
+from costmodel.workload.scenario import Framework
 
 
 class Kernel(ValueRecord):
@@ -121,6 +122,7 @@ class Chooser:
         self._store = FitStore(Library(search_path), hidden)
         self._unnamed = default_framework(search_path).implementations
         self._choices: dict[tuple[str, str, Kernel], Choice] = {}
+        self._programs: dict[str, Choice] = {}
 
     def choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
         """Return the fits for a kernel of a family: those that a simulation has whose framework names the kernel.
@@ -133,6 +135,13 @@ class Chooser:
         if key not in self._choices:
             self._choices[key] = self._choose(family, variant, kernel)
         return self._choices[key]
+
+    def under(self, program: Framework) -> Choice:
+        """Return the fits that a simulation has under a framework."""
+        if program.name not in self._programs:
+            fits = FitLookup(self._store, self._device, program.implementations)
+            self._programs[program.name] = Choice(Calibration(self._device, fits), f"kernels of {program.name}")
+        return self._programs[program.name]
 
     def _choose(self, family: str, variant: str, kernel: Kernel) -> Choice:
         default = self._of_no_program(family, variant) if kernel == UNNAMED else None

@@ -73,13 +73,16 @@ def predict_mapped(
     choosers = {} if choosers is None else choosers
     for part in mapped:
         chooser = choosers.setdefault(part.device.name, Chooser(part.device.name, search_path))
-        choice = chooser.choose(part.family, variant_of(part), _kernel(table, part.rows))
+        kernel = _kernel(table, part.rows)
+        if part.program is None:
+            choice = chooser.choose(part.family, variant_of(part), kernel)
+        else:
+            choice = chooser.under(part.program)
         choice = replace(choice, across=None) if is_own else choice
         rows = part.rows
-        seconds[rows], low[rows], high[rows] = times_of(part, choice, framework)
-        named = next((each for each in part.operators if each.family == part.family), part.operators[0])
-        fit = choice.calibration.fit(named)
-        basis[rows], fits[rows] = _bases_of(fit, named, len(rows)), ", ".join(fit.sources)
+        seconds[rows], low[rows], high[rows] = times_of(part, choice, part.program or framework)
+        fit = choice.calibration.fit(part.named)
+        basis[rows], fits[rows] = _bases_of(fit, part.named, len(rows)), ", ".join(fit.sources)
         why[rows] = f"{choice.why}, moved by {fit.anchors.source}" if isinstance(fit, AnchoredFit) else choice.why
     for left in left_out:
         why[left.rows] = left.reason

@@ -27,7 +27,7 @@ class Choice(Record):
 
 def variant_of(part: OperatorRows) -> str:
     """Return the variant of the operator that a row is named after."""
-    return next((each.variant for each in part.operators if each.family == part.family), part.operators[0].variant)
+    return part.named.variant
 
 
 def times_of(part: OperatorRows, choice: Choice, framework: Framework) -> tuple[Array, Array, Array]:

@@ -113,7 +113,7 @@ def expert_layer(batch: RowGroup) -> list[Operator]:
             local_experts=held, experts=batch.number("num_experts"), tokens=tokens,
             microscaled=batch.text("dtype_in") == "w4a16_mxfp4",
         )  # fmt: skip
-        return replace(product, tuned=batch.tuned_tiles.of(held, inter, product.variant))
+        return replace(product, tuned=batch.catalogue.tuned_tiles(batch.text("framework"), batch.device).of(held, inter, product.variant))
 
     up, down = one("expert up", inputs * inter, hidden), one("expert down", hidden, inter)
     fused = FusedExperts(

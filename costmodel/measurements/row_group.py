@@ -8,16 +8,26 @@ from pathlib import Path
 import numpy as np
 
 from costmodel.cost.time import Machine
-from costmodel.errors import suggest
+from costmodel.errors import InputError, suggest
 from costmodel.hardware import Cluster, Device, Node
 from costmodel.measurements.tables import Table
 from costmodel.quantities import Array, Bytes, Count, Indices, Mask
 from costmodel.records import Record, field
-from costmodel.schema.files import list_names, load_device, load_document, load_node, load_tuned_tiles
+from costmodel.schema.files import (
+    list_names,
+    load_device,
+    load_document,
+    load_framework,
+    load_model,
+    load_node,
+    load_precision,
+    load_tuned_tiles,
+)
+from costmodel.workload.architecture import Architecture
 from costmodel.workload.dtypes import ELEMENT_BYTES, element_bytes
 from costmodel.workload.framework_parts import NOTHING_TUNED, TunedTiles
-from costmodel.workload.operators import Operator
-from costmodel.workload.scenario import Framework
+from costmodel.workload.operators import AttentionKernel, Operator
+from costmodel.workload.scenario import Framework, Precision
 
 
 class Unmapped(Exception):
@@ -73,14 +83,11 @@ class RowGroup(Record):
     """Rows of one device, operation, kernel and set of number formats. Their sizes are arrays.
 
     rows: at least one.
-    nodes: those that node files make of the device, the smallest first.
-    tuned_tiles: layers of experts for which the rows' framework ships tiles tuned on the device.
     """
 
     rows: Table
     device: Device
-    nodes: tuple[Node, ...]
-    tuned_tiles: TunedTiles = NOTHING_TUNED
+    catalogue: Catalogue
 
     def text(self, column: str) -> str:
         """Return the text that all rows share in a column."""
@@ -108,6 +115,11 @@ class RowGroup(Record):
         return format_in
 
     @property
+    def program(self) -> Framework | None:
+        """Return the framework that the rows are of, null where no file has it."""
+        return self.catalogue.program(self.text("framework"))
+
+    @property
     def expands_weights(self) -> bool:
         """Tell whether weights are narrower than what they are multiplied as."""
         formats = self.format("dtype_in")
@@ -132,6 +144,7 @@ class OperatorRows(Record):
     cluster: where communication ran.
     warm: the timed call ran over and over on the same operands.
     held: processors that communication ran on.
+    program: whose kernels a simulation has for them, null where the row names the one that it timed.
     """
 
     family: str
@@ -142,6 +155,14 @@ class OperatorRows(Record):
     cluster: Cluster | None = None
     warm_l2: bool = False
     comm_processors: Count = 0.0
+    program: Framework | None = None
+
+    @property
+    def named(self) -> Operator:
+        """Return the operator that a row is named after, of a module its attention core."""
+        own = (each for each in self.operators if each.family == self.family)
+        cores = [] if self.program is None else [each for each in self.operators if isinstance(each, AttentionKernel)]
+        return next(own, cores[-1] if cores else self.operators[0])
 
     def machine(self, framework: Framework) -> Machine:
         """Return what the kernels ran on: the whole device but what communication held."""
@@ -177,6 +198,8 @@ class Catalogue:
         names = list_names("nodes", search_path) if only is None else ()
         nodes = [load_node(name, search_path) for name in names]
         self._search_path, self._frameworks = search_path, list_names("frameworks", search_path)
+        self._programs: dict[str, Framework] = {}
+        self._models: dict[str, Architecture] = {}
         self._tuned: dict[tuple[str, str], TunedTiles] = {}
         self._nodes: dict[str, list[Node]] = {}
         for node in sorted(nodes, key=lambda node: float(node.count)):
@@ -205,14 +228,36 @@ class Catalogue:
         return tuple(self._nodes.get(device.name, ()))
 
     def tuned_tiles(self, framework: str, device: Device) -> TunedTiles:
-        """Return the layers of experts whose tiles an engine ships tuned on a device.
-
-        framework: as a table states it, `vllm 0.24.0` say: the longest name of a framework file that stands in it.
-        """
-        engine = max((name for name in self._frameworks if name in framework.lower()), key=len, default="")
+        """Return the layers of experts whose tiles an engine ships tuned on a device. framework: as a table states it."""
+        engine = self._engine(framework)
         if not engine:
             return NOTHING_TUNED
         key = engine, device.name
         if key not in self._tuned:
             self._tuned[key] = load_tuned_tiles(*key, self._search_path)
         return self._tuned[key]
+
+    def program(self, framework: str) -> Framework | None:
+        """Return a framework as a table states it, null where no file has it."""
+        engine = self._engine(framework)
+        if engine and engine not in self._programs:
+            self._programs[engine] = load_framework(engine, self._search_path)
+        return self._programs.get(engine)
+
+    def model(self, name: str) -> Architecture:
+        """Return a model by a name that the catalogue or a hub has. Raise Unmapped where it is none of the catalogue."""
+        if name not in self._models:
+            try:
+                self._models[name] = load_model(name, self._search_path)
+            except InputError as error:
+                raise Unmapped(f"model {name or 'without a name'}: {error.problems[0].message}") from None
+        return self._models[name]
+
+    def precision(self, name: str) -> Precision:
+        """Return the number formats of a precision file."""
+        return load_precision(name, self._search_path)
+
+    def _engine(self, framework: str) -> str:
+        """Return the longest name of a framework file that stands in `vllm 0.24.0`, say, blank where none does."""
+        said = framework.lower().replace("-", "")
+        return max((name for name in self._frameworks if name.replace("-", "") in said), key=len, default="")

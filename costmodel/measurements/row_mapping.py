@@ -12,6 +12,7 @@ from costmodel.measurements import collective_rows as messages
 from costmodel.measurements import elementwise_rows as streams
 from costmodel.measurements import gemm_rows as products
 from costmodel.measurements import mixer_rows as mixers
+from costmodel.measurements import module_rows as modules
 from costmodel.measurements.row_group import BlankCells, Catalogue, ExcludedRows, OperatorRows, RowGroup, Unmapped
 from costmodel.measurements.screening import context, contradictory, impossible, repeated
 from costmodel.measurements.tables import Table, waited
@@ -61,6 +62,7 @@ _RULES = {
     **dict.fromkeys(_COLLECTIVES, _Rule("collective", messages.collective)),
     "send_recv": _Rule("send_recv", messages.collective),
     **{name: _Rule(name, messages.expert_all_to_all) for name in _EXCHANGES},
+    **{name: _Rule(name, modules.module) for name in modules.MODULES},
 }
 _HOST_FLAGS = ("host_overhead_included", "coarse_timer_3_samples")
 _WARM = ("cuda_graph_loop",)  # the tables' schema: few copies of the weights take turns, activations stay
@@ -175,6 +177,9 @@ def _same_layout(table: Table, rows: Indices) -> Iterator[Indices]:
         stated = np.isfinite(table.number("m")[rows])
         yield from (part for part in (rows[stated], rows[~stated]) if len(part))
         return
+    if operation in modules.MODULES:
+        yield from (rows[places] for _, places in table.take(rows).groups(*modules.DIFFER_BY))
+        return
     if operation not in _COMMUNICATION:
         yield rows
         return
@@ -189,8 +194,7 @@ def _map(table: Table, rows: Indices, catalogue: Catalogue) -> OperatorRows:
     if rule is None:
         raise Unmapped("the package has no such operator")
     device = catalogue.device(str(table.text("device")[rows[0]]))
-    tuned = catalogue.tuned_tiles(str(table.text("framework")[rows[0]]), device)
-    batch = RowGroup(table.take(rows), device, catalogue.nodes(device), tuned)
+    batch = RowGroup(table.take(rows), device, catalogue)
     operators = tuple(rule.operators(batch))
     # Modes of an exchange and kernels that expand weights are families of their own, as is a prefill of single tokens;
     # rows of recurrences hold a convolution or a scan.
@@ -199,6 +203,8 @@ def _map(table: Table, rows: Indices, catalogue: Catalogue) -> OperatorRows:
     family = first.family if own or first.family in WEIGHT_ONLY else rule.family
     fused = len(operators) - 1 if batch.text("sub_op").endswith("_fused") else 0
     mapped = OperatorRows(family, rows, device, operators, fused, warm_l2=batch.text("timing") in _WARM)
+    if operation in modules.MODULES:
+        return replace(mapped, family=operation, program=batch.program)
     if operation in _COMMUNICATION:
         return replace(mapped, cluster=messages.cluster(batch), comm_processors=messages.comm_processors(batch))
     return mapped

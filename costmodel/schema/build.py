@@ -135,7 +135,7 @@ def share_of_node(ranks: Ranks, per_node: Count, most_nodes: Count) -> Count:
 # ---- scenario -------------------------------------------------------------------------------------------------------
 
 
-def precision(file: PrecisionFile, plan: workload.PlanFile) -> scenario.Precision:
+def precision(file: PrecisionFile, plan: workload.PlanFile | None = None) -> scenario.Precision:
     """Return the number formats. An optimizer of 8 bits states those of its moments."""
     is_narrow = isinstance(plan, workload.TrainingFile) and plan.optimizer.name == "adamw8bit"
     return record(

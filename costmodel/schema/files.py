@@ -37,6 +37,7 @@ from costmodel.schema.what_if import LeversFile, StudyFile, WhatIfFile
 from costmodel.schema.workload import WorkloadFile
 from costmodel.workload.architecture import Architecture
 from costmodel.workload.framework_parts import TunedTiles
+from costmodel.workload.scenario import Framework, Precision
 
 Loaded = TypeVar("Loaded")
 
@@ -103,6 +104,22 @@ def load_tuned_tiles(framework: str, device: str, search_path: Sequence[str | Pa
     return _load(
         framework, "framework", search_path,
         lambda assembly, tree: build.tuned_tiles(assembly.part(FrameworkFile, tree).file, device),
+    )  # fmt: skip
+
+
+def load_framework(name: str, search_path: Sequence[str | Path] = ()) -> Framework:
+    """Return the framework of a name or a file, on no device in particular."""
+    return _load(
+        name, "framework", search_path,
+        lambda assembly, tree: build.framework(assembly.part(FrameworkFile, tree).file),
+    )  # fmt: skip
+
+
+def load_precision(name: str, search_path: Sequence[str | Path] = ()) -> Precision:
+    """Return the number formats of a name or a file, with an optimizer of its own widths."""
+    return _load(
+        name, "precision", search_path,
+        lambda assembly, tree: build.precision(assembly.part(PrecisionFile, tree).file),
     )  # fmt: skip
 
 

@@ -175,7 +175,7 @@ def add_layer(builder: WorkBuilder, context: Context, layer: arch.Layer) -> None
 def _add_plain_block(builder: WorkBuilder, context: Context, layer: arch.Layer) -> None:
     """Add a mixer and the activation behind it, one pass. Its norm has parameters but is folded into the GEMM."""
     context = context.in_branch
-    _add_mixer(builder, context, layer)
+    add_mixer(builder, context, layer)
     size = _layer_input(context)
     forward = Elementwise("activation", 2 * size)  # of a grid, not of rows with a thread block each
     builder.elementwise("activation", forward, 3 * size)
@@ -202,7 +202,7 @@ def _add_branch(builder: WorkBuilder, context: Context, layer: arch.Layer, name:
     around = inner if name == "attention" else _tensor_parallel_ffn(inner, layer.ffn)
     enter_tensor_parallel(builder, around, name)
     if name == "attention":
-        _add_mixer(builder, inner, layer)
+        add_mixer(builder, inner, layer)
     else:
         _add_ffn(builder, inner, layer)
     leave_tensor_parallel(builder, around, name)
@@ -278,7 +278,7 @@ def _add_parallel_block(builder: WorkBuilder, context: Context, layer: arch.Laye
     add_modulation(builder, context, layer, "block modulation")
     inner = _enter_branch(builder, context, "block")
     enter_tensor_parallel(builder, inner, "block" if layer.shared_norm else "attention")
-    _add_mixer(builder, inner, layer)
+    add_mixer(builder, inner, layer)
     if not layer.shared_norm:
         enter_tensor_parallel(builder, inner, "ffn")
     _add_ffn(builder, inner, layer, owns_input=not layer.shared_norm)
@@ -290,7 +290,8 @@ def _add_parallel_block(builder: WorkBuilder, context: Context, layer: arch.Laye
         add_dropout(builder, context, "ffn dropout")
 
 
-def _add_mixer(builder: WorkBuilder, context: Context, layer: arch.Layer) -> None:
+def add_mixer(builder: WorkBuilder, context: Context, layer: arch.Layer) -> None:
+    """Add what mixes the tokens of a layer, without the norms around it and the messages of its ranks."""
     mixer, context = layer.mixer, context.part("attention")
     if isinstance(mixer, arch.Attention):
         add_attention(builder, context, mixer, norm=layer.norm, dropout=layer.dropout)
