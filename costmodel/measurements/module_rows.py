@@ -17,6 +17,9 @@ from costmodel.workload.work import WorkBuilder
 _PRECISIONS = {"bf16": "bf16", "fp8_e4m3_blk128": "fp8-inference", "nvfp4": "nvfp4"}  # of weights: precision files
 _LATENTS = ("latent projection",)  # of queries and keys from the residual stream, and its cast
 _INPUTS = ("qkv_a_proj", "q_a_proj")  # what `includes` calls it
+# vLLM's names of kernels on latents: it computes a prompt of few tokens with them, as it decodes [vllm-project/vllm,
+# v1/attention/backends/mla/flashmla.py: reorder_batch_threshold, process small prefills with decode pathway].
+_LATENT_KERNELS = "MLA"
 
 _MIXERS: Mapping[str, Callable[[Layer], bool]] = {
     "mla_module": lambda layer: isinstance(layer.mixer, Mla),
@@ -45,6 +48,8 @@ def module(batch: RowGroup) -> list[Operator]:
     keys; with no projection of an indexer, the module reuses what another one selected.
     """
     name, _, phase = batch.text("op").rpartition("_")
+    if batch.text("kernel").endswith(_LATENT_KERNELS):
+        phase = "decode"
     program = batch.program
     if program is None:
         raise Unmapped(f"no framework file is of {batch.text('framework') or 'a row without `framework`'}")

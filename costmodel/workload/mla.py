@@ -92,7 +92,7 @@ def _add_absorbed(builder: WorkBuilder, context: Context, mixer: Mla) -> None:
     """Add attention in the latent space: W_uk is absorbed into the query, W_uv into the output.
 
     Kernel: 2*(c + r) + 2*c FLOP per pair. Every head of a group reads the same c + r cached elements, whatever tp is. A
-    prompt's queries that select keys read each latent of the sequence at least once.
+    prompt's queries that select keys read each latent that they may select once.
     """
     heads, tokens, dtype = mixer.heads / context.parallel.tp, context.tokens, context.precision.attention
     element, width = ELEMENT_BYTES[dtype], mixer.kv_lora + mixer.rope_dim
@@ -122,7 +122,7 @@ def _latent_kernel(context: Context, mixer: Mla, name: str, group: HeadGroup) ->
     decodes, dtype = context.phase == "decode", context.precision.attention
     heads, width = group.share * mixer.heads / context.parallel.tp, mixer.kv_lora + mixer.rope_dim
     # A prompt's keys are gathered from the context-parallel ranks; a decoding step's stay where they are cached.
-    keys = context.cached_keys(group.pattern) if decodes else context.kv_len
+    keys = context.cached_keys(group.pattern) * (1.0 if decodes else context.parallel.cp)
     cache = context.sequences * keys * width * context.precision.kv_element
     q_len = context.new_tokens if decodes else context.q_len
     results = context.sequences * q_len * heads * (width + mixer.kv_lora) * ELEMENT_BYTES[dtype]
@@ -204,7 +204,7 @@ def _add_kernel(builder: WorkBuilder, context: Context, mixer: CompressedAttenti
 
         pairs = sum over queries of min(window, earlier) + min(selected, earlier / ratio)       4*h FLOP a pair and head
 
-    Bytes: queries and results, and each key and entry once. A decoding step reads those that it attends to.
+    Bytes: queries and results, and each key and entry once that any query attends to.
     """
     heads, h = mixer.heads / context.parallel.tp, mixer.head_dim
     decodes, near = context.phase == "decode", Pattern("window", mixer.window)
@@ -215,7 +215,7 @@ def _add_kernel(builder: WorkBuilder, context: Context, mixer: CompressedAttenti
         keys = keys + context.cached_keys(far) / mixer.ratio
     q_len = context.new_tokens if decodes else context.q_len
     if not decodes:
-        keys = context.kv_len + mixer.entries(context.kv_len)
+        keys = keys * context.parallel.cp
         gather_kv(builder, context, h)
     element = context.precision.kv_element if decodes else context.residual
     traffic = context.sequences * (keys * h * element + 2 * q_len * heads * h * context.residual)
