@@ -75,7 +75,8 @@ def cluster(batch: RowGroup) -> Cluster:
     most_ranks, most_nodes = _SLOW_BEYOND.get(alias, (ranks, nodes))
     if ranks > most_ranks or nodes > most_nodes:
         raise Unmapped("the fabric was slower than any link of its devices")
-    fitting = [node for node in batch.catalogue.nodes(batch.device) if node.count >= local and (nodes <= 1 or node.nic is not None)]
+    known = batch.catalogue.nodes(batch.device)
+    fitting = [node for node in known if node.count >= local and (nodes <= 1 or node.nic is not None)]
     if nodes > 1 and not fitting:
         raise Unmapped(f"no node file says how nodes of {batch.device.name} are joined")
     node = fitting[0] if fitting else _box(batch, ranks, local)

@@ -105,6 +105,8 @@ def expert_layer(batch: RowGroup) -> list[Operator]:
     if batch.includes:
         in_place = any(name in batch.text("kernel") for name in _IN_PLACE_KERNELS)
 
+    tuned = batch.catalogue.tuned_tiles(batch.text("framework"), batch.device)
+
     def one(name: str, n: Array, k: Array) -> Gemm:
         product = Gemm(
             name, m=rows / active, n=n, k=k, dtype=kind.unit, a_bytes=kind.left, b_bytes=kind.right, out_bytes=out,
@@ -113,7 +115,7 @@ def expert_layer(batch: RowGroup) -> list[Operator]:
             local_experts=held, experts=batch.number("num_experts"), tokens=tokens,
             microscaled=batch.text("dtype_in") == "w4a16_mxfp4",
         )  # fmt: skip
-        return replace(product, tuned=batch.catalogue.tuned_tiles(batch.text("framework"), batch.device).of(held, inter, product.variant))
+        return replace(product, tuned=tuned.of(held, inter, product.variant))
 
     up, down = one("expert up", inputs * inter, hidden), one("expert down", hidden, inter)
     fused = FusedExperts(

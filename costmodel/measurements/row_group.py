@@ -228,7 +228,7 @@ class Catalogue:
         return tuple(self._nodes.get(device.name, ()))
 
     def tuned_tiles(self, framework: str, device: Device) -> TunedTiles:
-        """Return the layers of experts whose tiles an engine ships tuned on a device. framework: as a table states it."""
+        """Return the layers of experts whose tiles a framework, as a table states it, ships tuned on a device."""
         engine = self._engine(framework)
         if not engine:
             return NOTHING_TUNED
@@ -245,7 +245,7 @@ class Catalogue:
         return self._programs.get(engine)
 
     def model(self, name: str) -> Architecture:
-        """Return a model by a name that the catalogue or a hub has. Raise Unmapped where it is none of the catalogue."""
+        """Return a model by its name here or on a hub. Raise Unmapped where the catalogue has none."""
         if name not in self._models:
             try:
                 self._models[name] = load_model(name, self._search_path)

@@ -30,7 +30,8 @@ NUMBERS = (
 """Columns of whole numbers above zero; blank (NaN) where an operation has none."""
 TEXTS = (
     "row_id", "device", "op", "sub_op", "dtype_in", "dtype_out", "kv_dtype", "distribution", "causal", "flag", "tier",
-    "includes", "gated", "score_mode", "meta_id", "framework", "kernel", "backend", "timing", "queued", "notes", "model", "gemm_type",
+    "includes", "gated", "score_mode", "meta_id", "framework", "kernel", "backend", "timing", "queued", "notes",
+    "model", "gemm_type",
 )  # fmt: skip
 """Columns of text; blank where an operation has none."""
 REQUIRED = ("device", "op", "dtype_in", "time_us")

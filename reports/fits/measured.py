@@ -15,6 +15,7 @@ from costmodel.calibration.fit_files import read
 from costmodel.cost.calibration import Calibration
 from costmodel.fitting.run_plan import PLAN, samples_of
 from costmodel.fitting.samples import RowMask, Samples
+from costmodel.measurements.module_rows import MODULES
 from costmodel.measurements.raw_tables import read_raw_table
 from costmodel.measurements.row_group import Catalogue, OperatorRows
 from costmodel.measurements.row_mapping import map_rows
@@ -63,6 +64,7 @@ class Measured:
         """Return every so many-th row of some tables, or folders of them."""
         folders = [paths] if isinstance(paths, Path) else paths
         table = join([read_tables(each) for each in folders])
+        table = table.take(~np.isin(table.text("op").astype(str), MODULES))  # their sums are tested, and fit nothing
         table = table.take(np.arange(len(table)) % every == 0)
         repository = {meta: name for each in folders for meta, name in repositories(each).items()}
         return cls(table, read(Library(path), "fit_plans", plan, FitPlanFile), path, repository)

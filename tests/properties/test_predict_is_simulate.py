@@ -12,7 +12,7 @@ from costmodel.calibration.row_prediction import predict_mapped
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_all
 from costmodel.measurements.tables import read_tables
-from costmodel.workload.operators import Elementwise, Gemm
+from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
 
 WORKLOAD = """schema: costmodel/workload@1
 model: models/mixtral-8x7b
@@ -93,3 +93,31 @@ def test_a_fused_layer_of_experts_is_what_its_measured_rows_hold(
         )  # fmt: skip
         assert operator.product == measured[name].product == "grouped_gemm/bf16"
     assert {streams[name].fit.source for name in ("expert permute", "expert sum")} == {source}
+
+
+MODULE = """schema: costmodel/workload@1
+model: models/deepseek-v3.2
+scenarios:
+  one: {phase: decode, cluster: nodes/hgx-h200, parallel: {tp: 8}, framework: sglang, precision: fp8-inference,
+        batch_per_device: 4, input_tokens: 3000}
+"""
+
+
+def test_a_whole_attention_module_takes_what_its_kernels_take_in_a_simulation(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(MODULE)
+    workload = costmodel.load(tmp_path / "one.yaml")
+    scenario = workload.scenario("one")
+    timed = {each.operator.name: each for each in evaluate(scenario, workload.calibration(scenario)).operators()}
+    columns = "device,op,framework,model,gemm_type,kv_dtype,dtype_in,batch,q_heads,q_len,kv_len,time_us"
+    core, scores = timed["attention core"].operator, timed["indexer scores"].operator
+    assert isinstance(core, AttentionKernel)
+    assert isinstance(scores, AttentionKernel)
+    kernel = "H200_SXM,dsa_module_decode,sglang 0.5.14,deepseek-ai/DeepSeek-V3.2,fp8_e4m3_blk128,bf16,bf16"
+    row = f"{kernel},{float(core.sequences):g},{float(core.heads):g},1,{float(scores.kv_len):g},"
+    (tmp_path / "table.csv").write_text(f"{columns}\n{row}\n")
+    table = read_tables(tmp_path / "table.csv", timed=False)
+    mapped, left_out = map_all(table, Catalogue())
+    found = predict_mapped(table, mapped, left_out)
+    names = [each.name for each in mapped[0].operators]
+    assert {"latent projection", "indexer scores", "key selection", "attention core", "output projection"} <= set(names)
+    assert found.seconds.tolist() == pytest.approx([sum(float(timed[name].time.seconds) for name in names)], rel=1e-9)

@@ -22,7 +22,7 @@ def routing(table, catalogue):
         from costmodel.measurements.row_group import RowGroup
 
         rows = table(ROW | changes)
-        found = expected_routing(RowGroup(rows, catalogue.device("CHIP"), ()))
+        found = expected_routing(RowGroup(rows, catalogue.device("CHIP"), catalogue))
         return tuple(float(each[0]) for each in found)
 
     return of
