@@ -164,7 +164,6 @@ class Workload(Record):
         }  # fmt: skip
 
     def _named(self, scenarios: Iterable[str] | None) -> tuple[str, ...]:
-        """Return the names of the scenarios that are asked for, of all without one."""
         return self.scenarios if scenarios is None else several(scenarios)
 
     def points(

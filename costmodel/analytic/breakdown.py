@@ -267,7 +267,6 @@ class _StepParts:
 def _communication(
     comm: OverlappedComm, works: Works, kind: Kind, *, once_per_step: bool = False
 ) -> Iterator[_Counted]:
-    """Yield the communication of a lone pass."""
     for count, _, operators in comm.by_layer(works, kind, once_per_step=once_per_step):
         yield from ((timed, count) for _, timed in operators)
 

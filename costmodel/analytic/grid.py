@@ -251,7 +251,6 @@ def _reasons(scenario: Scenario, metrics: Mapping[str, float | None], infeasible
 
 
 def _host_memory(ledger: Ledger | None) -> dict[str, float] | None:
-    """Return what a ledger keeps on the host, null where that is nothing."""
     if ledger is None or not ledger.on_host:
         return None
     return {"tensors": float(ledger.host), "kv_cache": float(ledger.host_cache)}

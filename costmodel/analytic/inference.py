@@ -232,7 +232,6 @@ def pass_clock(model: PassModel, device: Device) -> Clock:
 
 
 def _timed_pass(scenario: Scenario, forward: Pass, work: PassWork, timer: OperatorTimer) -> PassModel:
-    """Return a pass whose operators have the times of that timer."""
     timer.time_all(operator for kind in work.kinds for operator in kind.forward)
     segments = tuple(segments_of(kind, timer, split=scenario.communication.split_attention) for kind in work.kinds)
     shape = tuple(tuple(segment.placement for segment in layer) for layer in segments)

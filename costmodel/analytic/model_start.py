@@ -110,7 +110,6 @@ def _stated(question: Question, chosen: Found, name: str) -> list[str]:
 
 
 def _trace(chosen: Found, name: str) -> RequestStream | None:
-    """Return the requests of a scenario that replays a trace, null of another one."""
     plan = chosen.scenarios[name].plan
     stream = plan.requests if isinstance(plan, Serving) else None
     return None if stream is None or stream.trace is None else stream

@@ -338,7 +338,6 @@ def numbers(operator: ops.Operator) -> dict[str, Quantity]:
 
 
 def _defaults(kind: type[Struct]) -> dict[str, object]:
-    """Return the default of every field, null where it has none."""
     names, values = kind.__struct_fields__, kind.__struct_defaults__
     return dict.fromkeys(names) | dict(zip(names[len(names) - len(values) :], values, strict=True))
 

@@ -136,7 +136,6 @@ def _text(value: object) -> str:
 
 
 def _runs(name: str, search_path: Sequence[str | Path]) -> dict[str, str]:
-    """Return the scenarios of a shipped workload with their phases."""
     library = Library(search_path)
     scenarios = library.read(library.find_workload(name), "workload").child("scenarios")
     entries = scenarios.value if scenarios is not None and scenarios.is_mapping else {}

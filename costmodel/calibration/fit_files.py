@@ -396,7 +396,6 @@ def family_fit(file: FamilyFitFile, basis: str, residual: Residual | None = None
 
 
 def _form(file: FormFile) -> Form:
-    """Return the form with the parameters and constants that the file states."""
     stated = {name: freeze(value) for name, value in file if value is not None and name != "kind"}
     return build(FORMS[file.kind], stated)
 

@@ -48,7 +48,6 @@ class _Sections(click.Command):
     """A command whose help lists its options by what they are about."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, a section for each subject."""
         of = {name: section for section, listed in _SECTIONS.items() for name in listed}
         written: dict[str, list[tuple[str, str]]] = {section: [] for section in (*_SECTIONS, "Options")}
         for each in self.get_params(ctx):

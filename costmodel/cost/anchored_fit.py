@@ -138,7 +138,6 @@ class _NarrowedSpread(Spread, kw_only=True):
         return median * (self.whole.ratio(seconds, low, high) / median) ** self.left
 
     def widened(self, error: float) -> Spread:
-        """Return the spread with a further, independent error."""
         return replace(self, whole=self.whole.widened(error))
 
     @property

@@ -169,7 +169,6 @@ class _Run:
             self._rescale([device])
 
     def _speed(self, number: int) -> float:
-        """Return the speed of a task now, 1 for its nominal speed."""
         device, speed = self._device[number], 1.0
         if self._conditions.slowdown_windows:
             speed = self._conditions.speed(device, self._graph.tasks[number].kind, self._clock.now)
@@ -263,7 +262,6 @@ class _Run:
         return tuple(sorted(states, key=lambda state: " waits for " in state))  # first what all others wait for
 
     def _state(self, number: int) -> str:
-        """Return the state of the task at the head of a stream."""
         task = self._graph.tasks[number]
         stream = self._graph.streams[task.stream]
         name = f"{stream.process}, {stream.name}: {task.name or 'mark'}"

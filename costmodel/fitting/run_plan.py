@@ -120,7 +120,6 @@ def _constant(value: Any, dimension: str | None) -> Any:
 
 
 def _groups(table: Table, rows: Indices, columns: Sequence[str]) -> Groups:
-    """Return the group of every row: the values of some columns, joined."""
     values = [[f"{value:g}" for value in table.number(name)[rows]] for name in columns]
     return np.array(["x".join(row) for row in zip(*values, strict=True)], dtype=np.object_)
 

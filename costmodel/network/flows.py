@@ -264,7 +264,6 @@ class FlowSession:
         return flow is not None and flow.version == entry[2]
 
     def _remove(self, number: int) -> list[int]:
-        """Remove a flow and return those on its links."""
         neighbours: dict[int, None] = {}
         for link in self._flows.pop(number).loads:
             del self._flows_on[link][number]

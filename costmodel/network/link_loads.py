@@ -113,7 +113,6 @@ class LinkLoads(MutableRecord, dict=True):
         )
 
     def _members(self, group: Group, rank: int) -> Indices:
-        """Return the devices of each group, (groups, ranks of one), of a pipeline rank."""
         size, stride = round(float(group.size)), round(float(group.stride))
         devices = np.arange(self.width) + rank * self.width
         span = size * stride

@@ -242,7 +242,6 @@ def _host_can_bound(links: ClusterLinks) -> bool:
 
 
 def _add_fabric(entries: _Entries, traffic: _Traffic, hops: _NicHops, latency: Array) -> None:
-    """Add the fabric's links, and the latency of its switches."""
     links = traffic.links
     assert links.switches is not None
     count = len(links.switches.names)
@@ -279,7 +278,6 @@ def _add_fabric(entries: _Entries, traffic: _Traffic, hops: _NicHops, latency: A
 
 
 def _chosen_path(traffic: _Traffic, paths: Paths | NextHops, pair: Indices, hops: _NicHops) -> Indices:
-    """Return which of its equal paths each flow takes."""
     links, seed, number = traffic.links, traffic.seed, paths.count[pair]
     if traffic.policy == "static":
         return links.port[hops.ingress] % number

@@ -132,7 +132,6 @@ def _by_symmetry(phase: Phase, run: FlowRun) -> Outcome | None:
 
 
 def _fullest(time: float, carried: Array, capacity: Array) -> tuple[int, float]:
-    """Return the fullest link and the share of some time for which it is full."""
     seconds = carried / capacity
     fullest = int(np.argmax(seconds))
     return fullest, float(seconds[fullest] / time) if time else 0.0

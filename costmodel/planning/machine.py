@@ -371,7 +371,6 @@ def _row(held: Held, scenario: Scenario, evaluation: PassEvaluation, devices: in
 
 
 def _command(held: Held, request: PlanRequest) -> str:
-    """Return the command that simulates one user of a model."""
     form, plan, head = held.format, held.format.plan, "scenarios.decode"
     settings: Mapping[str, object] = {
         "framework": held.scenario.framework.name,

@@ -147,7 +147,6 @@ class _Pair(Record):
         return Grid(fits, known, cost, devices[0][:, None] + devices[1][None, :])
 
     def _devices(self, pool: int, own: dict[str, Array]) -> Array:
-        """Return the devices of a pool in each row."""
         return np.array([self.engines[pool][int(row)].devices for row in own["row"]]) * own["instances"]
 
     def _cost(self, prompts: Array, decode: Array) -> Array:
@@ -172,7 +171,6 @@ class _Pair(Record):
         return loaded(self.request, decode.cluster, decode.framework, decode.precision, lines)
 
     def _deployment(self, columns: Sequence[dict[str, Array]], rows: Sequence[int]) -> Deployment:
-        """Return two pools in full."""
         chosen = [
             Pool(self.engines[pool][int(own["row"][row])], int(own["instances"][row]))
             for pool, (own, row) in enumerate(zip(columns, rows, strict=True))

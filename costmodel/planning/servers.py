@@ -103,7 +103,6 @@ class _Race(Record):
     sizes: list[int] = field(default_factory=list)
 
     def run(self) -> None:
-        """Add the best deployments of the cluster to the plans."""
         every = list(structures(self.request, self.cluster, self.plans.left_out))
         kept: list[Deployment] = []
         candidates: list[Engine] = []
@@ -222,7 +221,6 @@ class _Race(Record):
         return []
 
     def _note(self, engine: Engine, kept: Sequence[Deployment], played: int) -> None:
-        """Note an engine that was not played."""
         if len(self.plans.lost) < MOST_PLAYED and played < MOST_PLAYED and kept and engine.least < NEVER:
             cap = engine.within(kept[0].nodes - 1)
             bound = engine.least if engine.least > cap else engine.likely
@@ -354,7 +352,6 @@ def _by_rent(one: Deployment) -> tuple[float, ...]:
 
 
 def _dearer(one: Deployment, best: Deployment) -> str:
-    """Return why a deployment lost to the best one."""
     if one.cost > best.cost:
         return f"costs {one.cost / best.cost - 1.0:.0%} more"
     if one.engine.is_other > best.engine.is_other:

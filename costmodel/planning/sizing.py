@@ -235,7 +235,6 @@ def sizes_of(structure: Structure) -> list[list[int]]:
 
 
 def _available(structure: Structure) -> int:
-    """Return the devices that there are for all replicas."""
     named = structure.cluster.startswith("nodes/")
     return _MOST_DEVICES if named else int(np.max(structure.scenario.cluster.devices))
 
@@ -290,7 +289,6 @@ class _Judged(Record):
         return np.asarray(np.maximum.reduce(list(self.each.values())))
 
     def reshaped(self, *shape: int) -> _Judged:
-        """Return the same on another grid."""
         each = {name: ratio.reshape(shape) for name, ratio in self.each.items()}
         return _Judged(self.fits.reshape(shape), self.means.reshape(shape), self.latency.reshape(shape), each)
 

@@ -337,7 +337,6 @@ class Ladder(Record):
 def _with_fewer(
     run: TrainingRun, devices: int, tried: Mapping[int, TrainingRun | None], request: PlanRequest
 ) -> TrainingRun:  # fmt: skip
-    """Return a run with what fewer devices do."""
     fewer = tried.get(devices)
     dollars = None if fewer is None else fewer.dollars
     cost = "" if dollars is None or request.confidence is None else f", {_rounded(dollars)} $"

@@ -421,7 +421,6 @@ class _Run:
         return "" if seconds is None else f"{seconds * 1e6:.6g}"
 
     def _common_columns(self, shape: Shape) -> dict[str, str]:
-        """Return the cells that all rows of a run share."""
         timing = self._bench.timing if shape.op != "launch" else "eager_loop_host"
         if shape.load:
             timing = f"sustained_{_SUSTAINED:.0f}s"

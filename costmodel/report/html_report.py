@@ -67,7 +67,6 @@ def write_report(sources: Sequence[Path], folder: Path, metric: str | None = Non
 
 
 def _names(sources: Sequence[Path]) -> list[str]:
-    """Return a distinct name for each source's files."""
     stems = [source.name.partition(".")[0] or source.name for source in sources]
     numbered = [stem if stems.count(stem) == 1 else f"{stem}{i + 1}" for i, stem in enumerate(stems)]
     return list(file_names(numbered).values())

@@ -220,7 +220,6 @@ def plans_table(plans: deployments.Plans) -> Table:
 
 
 def _show_some(what: str, some: Sequence[str], most: int = _MOST_LINES) -> None:
-    """Print the first of some lines, and how many more there are."""
     lines = list(dict.fromkeys(some))
     most = len(lines) if is_verbose() else most
     more = f"; {len(lines) - most} more, listed by --verbose" if len(lines) > most else ""

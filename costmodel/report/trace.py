@@ -200,7 +200,6 @@ def _counters(timeline: Timeline, first: int) -> Iterator[Event]:
 
 
 def _counter_changes(timeline: Timeline) -> dict[tuple[int, str, str], list[tuple[float, float]]]:
-    """Return (device, counter, what it counts) -> (time, change)."""
     graph = timeline.graph
     changes: dict[tuple[int, str, str], list[tuple[float, float]]] = defaultdict(list)
     for task, start, finish in zip(graph.tasks, timeline.start, timeline.finish, strict=True):

@@ -109,7 +109,6 @@ def layout(run: TrainingRun) -> str:
 
 
 def _degrees(own: Mapping[str, Any]) -> str:
-    """Return the degrees of parallelism above one."""
     names = {"tp": "TP", "cp": "CP", "pp": "PP", "virtual": "VP", "dp": "DP", "ep": "EP"}
     values = {short: own.get(f"parallel.{short}", 1) for short in names}
     return " x ".join(f"{names[short]} {value:g}" for short, value in values.items() if value > 1) or "one device"

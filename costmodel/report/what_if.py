@@ -88,7 +88,6 @@ def _shown(row: Worth) -> bool:
 
 
 def _show_own(scenario: str, rows: Sequence[Worth]) -> None:
-    """Print what changes of the scenario as it is save of it."""
     if not rows:
         return
     headline = rows[0].metric

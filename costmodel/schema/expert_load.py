@@ -115,7 +115,6 @@ class _Table(ValueRecord):
         return count
 
     def error(self, message: str, line: int | None, field: str, hint: str) -> InputError:
-        """Return an error in the file."""
         return _error(self.path, message, line, field, hint)
 
 

@@ -40,7 +40,6 @@ class _FormFile(Strict):
 
 
 def _model(kind: str, form: type) -> type[Strict]:
-    """Return the model of a form's mapping in a file."""
     fields: dict[str, Any] = {name: _field(each) for name, each in declarations(form).items()}
     summary = (form.__doc__ or "").split("\n\n")[0]
     tag: Any = (Literal[kind], Field(description="this form"))
@@ -50,7 +49,6 @@ def _model(kind: str, form: type) -> type[Strict]:
 
 
 def _field(declaration: Declaration) -> tuple[Any, Any]:
-    """Return the type and the field of one key."""
     kind, default = declaration.kind, declaration.default
     unit = "" if kind.unit in _PLAIN_UNITS or not kind.unit else f" [{kind.unit}]"
     described: dict[str, Any] = {"description": kind.meaning + unit}

@@ -33,7 +33,6 @@ class _Scanner:
         self._lines = [0, *(match.end() for match in re.finditer("\n", text))]
 
     def document(self) -> Tree:
-        """Return the only value of the text."""
         tree, position = self._value(self._skip(0))
         position = self._skip(position)
         if position < len(self._text):

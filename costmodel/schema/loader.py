@@ -54,7 +54,6 @@ class _Composer(yaml.CSafeLoader):
     """The C parser without YAML 1.1's typing: every plain scalar stays text."""
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:  # noqa: ARG002  PyYAML's signature
-        """Return the tag of a node that states none."""
         return _TAGS[kind]
 
 
@@ -111,7 +110,6 @@ def read_tree(path: Path, label: str) -> Tree:
 
 @lru_cache(maxsize=KEPT)
 def _document(text: str, label: str) -> Tree:
-    """Return the document in the text of a file, which has to be a mapping."""
     location = Location(label)
     tree = parse_tree(text, label)
     if not tree.is_mapping:

@@ -190,7 +190,6 @@ def _check_names(tree: Tree, override: Override, field: str) -> None:
 
 
 def _unknown_field(stopped: Tree, part: str, override: Override, field: str) -> InputError:
-    """Return the error of a path that ends at `stopped`, which has no `part`."""
     if isinstance(stopped.value, list):
         known = [name or str(i) for i, name in enumerate(stopped.names())]
     else:

@@ -82,7 +82,6 @@ class Library:
         return self._path(kind, name) is not None
 
     def _path(self, kind: str, name: str) -> Path | None:
-        """Return the file of a name, null where there is none."""
         if not _NAME.fullmatch(name) or max(map(len, name.split("/"))) > _LONGEST:
             return None
         paths = (self._folder(root, kind) / f"{name}.yaml" for root in self.roots)

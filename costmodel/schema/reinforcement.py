@@ -227,7 +227,6 @@ def _cluster(tree: Tree, pool: Tree) -> Tree:
 def _pool(
     assembly: Assembly, name: str, pool: Tree, tree: Tree, lengths: tuple[Count, Count], read: Read
 ) -> Resolved:  # fmt: skip
-    """Return one engine of a pool, as many as it has."""
     location = pool.location
     entries: dict[str, Tree] = {"cluster": _cluster(tree, pool)}
     entries |= {each: pool.value[each] for each in _OF_ENGINE if pool.child(each) is not None}

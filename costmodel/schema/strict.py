@@ -327,7 +327,6 @@ def field_error(error: Wrong, field: str, location: Location | None) -> InputErr
 
 
 def _notes(annotation: Any) -> list[Any]:
-    """Return the annotations of a type, and of the members of a union."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return list(annotation.__metadata__)

@@ -66,7 +66,6 @@ def serve_by_processes(
 
 
 def _run_part(service: Service, until: float, part: tuple[int, int], compiles: bool) -> _Done:  # noqa: FBT001
-    """Run some replicas in a worker."""
     run: Callable[[Service, float], Any] = compiled(run_apart)
     stuck = int(run(service, until)) if compiles else run_as_python(run_apart, service, until)
     return _Done(stuck, service.engines, service.requests[_given(service.requests, *part)])

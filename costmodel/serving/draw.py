@@ -111,7 +111,6 @@ class RequestDraw:
         )  # fmt: skip
 
     def _lengths(self, count: int) -> tuple[Ints, Ints]:
-        """Return the prompts and outputs of the next requests."""
         plan, stream = self._plan, self._stream
         if self._pairs is not None:
             chosen = self._prompts.integers(0, len(self._pairs[0]), count)

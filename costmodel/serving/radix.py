@@ -47,7 +47,6 @@ def paths_of_blocks(blocks: Ints, number: Ints, sizes: Ints | None = None) -> Pa
 
 
 def _nodes(blocks: Ints, is_first: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
-    """Return the node of each block, and that of the one before it. is_first: of its request."""
     node: Ints = np.unique(blocks, return_inverse=True)[1].astype(np.int64)
     parent = np.where(is_first, ROOT, np.roll(node, 1))
     parent_of = np.full(int(node.max(initial=-1)) + 1, ROOT)

@@ -103,7 +103,6 @@ class Simulation:
         self._time_steps()
 
     def _take(self, scenario: Scenario, plan: Serving | Pools) -> None:
-        """Take the requests of a scenario."""
         self._prompts: PromptPool | None = None
         if isinstance(plan, Pools):
             self._prompts = PromptPool.of(scenario, plan, self._calibration)
@@ -159,7 +158,6 @@ class Simulation:
         return other
 
     def _draw(self) -> RequestDraw:
-        """Return a new draw of the requests."""
         block, seed = int(memory_of(self.scenario, self.plan).block), self.scenario.simulation.seed  # of both pools
         return RequestDraw(self.plan, self.stream, block, seed, self._groups)
 
@@ -190,7 +188,6 @@ class Simulation:
         return requests._replace(calls=requests.calls._replace(delay=requests.calls.delay + between))
 
     def _parts(self) -> Iterator[Requests]:
-        """Yield all requests, some at a time."""
         draw = self._draw()
         while draw.left:
             yield draw.draw(WINDOW)

@@ -64,7 +64,6 @@ def step_columns(scenario: Scenario, calibration: Calibration) -> dict[str, Arra
 
 
 def _sizes(plan: Serving) -> Sizes:
-    """Return the largest step of a plan."""
     longest = int(plan.input_tokens + plan.output_tokens)
     scheduler = plan.scheduler
     return Sizes(

@@ -134,7 +134,6 @@ def _choices(request: Request, *, linked: bool) -> Axis:
 
 
 def _item(request: Request, number: NumberType, item: str) -> list[float]:
-    """Return the values of a single value or of a range."""
     if not item:
         raise _wrong(request, "has an empty value", "remove the comma, or write a value beside it")
     match = _RANGE.fullmatch(item)
@@ -164,7 +163,6 @@ def _counts(number: NumberType, values: Sequence[float]) -> bool:
 
 
 def _count(request: Request, item: str, text: str | None) -> int:
-    """Return how many values a range has."""
     if text is None:
         raise _wrong(request, f"{item} does not say how many values", f"write {item}:8")
     if not re.fullmatch(r"\s*\d{1,18}\s*", text) or int(text) < 2:
@@ -175,7 +173,6 @@ def _count(request: Request, item: str, text: str | None) -> int:
 
 
 def _spacing(request: Request, text: str | None) -> str:
-    """Return how the values of a range are spaced."""
     spacing = "linear" if text is None else text.strip()
     if spacing not in _SPACINGS:
         raise _wrong(request, f"{spacing!r} is no spacing", "write `:log` for equal ratios, nothing for equal steps")

@@ -59,7 +59,6 @@ class _Passes(NamedTuple):
     forward: Array
 
     def at(self, layouts: Indices | npt.NDArray[np.bool_]) -> _Passes:
-        """Return the times of some layouts."""
         return _Passes(*(each[:, layouts] for each in self))
 
 

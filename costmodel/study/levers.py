@@ -102,7 +102,6 @@ def worths_of(
 
 
 def _changes(switch: SwitchFile, scenario: str, phase: str) -> bool:
-    """Tell whether a switch is one of a scenario or its phase."""
     return phase in switch.phases and (not switch.scenarios or bool({scenario, phase} & set(switch.scenarios)))
 
 

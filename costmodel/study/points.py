@@ -93,7 +93,6 @@ class _Record:
         self._path, self._document, self.digests = folder / STUDY, document, digests
 
     def add(self, number: int, known: str) -> None:
-        """Note the digest of a part."""
         if self.digests[number] != known:
             self.digests[number] = known
             write_whole(self._path, [as_json({**self._document, "digests": self.digests})])

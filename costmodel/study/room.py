@@ -63,7 +63,6 @@ def _halves(workload: Workload, name: str) -> Iterator[tuple[str, float]]:
 
 
 def _fits(source: str, options: list[tuple[str, str]], name: str) -> bool:
-    """Tell whether a scenario fits with some options of `simulate`."""
     of = {option: [value for each, value in options if each == option] for option in ("--cluster", "--phase", "--path")}
     changes = dict(value.split("=", 1) for option, value in options if option == "--set")
     with warnings.catch_warnings():

@@ -114,7 +114,6 @@ class _Race(MutableRecord, eq=False):
         return self.plans[variant].of(self.base, stage_sizes(self.base.architecture, self.base.plan, number))
 
     def task(self, variant: int, rows: Indices) -> _Task:
-        """Return what evaluates some layouts of one order."""
         part = take(self.placed(variant, int(rows[0])), (rows,), (self.space.size,))
         return _Task(part, self.calibration, self.goal, self._names(rows), variant, rows)
 
@@ -231,7 +230,6 @@ def _run(race: _Race, groups: Sequence[_Group], pool: Pool, on_progress: OnProgr
 
 
 def _space(request: SearchRequest, original: Scenario, devices: int) -> Space:
-    """Return the layouts on some devices, at all values of the axes."""
     plan, path = original.plan, f"{request.head}global_batch"
     assert isinstance(plan, Training)
     batches = [axis.values for together in request.axes for axis in together if axis.path == path]

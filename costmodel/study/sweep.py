@@ -382,6 +382,5 @@ def _check_places(workload: Workload, requests: Sequence[Request], scenarios: Se
 
 
 def _place(path: str, names: Sequence[str], scenario: str) -> tuple[str, ...]:
-    """Return what a path changes, and in which scenario where that is not the one at hand."""
     target = locate(path, names).for_number()
     return ("" if target.is_in(scenario) else str(target.scenario), target.document, *target.path)

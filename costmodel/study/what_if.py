@@ -89,7 +89,6 @@ def _factor(scenario: Scenario, path: str, old: Any, new: Any) -> float:
 
 
 def _ratio(old: float, new: float) -> float:
-    """Return how many times a number grows or shrinks."""
     if old == new:
         return 1.0
     return math.inf if 0.0 in (old, new) else max(new / old, old / new)

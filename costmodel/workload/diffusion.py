@@ -127,7 +127,6 @@ def _tiles_along(size: Count, tile: Count, overlap: Quantity) -> tuple[Count, Co
 
 
 def _autoencoder(name: str, channels: Count, layers: tuple[Layer, ...]) -> Architecture:
-    """Return a half of the autoencoder, whose grid is that of the latents."""
     return Architecture(name, channels, 1.0, layers, final_norm="none", features=True, headless=True)
 
 

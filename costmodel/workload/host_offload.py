@@ -97,7 +97,6 @@ def cache_by_memory(context: Context, layers: Sequence[tuple[Quantity, Bytes]]) 
 
 
 def _whole_and_largest(layers: Sequence[tuple[Quantity, Bytes]]) -> tuple[Bytes, Bytes]:
-    """Return the bytes of all layers, (how many, bytes) of each kind, and those of the largest."""
     whole = sum_of(count * size for count, size in layers)
     return whole, maximum(0.0, *(where(count > 0, size, 0.0) for count, size in layers))
 

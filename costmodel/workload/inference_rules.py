@@ -62,7 +62,6 @@ def inference_rules(scenario: Scenario, plan: Plan) -> Iterator[Rule]:
 
 
 def _image_rules(architecture: Architecture, images: Images, input_tokens: Count) -> Iterator[Rule]:
-    """Yield that the model has an encoder, and that the tokens of its images are in the prompt."""
     encoder = architecture.encoder
     yield Rule(
         "images",

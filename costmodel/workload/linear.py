@@ -468,7 +468,6 @@ class _LocalLinear:
         return self.linear.weight_bytes
 
     def add_parameters(self, builder: WorkBuilder) -> None:
-        """Add the matrix, unless it is tied, and the bias."""
         linear = self.linear
         matrices = linear.stored_ratio if linear.experts is None else linear.experts.local
         total = linear.inputs * linear.outputs if linear.total is None else linear.total

@@ -67,7 +67,6 @@ def _steps(work: LayerWork) -> list[_Step]:
 
 
 def _merge_steps(first: Iterable[_Step], rest: list[_Step], *, fuse_attention: bool) -> list[_Step]:
-    """Return the operators of both in order."""
     merged: list[_Step] = []
     for operator, overlaps in first:
         matches = (i for i, (other, _) in enumerate(rest) if _merges(operator, other, fuse_attention=fuse_attention))
@@ -82,7 +81,6 @@ def _merge_steps(first: Iterable[_Step], rest: list[_Step], *, fuse_attention: b
 
 
 def _merges(operator: ops.Operator, other: ops.Operator, *, fuse_attention: bool) -> bool:
-    """Tell whether two operators of a layer run as one."""
     if operator.name != other.name or type(operator) is not type(other):
         return False
     if isinstance(operator, ops.AttentionKernel):

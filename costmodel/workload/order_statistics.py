@@ -167,7 +167,6 @@ def expected_tiles(mean: Count, deviation: Count, height: Quantity) -> Quantity:
 
 
 def _gamma_above(shape: Quantity, size: Quantity) -> Quantity:
-    """Return the probability that a gamma-distributed number of that shape and of scale one is above a size."""
     if np.ndim(shape) == np.ndim(size) == 0:
         return gamma_above(float(shape), float(size))
     from scipy.special import gammaincc

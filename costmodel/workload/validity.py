@@ -166,7 +166,6 @@ def _formats(precision: Precision) -> list[str]:
 
 
 def _model_rules(scenario: Scenario) -> Iterator[Rule]:
-    """Yield what layers and nodes ask of the degrees."""
     architecture, parallel, node = scenario.architecture, scenario.parallel, scenario.cluster.node
     yield Rule(
         "parallel.tp",
@@ -195,7 +194,6 @@ def _model_rules(scenario: Scenario) -> Iterator[Rule]:
 
 
 def _mixer_rules(scenario: Scenario, mixer: Mixer) -> Iterator[Rule]:
-    """Yield what heads ask of the degrees, and of each other."""
     parallel, heads = scenario.parallel, heads_of(mixer)
     if not splits_nothing(mixer):
         yield divides_rule("parallel.tp", parallel.tp, heads, "the attention heads")

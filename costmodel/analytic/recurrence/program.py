@@ -243,7 +243,6 @@ def _side_by_side(table: Table, name: str) -> list[Indices]:
 
 
 def _slots(table: Table, label: tuple[int, ...]) -> tuple[tuple[Slot, ...], Indices]:
-    """Return the distinct slots, and which one each action has."""
     labels = np.array((*label, NONE))  # the last one, which `NONE` points at
     width = max(label) + 2
     keys = ((table.kind * width + labels[table.forward] + 1) * width) + labels[table.backward] + 1

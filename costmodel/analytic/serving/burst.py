@@ -104,7 +104,6 @@ class BurstRollout(PhaseEvaluation[RolloutTimes]):
         self._models: list[PassModel] = [pass_model_of(scenario, each, pass_work(each), timer) for each in passes]
 
     def _prompt_pass(self) -> Pass:
-        """Return a pass over the prompts of an engine."""
         prompts, plan = self._prompts, self._plan
         context = prompt_context(
             self._scenario, prompts.sequences / plan.micro_batches, prompts.new_tokens, prompts.kv_len

@@ -168,7 +168,6 @@ class DisaggregatedEvaluation(PhaseEvaluation[PoolTimes]):
 
 
 def _pool_pass(scenario: Scenario, pool: Pool, label: str, calibration: Calibration) -> PassModel:
-    """Return one pool's pass."""
     own = scenario.of_pool(pool)
     assert isinstance(own.plan, Prefill | Decode)
     forward = replace(plan_pass(own, own.plan), label=label)

@@ -215,7 +215,6 @@ def full_state(scenario: Scenario, plan: Serving) -> SteadyState:
 
 
 def _seats(plan: Serving) -> Count:
-    """Return the requests that the scheduler runs at most."""
     return np.inf if plan.seats is None else plan.seats
 
 

@@ -254,7 +254,6 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
         return replace(solved, highest=highest, waits={**solved.waits, MEMORY: where(full, left, 0.0)})
 
     def _loaded(self, tables: PoolTables, batch: Count) -> PoolSolution:
-        """Return both pools with a decoding batch."""
         step = NodePlace.at(self._batches, batch, -1 - self._dimensions).read(tables.step)
         return self._at(tables, batch, self._sets * batch / (self._steps * step))
 
@@ -456,7 +455,6 @@ class PoolsEvaluation(PhaseEvaluation[PoolTables]):
 
 
 def _both(first: Quantity | None, second: Quantity | None) -> Quantity | None:
-    """Return the sum of what is known of both pools."""
     return None if first is None or second is None else first + second
 
 

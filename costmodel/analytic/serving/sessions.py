@@ -101,7 +101,6 @@ def _are_alike(*lengths: Lengths | None) -> bool:
 
 
 def _is_alike(plan: Serving, sessions: Sessions) -> bool:
-    """Tell whether all sessions are the same, at a single point."""
     stream = plan.requests
     drawn = () if stream is None else (stream.input, stream.output)
     single = np.ndim(plan.input_tokens) == 0 and np.ndim(plan.output_tokens) == 0

@@ -151,7 +151,6 @@ def async_reduce_times(chain: Sequence[LayerSegment]) -> AsyncReduceTimes:
 
 
 def _is_absent(chain: Sequence[LayerSegment], part: str) -> Mask:
-    """Tell at which points no layer of the chain has a part."""
     absent: Mask = True
     for layers in chain:
         absent = absent & (getattr(layers, part) == 0)

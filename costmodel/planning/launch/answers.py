@@ -121,7 +121,6 @@ def _answerable(settings: Settings, request: PlanRequest, notes: list[str], phas
 
 
 def _scenario(settings: Settings) -> Settings:
-    """Return the settings that a scenario has."""
     return {path: value for path, value in settings.items() if path not in _NOT_OF_A_SCENARIO}
 
 

@@ -183,5 +183,4 @@ def described(deployment: Deployment) -> Iterator[str]:
 
 
 def _whole(value: Any) -> Any:
-    """Return a whole number as one."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -171,7 +171,6 @@ def _option(path: str, row: Mapping[str, Any]) -> Option:
 
 
 def _words(option: Option, value: Any) -> list[str]:
-    """Return the words that state a value."""
     after = option.following(value)
     if option.member is not None:
         return [option.flags[0], after]

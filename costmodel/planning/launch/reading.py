@@ -82,7 +82,6 @@ def read_launch(path: str) -> Launched:
 
 
 def _read(launched: Launched, command: _Command, documents: Mapping[str, str]) -> None:
-    """Add what one command states."""
     match = next(_matches(command.words), None)
     if match is None:
         return
@@ -136,14 +135,12 @@ def _pythons(text: str, word: str) -> bool:
 
 
 def _texts(words: Sequence[Word]) -> Iterator[tuple[str, str]]:
-    """Yield options and the words behind them."""
     for (word, _), (following, _) in pairwise([*words, ("", 0)]):
         flag, equals, value = word.partition("=")
         yield (flag, value) if equals else (word, following)
 
 
 def _role(made: Engine, values: Mapping[str, str]) -> str:
-    """Return the role of an engine."""
     if made.key not in SERVERS:
         return "train"
     stated = [values[flag] for flag in _ROLE if flag in values]
@@ -177,7 +174,6 @@ def _file(path: str, values: Mapping[str, str], documents: Mapping[str, str]) ->
 
 
 def _documents(text: str) -> dict[str, str]:
-    """Return the files that a script writes, by name."""
     lines, documents, i = text.splitlines(), {}, 0
     while i < len(lines):
         match = _DOCUMENT.search(lines[i])

@@ -166,7 +166,6 @@ def _context(deployed: Deployment) -> int | None:
 
 
 def _engines(made: Engine, deployed: Deployment, pool: Pool) -> Iterator[str]:
-    """Yield the lines that start the engines of one node."""
     visible = "HIP_VISIBLE_DEVICES" if pool.is_amd else "CUDA_VISIBLE_DEVICES"
     several = pool.nodes == 1 and (pool.engines_a_node > 1 or pool.devices < pool.node_size)
     count = min(pool.engines_a_node, pool.engines)
@@ -205,7 +204,6 @@ def _bench(made: Engine, deployed: Deployment) -> list[str]:
 
 
 def _roles(made: Engine, pool: Pool) -> list[str]:
-    """Return the words that make an engine one of a pool."""
     if pool.role == BOTH:
         return []
     if _is_routed(made):

@@ -170,7 +170,6 @@ def finding(name: str, rows: Rows, end: float) -> str:
 
 
 def _rows(slices: Sequence[Slice], row: Callable[[Slice], str], kind: Callable[[Slice], str]) -> Rows:
-    """Return (kind, start, seconds, name) of the slices of each row, in order."""
     rows: dict[str, list[tuple[str, float, float, str]]] = {}
     for piece in slices:
         rows.setdefault(row(piece), []).append((kind(piece), piece.start, piece.seconds, piece.name))

@@ -49,7 +49,6 @@ def finding(fabrics: Sequence[TopologyResult]) -> str:
 def _draw(
     axes: Axes, values: list[float | None], colour: str, tooltips: list[str], text: Callable[[float], str]
 ) -> bool:
-    """Draw one panel. Return whether its axis is logarithmic."""
     positive = [value for value in values if value] or [1.0]
     top, least = max(positive), min(positive)
     is_log = top / least > 100.0

@@ -75,7 +75,6 @@ class Config:
         return source.default if entry is None else to_python(entry)
 
     def _key(self, fact: str) -> Key | None:
-        """Return the key that a fact is read from, null for a constant."""
         source = self._family.get(fact)
         key = source.key if isinstance(source, Switch) else source
         return key if isinstance(key, Key) else None

@@ -62,7 +62,6 @@ def _head_groups(config: Config, kind: LayerKind) -> list[Tree] | None:
 
 
 def _indexer(config: Config) -> dict[str, Tree] | None:
-    """Return what selects keys, null where nothing does."""
     if not config.has("index_heads"):
         return None
     block, blocks = config.count("index_block"), config.count("index_blocks")
@@ -92,7 +91,6 @@ def _kv_heads(config: Config, heads: int) -> int:
 
 
 def _rotary_dim(config: Config, head_dim: int) -> int | None:
-    """Return the rotated elements of a head, null for all."""
     share = config.share("rotary_share")
     rotary_dim = config.count("rotary_dim") if share is None else int(head_dim * share)
     return None if rotary_dim == head_dim else rotary_dim
@@ -104,7 +102,6 @@ def is_biased(config: Config, fact: str) -> bool:
 
 
 def _latent(config: Config) -> dict[str, Tree]:
-    """Return multi-head latent attention."""
     rotary = config.flag("rotary", default=True)
     return mapping(config, "latent", rotary=None if rotary else False, indexer=_indexer(config))
 
@@ -127,7 +124,6 @@ def _recurrence(config: Config) -> dict[str, Tree]:
 
 
 def _state_format(config: Config) -> str | None:
-    """Return the format of cached states, null where the file states none."""
     stated = config.value("state")
     if stated is None:
         return None

@@ -62,7 +62,6 @@ def _modules() -> Modules:
 
 
 def _algorithms() -> dict[str, Formats]:
-    """Return the formats of ModelOpt's algorithms by name."""
     algorithms: dict[str, Formats] = table("quantization")["algorithms"]
     return algorithms
 
@@ -124,7 +123,6 @@ def _format(quantised: Mapping[str, Any]) -> str | None:
 
 
 def _kv_format(stated: Mapping[str, Any]) -> str | None:
-    """Return the format of the KV cache, null where the checkpoint states none."""
     scheme, algorithm = stated.get("kv_cache_scheme"), stated.get("kv_cache_quant_algo")
     if isinstance(scheme, Mapping):
         return _format(scheme)
@@ -181,7 +179,6 @@ class _Ignored(ValueRecord):
         return cls(tuple(dict.fromkeys(words)), tuple(compiled))
 
     def any_of(self, names: Sequence[str]) -> bool:
-        """Tell whether one of some modules is ignored."""
         if not self.words and not self.patterns:
             return False
         between_dots = "\0".join(f".{name}." for name in names)
@@ -206,5 +203,4 @@ def _vote(layer: int, modules: tuple[str, ...], ignored: _Ignored, by_module: Ma
 
 @lru_cache(maxsize=4096)
 def _names(layer: int, modules: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names that frameworks give some modules of a layer."""
     return tuple(prefix.format(layer) + module for prefix in table("quantization")["prefixes"] for module in modules)

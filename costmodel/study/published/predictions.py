@@ -258,7 +258,6 @@ def predict(
 
 
 def _states(case: Case, key: str) -> bool:
-    """Tell whether a case itself states a key of its scenario."""
     stated = {} if case.scenario is None else to_python(case.scenario)
     inner: Any = stated
     for name in key.split("."):

@@ -200,7 +200,6 @@ def _tree(library: Library, kind: str, schema: str, reference: str) -> Tree | No
 
 
 def _entries(tree: Tree) -> Sequence[Mapping[str, Any]]:
-    """Return the `sources` of a document that has some, as they are written."""
     sources = tree.child("sources")
     return [] if sources is None else to_python(sources)
 

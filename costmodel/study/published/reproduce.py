@@ -240,7 +240,6 @@ def _noting(problems: list[Problem], case: Case) -> Iterator[None]:
 
 
 def _compare(case: Case, expected: Expectation, predictions: Mapping[str, Prediction]) -> Comparison:
-    """Return one figure compared as its check says."""
     own = predictions[case.id]
     reason: str | None = None
     if own.infeasible is not None and not expected.metric.startswith(("memory.", "host_memory.", "model.", "routing.")):

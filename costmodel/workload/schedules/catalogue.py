@@ -91,7 +91,6 @@ def _virtual_rule(name: str, entry: ScheduleEntry, pp: Count, virtual: Count) ->
 
 
 def _groups_of_pp(pp: Count, micro_batches: Count) -> Iterator[Rule]:
-    """Yield what interleaving asks: whole groups of PP micro-batches."""
     message = f"interleaving takes groups of pp = {shown(pp)} micro-batches, but there are {shown(micro_batches)}"
     holds = _fractional(micro_batches) | divides(pp, micro_batches)
     yield Rule("global_batch", holds, message, _for(ceil(micro_batches / pp) * pp))
