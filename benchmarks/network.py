@@ -18,7 +18,7 @@ BATCHES = (0.05, 0.025)
 
 def by_symmetry(ranks: int) -> float:
     """Return the processor time of a uniform all-to-all on eight planes [s]."""
-    from costmodel.network.layout import layout
+    from costmodel.network.group_links import layout
     from costmodel.network.simulation import FlowRun, run_collective
     from costmodel.schema.files import load_cluster
 
@@ -31,7 +31,7 @@ def by_flows(batches: tuple[float, ...]) -> tuple[float, list[float]]:
     """Return (wall time [s], makespan for each batch [s]) of an all-to-all by ECMP on a two-level tree, by flows."""
     from costmodel.network.cluster_links import build_cluster_links
     from costmodel.network.flows import run_flows
-    from costmodel.network.layout import pairs
+    from costmodel.network.group_links import pairs
     from costmodel.network.routing import Flows, route
     from costmodel.quantities import Array
     from costmodel.schema.files import load_cluster
@@ -56,7 +56,7 @@ def by_flows(batches: tuple[float, ...]) -> tuple[float, list[float]]:
 
 def by_hashes(ranks: int) -> float:
     """Return the processor time of an all-to-all by ECMP on a tree of three levels, without the time to compile [s]."""
-    from costmodel.network.layout import layout
+    from costmodel.network.group_links import layout
     from costmodel.network.simulation import FlowRun, run_collective
     from costmodel.schema.files import load_cluster
 

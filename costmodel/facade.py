@@ -197,7 +197,7 @@ class Workload(api.Workload):
         devices are the numbers of them that it may take, and set its fields: path -> value.
         Raises InputError on bad text, on options that contradict and on a model that the catalogue does not have.
         """
-        from costmodel.planning import deployments, servers, training, training_document
+        from costmodel.planning import deployments, servers, training
         from costmodel.planning.request import read_request
 
         model = self.scenario(self.scenarios[0]).architecture.name
@@ -208,7 +208,7 @@ class Workload(api.Workload):
             changes=tuple((path, str(value)) for path, value in (set or {}).items()),
         )  # fmt: skip
         if request.train:
-            return training_document.document(training.plan_training(request, lambda _: None))
+            return training.document(training.plan_training(request, lambda _: None))
         return deployments.document(servers.plan_servers(request, lambda _: None))
 
     def explain(self, scenario: str, name: str) -> list[Explanation]:

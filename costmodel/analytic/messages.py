@@ -15,8 +15,7 @@ from costmodel.network.cluster_links import KINDS
 from costmodel.network.collective_flows import ALGORITHMS, bandwidth, bus_factor
 from costmodel.network.collectives import algorithm_time, best_chunks, fastest_algorithm, fastest_time, pipelined
 from costmodel.network.expert_all_to_all import expert_all_to_all_time
-from costmodel.network.group_links import GroupLinks, group_links
-from costmodel.network.layout import Layout, layout
+from costmodel.network.group_links import GroupLinks, Layout, group_links, layout
 from costmodel.network.simulation import LINK_NAMES, FlowRun, Outcome, run_collective, run_expert_all_to_all
 from costmodel.quantities import Seconds
 from costmodel.records import Record, replace

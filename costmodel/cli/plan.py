@@ -174,8 +174,7 @@ def _machine(request: PlanRequest, on_progress: OnProgress) -> Planned:
 
 
 def _training(request: PlanRequest, on_progress: OnProgress) -> Planned:
-    from costmodel.planning.training import plan_training
-    from costmodel.planning.training_document import document
+    from costmodel.planning.training import document, plan_training
 
     plans = plan_training(request, on_progress)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gc
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,16 @@ from costmodel.analytic.breakdown import summing_to
 from costmodel.analytic.evaluation import Evaluation, PassEvaluation, evaluate
 from costmodel.analytic.expert_load import routing_grid
 from costmodel.analytic.grid import evaluate_point, evaluate_single, grid_point
-from costmodel.analytic.inference import PassModel, PassTimes
+from costmodel.analytic.inference import PassModel, PassTimes, StageModel
+from costmodel.analytic.intervals import LINEAR
 from costmodel.analytic.metrics import pass_metrics, schedule_times, training_metrics
-from costmodel.analytic.operator_timing import TimedOperator
+from costmodel.analytic.operator_timing import TimedOperator, TimedWork
 from costmodel.analytic.paces import Engines, paced
+from costmodel.analytic.segments import Segment
 from costmodel.analytic.serving.burst import BurstRollout, Rollout, RolloutTimes, rollout_of, scaled
-from costmodel.analytic.stream_times import Perturbation, Perturbations
-from costmodel.analytic.training.step_model import StepModel, last_pass
+from costmodel.analytic.stream_times import Perturbation, Perturbations, seconds_of
+from costmodel.analytic.training.overlapped_comm import OverlappedComm
+from costmodel.analytic.training.step_model import OptimizerStep, StageMessages, StepModel, last_pass
 from costmodel.analytic.training.step_times import StepTimes
 from costmodel.analytic.training_evaluation import TrainingEvaluation
 from costmodel.cost.calibration import Calibration
@@ -32,12 +35,11 @@ from costmodel.event.engine import Timeline, run
 from costmodel.event.goodput import simulate_goodput
 from costmodel.event.graph import Conditions, Graph
 from costmodel.event.passes import pass_graph, pass_times_of
-from costmodel.event.perturbation import perturbed, scaled_as_closed_form, stacked
 from costmodel.event.replicas import Replicas
 from costmodel.event.training import step_graph, step_times_of
 from costmodel.network.link_loads import nominal_cluster
 from costmodel.quantities import Count, Quantity
-from costmodel.records import MutableRecord, asdict, field, replace
+from costmodel.records import MutableRecord, asdict, field, fields, is_record, replace
 from costmodel.result import BAD_LAYOUT, FITS, PHASES, Entry, Interval, Metrics, Point, Result, empty_grid
 from costmodel.workload.plans import Decode, Prefill, Serving, Training
 from costmodel.workload.pools import Pools
@@ -385,3 +387,63 @@ def _intervals(
             if pair is not None:
                 lows[name][index], highs[name][index] = pair
     return {name: (lows[name], highs[name]) for name in names}
+
+
+_HOLDERS = (StepModel, StageMessages, TimedWork, OptimizerStep, OverlappedComm, PassModel, StageModel, Segment)
+_Model = TypeVar("_Model", StepModel, PassModel)
+
+
+def perturbed(model: _Model, perturbations: Mapping[str, Perturbation], position: int) -> _Model:
+    """Return a step or a pass with the operator times of one position along the perturbations' leading axis."""
+    at_position = {
+        family: Perturbation(float(np.ravel(each.low)[position]), float(np.ravel(each.high)[position]))
+        for family, each in perturbations.items()
+    }
+    known: dict[int, TimedOperator] = {}
+
+    def retimed(timed: TimedOperator) -> TimedOperator:
+        if id(timed) not in known:
+            seconds = timed.time.seconds
+            ratio = seconds_of(timed, at_position) / seconds if np.all(np.asarray(seconds) > 0) else 1.0
+            known[id(timed)] = replace(timed, time=timed.time.scaled(ratio))
+        return known[id(timed)]
+
+    result: _Model = _mapped(model, retimed)
+    return result
+
+
+def _mapped(value: Any, retimed: Callable[[TimedOperator], TimedOperator]) -> Any:
+    """Return what holds timed operators with each replaced."""
+    if isinstance(value, TimedOperator):
+        return retimed(value)
+    if isinstance(value, tuple) and value and not hasattr(value, "_fields"):
+        return tuple(_mapped(item, retimed) for item in value)
+    if isinstance(value, Mapping):
+        return {name: _mapped(item, retimed) for name, item in value.items()}
+    if is_record(value) and isinstance(value, _HOLDERS):
+        return replace(value, **{name: _mapped(getattr(value, name), retimed) for name in fields(value)})
+    return value
+
+
+def scaled_as_closed_form(point: Metrics, closed: Metrics, closed_perturbed: Metrics) -> Metrics:
+    """Return a simulation's metrics changed by the ratio of the closed form's, `LINEAR` ones by the difference.
+
+    Exact where both engines take the same time, as they do without jitter, contention and slowdowns.
+    """
+    return {name: _scaled(name, value, closed[name], closed_perturbed[name]) for name, value in point.items()}
+
+
+def _scaled(name: str, point: Quantity | None, closed: Quantity | None, perturbed: Quantity | None) -> Quantity | None:
+    if point is None or closed is None or perturbed is None:
+        return perturbed
+    if name in LINEAR:
+        return perturbed + (point - closed)
+    return perturbed * (point / closed) if np.all(np.asarray(closed) > 0) else perturbed
+
+
+def stacked(runs: Sequence[Metrics]) -> Metrics:
+    """Return the metrics of several runs along a leading axis, null where one of them has none."""
+    return {
+        name: None if any(run[name] is None for run in runs) else np.array([float(run[name] or 0.0) for run in runs])
+        for name in runs[0]
+    }

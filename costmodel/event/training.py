@@ -12,7 +12,6 @@ from costmodel.analytic.recurrence.program import Slot
 from costmodel.analytic.stream_times import BLOCKING, seconds_of, stream_times
 from costmodel.analytic.training.step_model import OptimizerStep, StepModel
 from costmodel.analytic.training.step_times import ROUNDING, StepTimes, once_per_step, step_streams
-from costmodel.event.action_tasks import ActionTasks
 from costmodel.event.engine import Timeline
 from costmodel.event.graph import COPY, KERNEL, LAUNCH, MESSAGE, Graph, Span, Task
 from costmodel.event.links import links_of
@@ -25,6 +24,7 @@ from costmodel.event.task_groups import (
     H2D,
     HOST,
     ActionTask,
+    ActionTasks,
     TaskGroup,
     wire_seconds,
 )

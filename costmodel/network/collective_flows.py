@@ -15,7 +15,7 @@ import numpy as np
 from costmodel.errors import InputError
 from costmodel.network.collectives import IN_SWITCHES
 from costmodel.network.expert_all_to_all import copies_to
-from costmodel.network.layout import Layout, pairs
+from costmodel.network.group_links import Layout, pairs
 from costmodel.quantities import Array, Bytes, Indices
 from costmodel.records import Record
 from costmodel.workload.operators import ExpertAllToAll

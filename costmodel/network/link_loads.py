@@ -14,8 +14,7 @@ from costmodel.network.collective_flows import Phase, algorithms, expert_phases,
 from costmodel.network.collectives import LIBRARY, algorithm_time
 from costmodel.network.flows import drained
 from costmodel.network.grids import GRIDS
-from costmodel.network.group_links import group_links
-from costmodel.network.layout import Layout, pairs
+from costmodel.network.group_links import Layout, group_links, pairs
 from costmodel.network.routing import Flows, route
 from costmodel.network.sharing import Incidence
 from costmodel.quantities import Array, Indices

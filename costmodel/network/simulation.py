@@ -11,8 +11,7 @@ from costmodel.hardware import Cluster
 from costmodel.network.cluster_links import KINDS, UNBOUNDED, ClusterLinks, build_cluster_links, ports
 from costmodel.network.collective_flows import Phase, algorithms, expert_phases, phases
 from costmodel.network.flows import MAX_EXACT_FLOWS, drained, run_flows
-from costmodel.network.group_links import lit_share
-from costmodel.network.layout import Layout, pairs
+from costmodel.network.group_links import Layout, lit_share, pairs
 from costmodel.network.routing import FlowRoutes, Flows, fabric_latency, inside_latency, route
 from costmodel.network.sharing import Incidence, check_flow_count
 from costmodel.network.uniform_all_to_all import LINKS, UniformFlows, hashed_all_to_all, uniform_flow_classes

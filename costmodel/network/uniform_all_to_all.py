@@ -17,7 +17,7 @@ from costmodel.network import routing_numba
 from costmodel.network.cluster_links import UNBOUNDED, ClusterLinks
 from costmodel.network.graphs import RAILED
 from costmodel.network.grids import GRIDS
-from costmodel.network.layout import Layout
+from costmodel.network.group_links import Layout
 from costmodel.network.routing import Flows, fabric_latency, inside_latency, route
 from costmodel.network.sharing import Flags, Incidence
 from costmodel.network.shortest_paths import NextHops, shortest_paths

@@ -10,7 +10,7 @@ from costmodel.schema import model as model_file
 from costmodel.schema import patterns as pattern_files
 from costmodel.schema.records import record
 from costmodel.workload import architecture as arch
-from costmodel.workload import neighbourhood, patterns
+from costmodel.workload import patterns
 
 
 def architecture(file: model_file.ModelFile) -> arch.Architecture:
@@ -129,17 +129,17 @@ def _groups(
 _NEIGHBOURHOOD_TILES = {1: 64.0, 2: 8.0, 3: 4.0}  # along each axis, 64 places in all: NATTEN, docs, tile sizes of SM80
 
 
-def _axis(file: pattern_files.AxisFile, tile: float) -> neighbourhood.Axis:
+def _axis(file: pattern_files.AxisFile, tile: float) -> patterns.Axis:
     if file.query_tile is None:
-        return record(neighbourhood.Axis, file, query_tile=tile, key_tile=tile)
+        return record(patterns.Axis, file, query_tile=tile, key_tile=tile)
     untiled = {"query_tile": None, "key_tile": None} if file.query_tile == 1 and file.key_tile == 1 else {}
-    return record(neighbourhood.Axis, file, **untiled)
+    return record(patterns.Axis, file, **untiled)
 
 
 def _pattern(file: pattern_files.AnyPattern) -> patterns.Pattern:
     if isinstance(file, pattern_files.NeighbourhoodFile):
         tile = _NEIGHBOURHOOD_TILES[len(file.axes)]
-        return neighbourhood.Neighbourhood(axes=tuple(_axis(axis, tile) for axis in file.axes))
+        return patterns.Neighbourhood(axes=tuple(_axis(axis, tile) for axis in file.axes))
     if isinstance(file, pattern_files.MixedFile):
         sets = tuple((group.queries, group.keys) for group in file.sets)
         return patterns.Mixed(sets=sets, projected=file.projected)

@@ -9,7 +9,7 @@ from costmodel.quantities import Quantity
 from costmodel.schema.records import Declared
 from costmodel.schema.strict import Strict
 from costmodel.workload import patterns as workload_patterns
-from costmodel.workload.neighbourhood import Axis
+from costmodel.workload.patterns import Axis
 
 
 class PatternFile(Strict):

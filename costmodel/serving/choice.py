@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from typing import TypeAlias
 
 from costmodel.analytic.evaluation import Evaluation, evaluate
 from costmodel.analytic.paces import Engines, paced
 from costmodel.analytic.serving.continuous_batching import ServingEvaluation, only_requests
-from costmodel.analytic.serving.open_loop import OpenLoopEvaluation
+from costmodel.analytic.serving.open_loop import QUANTILES, OpenLoopEvaluation
 from costmodel.analytic.serving.pools import PoolsEvaluation
 from costmodel.analytic.serving.sessions import at_means
+from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
 from costmodel.records import replace
+from costmodel.result import Metrics
+from costmodel.serving.distributions import Served
 from costmodel.serving.evaluation import RequestEvaluation
-from costmodel.serving.replay import ReplayedServer
-from costmodel.serving.simulation import unsupported
+from costmodel.serving.simulation import FEW_EVENTS, Simulation, stream_of, unsupported
+from costmodel.serving.summary import Outcome, Tally, of_classes, percentiles
 from costmodel.workload.plans import Serving
 from costmodel.workload.pools import Pools
+from costmodel.workload.requests import Replicas, RequestStream
 from costmodel.workload.scenario import Scenario
 
 Requests: TypeAlias = "Callable[[Scenario, Serving | Pools, Calibration], Evaluation]"
@@ -76,3 +80,88 @@ def with_tails(scenario: Scenario, calibration: Calibration) -> Evaluation:
 def by_requests(scenario: Scenario, calibration: Calibration) -> bool:
     """Tell whether a scenario's requests one by one answer it where no engine is asked for."""
     return why_requests(scenario, evaluate(scenario.alone, calibration)) is not None
+
+
+REQUESTS = 1000  # of a run, ten of which are slower than the 99th percentile
+_OFF = 0.05  # of the mean time of a token, by which so few requests are told to be off
+FEWEST = 250  # where outputs are long, of which more would take Python seconds
+
+
+def without_ramp(served: Served) -> Served:
+    """Return the requests that came after the first one ended: before, engines were still filling up."""
+    late = served.requests["arrival"] > served.requests["finish"].min()
+    return served.of(late) if late.any() else served
+
+
+class ReplayedServer(OpenLoopEvaluation):
+    """A server at a rate whose requests differ: the tails are those of some of them, simulated one by one."""
+
+    @cached_property
+    def _replayed(self) -> Outcome | None:
+        """Return what became of a few requests of one replica, null where the queue only grows or none is simulated.
+
+        Without those that came before the first of them ended: the engine was still filling up. Of a scenario whose
+        requests the closed form knows only at their mean, alike and at random.
+        """
+        scenario, plan = self._scenario, self._plan
+        if self.solution().load >= 1.0 or unsupported(scenario, plan) is not None:
+            return None
+        if only_requests(plan):
+            alike = RequestStream(classes=plan.classes)
+            plan = replace(plan, requests=alike, means=None, scheduler=replace(plan.scheduler, policy="fcfs"))
+        stream, engines = stream_of(scenario, plan), plan.replicas.serving(scenario.parallel.all_devices)
+        if plan.replicas.routing == "round_robin" and stream.arrivals == "poisson":
+            stream = replace(stream, arrivals="gamma", cv=engines**-0.5)  # gaps between every n-th of them
+        few = min(max(FEW_EVENTS // plan.output_tokens, FEWEST), REQUESTS)
+        count = float(few if stream.count is None else min(stream.count, few))
+        assert plan.rate is not None, "an open loop"
+        own = replace(
+            plan, rate=plan.rate / engines, requests=replace(stream, count=count, rate=None), replicas=Replicas()
+        )
+        served = without_ramp(
+            Simulation(replace(scenario, plan=own), own, self._calibration, compiles=False).run().done
+        )
+        return Outcome.of(served, Tally.of(served, plan.slo, plan.classes))
+
+    def metrics(self, perturbations: Perturbations) -> Metrics:
+        """Return the means, and the goodput: of the requests that are served, the share that keeps to the `slo`."""
+        metrics = super().metrics(perturbations)
+        rate, goodput = metrics["requests_per_second"], None
+        if self._replayed is not None and rate is not None:
+            goodput = rate * self._replayed.tally.mean("good")
+        return {**metrics, "goodput": goodput}
+
+    def details(self) -> Mapping[str, object]:
+        """Return the means of each class, with the share of its simulated requests that keep to its objective."""
+        details, run, rate = super().details(), self._replayed, self.metrics(None)["requests_per_second"]
+        if "classes" not in details or run is None or rate is None:
+            return details
+        kept, closed = ("attainment", "goodput"), details["classes"]
+        assert isinstance(closed, dict)
+        for name, played in of_classes(run.tally, float(rate)).items():
+            closed[name] |= {key: played[key] for key in kept}
+        return details
+
+    def percentiles(self) -> Mapping[str, Mapping[str, float]]:
+        """Return quantiles of the times of the requests that were simulated, else the closed form's rough ones."""
+        if self._replayed is None:
+            return super().percentiles()
+        known = percentiles(self._replayed.tally, self._replayed.engines.gaps)
+        return {name: {key: each[key] for key in QUANTILES if key in each} for name, each in known.items()}
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what the closed form says, and what percentiles are of."""
+        notes = super().notes()
+        if self._replayed is not None:
+            count, seed = self._replayed.tally.served, self._scenario.simulation.seed
+            run = (
+                f"percentiles and goodput: of {count:,} requests simulated one by one (seed {seed}); all else is means"
+            )
+            mean, tpot = self._replayed.tally.times["tpot"].mean, self.metrics(None)["tpot"]
+            if tpot and abs(off := mean / float(tpot) - 1.0) > _OFF:
+                run += (
+                    f", {abs(off):.0%} {'above' if off < 0 else 'below'} those of so few: `--engine event` plays more"
+                )
+            return (*notes, run)
+        problem = unsupported(self._scenario, self._plan)
+        return notes if problem is None else (*notes, f"percentiles are rough: {problem.problems[0].message}")

@@ -11,7 +11,13 @@ import math
 
 import numpy as np
 
+from costmodel.network.sharing import Flags
 from costmodel.quantities import Array
+from costmodel.records import Record, replace
+from costmodel.serving.availability import Fleet
+from costmodel.serving.rows import Records
+from costmodel.serving.state import Engines, Policy
+from costmodel.serving.step_times import StepTimes
 
 ERROR = 1e-3  # of a quantile from bins, relative
 SHORTEST, LONGEST = 1e-7, 1e9  # [s] of the first and the last bin; shorter times count as 0
@@ -96,3 +102,31 @@ class Histogram:
 def _middle(index: int) -> float:
     """Return the time of a bin from which both its ends are equally far, in relation to them [s]."""
     return 0.0 if index == 0 else SHORTEST * math.exp(index * _WIDTH) * (1.0 - ERROR)
+
+
+class Served(Record, kw_only=True):
+    """What became of the requests.
+
+    requests: records of `Request`.
+    engines: one row for each.
+    front_end: what client and front end add to the first token of each request [s].
+    fleet: who served when.
+    has_priorities: requests have some.
+    """
+
+    requests: Records
+    engines: Engines
+    policy: Policy
+    times: StepTimes
+    front_end: Array
+    fleet: Fleet
+    has_priorities: bool = False
+
+    @property
+    def done(self) -> Served:
+        """Return the requests that were served: all, but for those that were turned away."""
+        return self.of(np.isfinite(self.requests["finish"])) if self.fleet.state["rejected"][0] else self
+
+    def of(self, some: Flags) -> Served:
+        """Return the same with some of the requests, whose times and counts metrics are of."""
+        return replace(self, requests=self.requests[some], front_end=self.front_end[some])

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from costmodel.quantities import Array
-from costmodel.serving.length_draws import Ints, draw_gaps, draw_lengths
-from costmodel.serving.sessions import calls_of, draw_turns, paths_of, prompts
+from costmodel.serving.sessions import Ints, calls_of, draw_gaps, draw_lengths, draw_turns, paths_of, prompts
 from costmodel.serving.sharegpt import read_pairs
 from costmodel.serving.state import NEXT, Calls, Paths, Requests
 from costmodel.serving.traces import read_rows

@@ -23,8 +23,7 @@ from costmodel.quantities import Quantity, sum_of
 from costmodel.records import Record, replace
 from costmodel.result import Entry, Metrics
 from costmodel.serving.deployment import engine_count, kinds_of, replica_count
-from costmodel.serving.distributions import ERROR
-from costmodel.serving.served import Served
+from costmodel.serving.distributions import ERROR, Served
 from costmodel.serving.simulation import MOST_KEPT, WINDOW, Simulation
 from costmodel.serving.summary import Outcome, Tally, changes, of_classes, percentiles, sums, totals, verdict
 from costmodel.workload.engine_memory import kv_pool

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from costmodel.schema.whole_files import write_whole
-from costmodel.serving.served import Served
+from costmodel.serving.distributions import Served
 from costmodel.serving.summary import request_times
 
 # The first seven are the fields that `vllm bench serve` keeps of a request (RequestFuncOutput); times in seconds.

@@ -32,13 +32,12 @@ from costmodel.serving.deployment import (
     lockstep_of,
     new_service,
 )
-from costmodel.serving.distributions import Histogram
+from costmodel.serving.distributions import Histogram, Served
 from costmodel.serving.draw import RequestDraw, comes_in_parts, in_order_of_arrival
 from costmodel.serving.first_run import run_as_python, try_python
 from costmodel.serving.fleet import run_apart, run_together
 from costmodel.serving.prices import Tables
 from costmodel.serving.routing import Service
-from costmodel.serving.served import Served
 from costmodel.serving.state import (
     FCFS,
     LEVELS,

@@ -10,9 +10,8 @@ import numpy as np
 from costmodel.quantities import Array
 from costmodel.records import Record, replace
 from costmodel.serving.availability import OFF, Fleet
-from costmodel.serving.distributions import Histogram, Sample
+from costmodel.serving.distributions import Histogram, Sample, Served
 from costmodel.serving.rows import Records
-from costmodel.serving.served import Served
 from costmodel.serving.state import GAPS_PER_FACTOR_E, SHORTEST_GAP, Engines, Policy
 from costmodel.workload.requests import RequestClass, Slo
 

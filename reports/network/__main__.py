@@ -19,7 +19,7 @@ from costmodel.analytic.messages import ENGINES, CollectiveRequest, answer, rout
 from costmodel.calibration.fit_files import default_framework
 from costmodel.calibration.fit_lookup import load_calibration
 from costmodel.hardware import Cluster
-from costmodel.network.layout import Layout, layout
+from costmodel.network.group_links import Layout, layout
 from costmodel.network.simulation import FlowRun, run_collective
 from costmodel.quantities import Array
 from costmodel.records import replace

@@ -26,9 +26,8 @@ from costmodel.analytic.breakdown import summing_to
 from costmodel.analytic.grid import evaluate_point
 from costmodel.api import event_engine
 from costmodel.cost.calibration import Calibration
-from costmodel.event.evaluation import NOT_SIMULATED, STREAM_STALLS, EventEngine
+from costmodel.event.evaluation import NOT_SIMULATED, STREAM_STALLS, EventEngine, scaled_as_closed_form
 from costmodel.event.graph import Conditions
-from costmodel.event.perturbation import scaled_as_closed_form
 from costmodel.records import replace
 from costmodel.result import Entry, Point
 from costmodel.workload.architecture import Architecture, Layer

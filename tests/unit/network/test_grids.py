@@ -11,8 +11,7 @@ from costmodel.hardware import Cluster, Network, Nic
 from costmodel.network.collectives import algorithm_time
 from costmodel.network.graphs import fabric_graph
 from costmodel.network.grids import diameter, farthest_hops, neighbour_hops
-from costmodel.network.group_links import group_links
-from costmodel.network.layout import layout
+from costmodel.network.group_links import group_links, layout
 from costmodel.network.simulation import FlowRun, run_collective
 from costmodel.network.topologies import bisection_bandwidth, full_fabric
 from costmodel.records import replace

@@ -9,7 +9,7 @@ from builders import CLUSTER, NODE
 from costmodel.errors import InfeasibleError, InputError
 from costmodel.hardware import Cluster, Host, Network
 from costmodel.network.cluster_links import KINDS, ClusterLinks, build_cluster_links, ports
-from costmodel.network.layout import layout, pairs
+from costmodel.network.group_links import layout, pairs
 from costmodel.network.routing import POLICIES, FlowRoutes, Flows, inside_latency, route
 from costmodel.network.shortest_paths import NextHops, shortest_paths
 from costmodel.network.splitmix import hashed

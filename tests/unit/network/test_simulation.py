@@ -11,8 +11,7 @@ from costmodel.hardware import Cluster, Link, Network
 from costmodel.network.collective_flows import ALGORITHMS, bus_factor, phases
 from costmodel.network.collectives import CLOSED_FORMS, algorithm_time, best_chunks, pipelined
 from costmodel.network.expert_all_to_all import expert_all_to_all_time, payload_bytes
-from costmodel.network.group_links import group_links
-from costmodel.network.layout import layout
+from costmodel.network.group_links import group_links, layout
 from costmodel.network.simulation import FlowRun, phase_outcome, run_collective, run_expert_all_to_all
 from costmodel.network.uniform_all_to_all import uniform_flow_classes
 from costmodel.records import replace

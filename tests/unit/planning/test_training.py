@@ -19,8 +19,7 @@ from costmodel.planning.goodput import DAY, TrainingRun, best_goodput
 from costmodel.planning.money import Prices
 from costmodel.planning.request import PlanRequest, read_request
 from costmodel.planning.structures import training_formats
-from costmodel.planning.training import TrainingPlans, plan_training
-from costmodel.planning.training_document import document
+from costmodel.planning.training import TrainingPlans, document, plan_training
 from costmodel.records import replace
 from costmodel.report.training_plans import headline
 from costmodel.schema.files import load_cluster

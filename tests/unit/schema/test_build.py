@@ -9,7 +9,8 @@ from costmodel.records import fields
 from costmodel.schema import cluster, device, framework, mixers, model, patterns, workload
 from costmodel.schema.strict import Strict
 from costmodel.schema.workload import SimulationFile, SlowdownFile
-from costmodel.workload import architecture, neighbourhood, plans, scenario, simulation
+from costmodel.workload import architecture, plans, scenario, simulation
+from costmodel.workload.patterns import Axis
 
 GROUP_SCALING = {f"{stored}_{part}" for stored in ("weight", "kv") for part in ("group", "scale", "zero")}
 PROVENANCE = {"sources", "aliases", "announced", "forecast", "die", "calibration", "plausible"}
@@ -40,7 +41,7 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (mixers.SpectralFile, architecture.Spectral, {"type"}),
     (mixers.GateFile, architecture.Gate, {"type"}),
     (mixers.MilPoolFile, architecture.MilPool, {"type"}),
-    (patterns.AxisFile, neighbourhood.Axis, set()),
+    (patterns.AxisFile, Axis, set()),
     (
         framework.FrameworkFile,
         scenario.Framework,

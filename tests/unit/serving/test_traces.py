@@ -11,8 +11,7 @@ from costmodel.errors import InputError
 from costmodel.records import replace
 from costmodel.serving import trace_requests, traces
 from costmodel.serving.state import Calls, Paths, Requests
-from costmodel.serving.trace_blocks import paths_of_trace, trace_block
-from costmodel.serving.trace_requests import dealt, read_trace
+from costmodel.serving.trace_requests import dealt, paths_of_trace, read_trace, trace_block
 from costmodel.serving.traces import read_rows
 from costmodel.workload.requests import RequestStream
 

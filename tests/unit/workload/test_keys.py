@@ -15,14 +15,15 @@ from costmodel.workload.architecture import Architecture, Attention, HeadGroup, 
 from costmodel.workload.context import Context, per_rank
 from costmodel.workload.kv_cache import cached_bytes, state_bytes
 from costmodel.workload.layers import model_work
-from costmodel.workload.neighbourhood import Axis, Neighbourhood
 from costmodel.workload.operators import AttentionKernel, Gemm, Operator
 from costmodel.workload.patterns import (
+    Axis,
     Chunked,
     ChunkTopK,
     ElasticWindow,
     KvBudget,
     Mixed,
+    Neighbourhood,
     PredictedSparse,
     Selected,
     SinkRecent,

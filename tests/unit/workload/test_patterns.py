@@ -13,13 +13,14 @@ from builders import DENSE_MODEL, GQA, context
 from costmodel.records import replace
 from costmodel.workload.architecture import Attention, HeadGroup, HeadRoute, KernelTraits
 from costmodel.workload.layers import model_work
-from costmodel.workload.neighbourhood import Axis, Neighbourhood
 from costmodel.workload.operators import AttentionKernel, Operator
 from costmodel.workload.patterns import (
+    Axis,
     ChunkTopK,
     ElasticWindow,
     KvBudget,
     Mixed,
+    Neighbourhood,
     Pattern,
     PredictedSparse,
     SinkRecent,

@@ -10,9 +10,16 @@ from builders import DENSE_MODEL, GQA, context
 from costmodel.records import replace
 from costmodel.workload.architecture import HeadGroup
 from costmodel.workload.layers import model_work
-from costmodel.workload.neighbourhood import Axis, Neighbourhood
 from costmodel.workload.operators import AttentionKernel
-from costmodel.workload.patterns import ChunkTopK, ElasticWindow, Pattern, SinkRecent, StridedBlocks
+from costmodel.workload.patterns import (
+    Axis,
+    ChunkTopK,
+    ElasticWindow,
+    Neighbourhood,
+    Pattern,
+    SinkRecent,
+    StridedBlocks,
+)
 
 LENGTH, SEQUENCES, E = 48, 4, 2  # tokens of a prompt, sequences of the view below, bytes of an element
 HEADS, KEY_HEADS, WIDTH = int(GQA.q_heads), int(GQA.kv_heads), int(GQA.head_dim + GQA.v_head_dim)
