@@ -403,7 +403,7 @@ def _is_sharegpt(row: Row) -> bool:
     return row.get("workload", "").startswith(("ShareGPT", "null"))
 
 
-# ---- Settings that an engine's documentation recommends for a run, where a table of runs states none: a file of rules ---
+# ---- Settings that an engine's documentation recommends for a run, where a table of runs states none -
 
 
 FILE = Path(__file__).with_name("serving_deployments.yaml")
