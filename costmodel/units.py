@@ -174,6 +174,7 @@ def _wrong_unit(text: str, number: str, unit: str, dimension: str) -> InputError
         )
     else:
         hint = f"write one of {_known(dimension)}" if _known(dimension) else "write the number without a unit"
+        hint = "several values are an axis: `costmodel sweep … --vary PATH=A,B --output runs`" if "," in unit else hint
     return InputError.single(f"{text!r} has an unknown unit {unit!r}", hint=hint)
 
 

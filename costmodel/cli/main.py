@@ -115,8 +115,13 @@ def _code_of(error: BaseException) -> int:
     """Say what an error means to the user, and return its exit code. Raise it again for a programmer."""
     if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
         return INTERRUPTED
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        error.show()
+        return error.exit_code
     if isinstance(error, click.ClickException):
-        shown = _with_all_missing(error)
+        from costmodel.cli.usage import explained
+
+        shown = explained(error)
         text = brief(shown.format_message())
         (shown if text == shown.format_message() else click.UsageError(text, getattr(shown, "ctx", None))).show()
         return error.exit_code
@@ -138,22 +143,6 @@ def _code_of(error: BaseException) -> int:
     click.echo(f"This is a bug in costmodel: {type(error).__name__}: {error}", err=True)
     click.echo("Please report it; run again with COSTMODEL_DEBUG=1 to get the traceback.", err=True)
     return 1
-
-
-def _with_all_missing(error: click.ClickException) -> click.ClickException:
-    """Return an error of the command line: what is missing is named together (what is given is taken first)."""
-    if isinstance(error, click.NoSuchOption) and error.option_name in ("--tp", "--pp", "--dp", "--ep", "--cp"):
-        setting = f"it is a setting of a scenario; --set scenarios.NAME.parallel.{error.option_name[2:]}=2"
-        return click.UsageError(f"No option {error.option_name}: {setting}", error.ctx)
-    context = error.ctx if isinstance(error, click.MissingParameter) else None
-    if context is None:
-        return error
-    wanted = (each for each in context.command.get_params(context) if each.required)
-    missing = [each for each in wanted if each.name not in context.params]
-    named = ", ".join(each.get_error_hint(context) for each in missing)
-    if len(missing) == 1 and isinstance(missing[0], click.Option):
-        named += f", {missing[0].make_metavar(context)}: {missing[0].help}"
-    return click.UsageError(f"Missing {named.rstrip('.')}.", context)
 
 
 def _refused_by_system(error: OSError) -> int:

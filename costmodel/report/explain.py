@@ -28,7 +28,7 @@ from costmodel.cost.parameter import Parameter, declarations, value
 from costmodel.cost.power import is_as_timed
 from costmodel.cost.time import Terms
 from costmodel.equations import equations_of, place_of
-from costmodel.errors import InputError, suggest
+from costmodel.errors import InputError, did_you_mean
 from costmodel.quantities import Array
 from costmodel.records import Record, ValueRecord, field, fields, replace
 from costmodel.report.equations import Block, Call, Chain, Value, finite, traced
@@ -196,10 +196,11 @@ def explain(workload: Workload, scenario: str, name: str) -> list[Explanation]:
         raise _without_cost(workload, scenario)
     names = [each for some in names_of(workload, scenario).values() for each in some]
     known = {each for timed in distinct for each in (timed.operator.name, base_name(timed.operator.name))}
-    hint = suggest(name, sorted({*known, *names, *(line.name for line in listed)}))
+    hint = did_you_mean(name, sorted({*known, *names, *(line.name for line in listed)}))
+    longest = ", ".join(line.name for line in sorted(listed, key=lambda line: -line.time)[:_OFFERED])
     raise InputError.single(
         f"scenario {scenario} has no operator, metric or term {name!r}", field="--op",
-        hint=hint if hint.endswith("?") else "run without --op to list all",
+        hint=hint or f"the longest: {longest}; run without --op to list all",
     )  # fmt: skip
 
 
@@ -361,6 +362,7 @@ def _end_of(timed: TimedOperator, low: float, high: float) -> float:
     return float(np.asarray(seconds * timed.fit.ratio(timed.time, seconds, low, high)))
 
 
+_OFFERED = 6  # lines that are named where there is none of the name that is asked for
 _ANCHORED = (
     "measured rows of the device make its time anchor_factor times as long, the more the more alike they are: method, "
     "section 15.12"

@@ -109,13 +109,28 @@ def show_document(document: Mapping[str, Any]) -> None:
     """Print a hardware file: its values, then the sources."""
     show(": ".join(filter(None, (str(document["name"]), ", ".join(_summary(document))))), "bold")
     rows, values = table("field", ">value"), list(_values(document, ""))
-    for field, value in values:
-        if value:
-            rows.add(field, value)
+    stated = [(field, value) for field, value in values if value]
+    first = [each for each in stated if _in_short(each[0])][:MOST] or stated[:MOST]
+    for field, value in stated if is_verbose() else first:
+        rows.add(field, value)
     show(rows)
-    if unstated := [field for field, value in values if not value]:
-        show(f"not stated: {', '.join(unstated)}", "dim")
-    show_sources(document)
+    unstated = [field for field, value in values if not value]
+    if is_verbose():
+        if unstated:
+            show(f"not stated: {', '.join(unstated)}", "dim")
+        show_sources(document)
+    show_hint(f"{len(stated) - len(first)} more fields, {len(unstated)} that are not stated, and the sources left out")
+
+
+def _in_short(field: str) -> bool:
+    """Tell whether a field of a device is one that people look for first: sizes, rates, links, power and prices."""
+    head, *parts = field.split(".")
+    return (
+        (head == "math" and parts[0] in ("bf16", "fp8", "int8") and parts[-1] == "peak")
+        or (head == "memory" and parts[0] != "smem" and parts[-1] in ("capacity", "bandwidth"))
+        or (head == "links" and parts[-1] == "bandwidth")
+        or field in ("processors", "power.tdp", "price.rental", "price.purchase", "count", "nic.bandwidth")
+    )
 
 
 def _summary(document: Mapping[str, Any]) -> Iterator[str]:

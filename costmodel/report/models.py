@@ -182,7 +182,7 @@ def _flat(part: Mapping[str, Any]) -> str:
 
 # ---- The terminal view of what runs on a machine ---------------------------------------------------------------------
 
-FEW = 10  # models that are listed
+FEW = 7  # models that are listed
 
 
 def show_machine(machine: Machine) -> None:
@@ -195,18 +195,19 @@ def show_machine(machine: Machine) -> None:
     widest = list({row.model: row for row in reversed(fitting)}.values())[::-1]
     listed = fitting if every else widest[:FEW]
     show(rows_table(listed))
-    show("tok/s: of one user, with its 80 % interval")
-    show(f"users, in all: the most at once, and their tok/s, with {isl:,} tokens in and {osl:,} out each")
-    show("context: the longest of one user that memory holds, whatever the model was trained on")
-    for line in too_large(machine, fitting, FEW // 2 if not every else None):
+    show("context: the longest that memory holds; tok/s: of one user, with its 80 % interval;")
+    show(f"users, in all: the most at once and their tok/s, {isl:,} tokens in and {osl:,} out each")
+    for line in too_large(machine, fitting, None if every else 1):
         show(line)
     if every:
         for name, reason in machine.left_out:
             show(f"left out: {name}: {reason}")
     elif machine.left_out:
-        show(f"left out, --verbose says why: {', '.join(name for name, _ in machine.left_out)}")
+        some = ", ".join(name for name, _ in machine.left_out[: FEW // 2])
+        show(f"left out, --verbose says why: {some}{', …' if len(machine.left_out) > FEW // 2 else ''}")
     show(f"next: {listed[0].command}", "dim")
-    show(f"      formats and frameworks: workloads/{FORMATS}.yaml", "dim")
+    if every:
+        show(f"      formats and frameworks: workloads/{FORMATS}.yaml", "dim")
     show_hint(
         f"the largest models, each in the widest format that fits, of {len(widest)} ({len(fitting)} with formats)"
     )
@@ -239,12 +240,8 @@ def too_large(machine: Machine, fitting: list[Row], most: int | None) -> Iterato
             least.setdefault(row.model, row)
     for row in list(least.values())[:most]:
         on = f" on each of {row.devices} devices" if row.devices > 1 else ""
-        yield (
-            f"too large: {row.model} in {row.format}, which takes least here, needs {gib(row.memory)} GiB{on} "
-            "besides what the engine reserves"
-        )
-    if most is not None and len(least) > most:
-        yield f"too large: {len(least) - most} more models, listed by --verbose"
+        more = f"; {len(least) - most} more" if most is not None and len(least) > most else ""
+        yield f"too large: {row.model} in {row.format}: {gib(row.memory)} GiB{on} and what the engine reserves{more}"
 
 
 def rows_table(rows: list[Row]) -> Table:

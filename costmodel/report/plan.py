@@ -199,8 +199,8 @@ def plans_table(plans: deployments.Plans) -> Table:
     means = [name for name in _MEANS if statistics[name] != "mean"]
     rows = table(
         "cluster", "devices", "replicas", "engine", "layout", "$/h", "$/M output",
-        *(f">{statistic} {name}" for name, statistic in statistics.items()), *(f"?>mean {name}" for name in means),
-        "holds", "note",
+        *(f">{statistic} {name}" for name, statistic in statistics.items()), *(f"??>mean {name}" for name in means),
+        "holds", "?note",
     )  # fmt: skip
     for one in plans.best:
         output = deployments.costs(one)["output"]

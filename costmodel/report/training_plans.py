@@ -22,8 +22,9 @@ def show_training(plans: TrainingPlans) -> None:
         show("nothing fits in memory", "yellow")
     else:
         best = plans.runs[0]
-        said = f"{headline(best)}{_chance(best, plans)}"
-        show(said if plans.holds else f"nothing ends in time; the nearest is {said}", "bold")
+        said = headline(best)
+        late = f"nothing ends in time; the nearest is {said}"
+        show(f"{said}{_chance(best, plans)}" if plans.holds else late, "bold")
         show(_table(plans))
         if best.roomier is not None:
             show(_beside(best, best.roomier))

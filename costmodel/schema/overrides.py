@@ -17,7 +17,7 @@ from costmodel.declared import SI, Measure, Whole
 from costmodel.errors import InputError, Location, Problem, did_you_mean, kind_of, suggest
 from costmodel.records import Record, replace
 from costmodel.schema.loader import parse_tree
-from costmodel.schema.strict import NumberType, Strict, number_at, validate_tree
+from costmodel.schema.strict import NumberType, Strict, deeper, number_at, validate_tree
 from costmodel.schema.tree import Tree, path_without_aliases, replace_at, to_python, without_aliases
 from costmodel.units import base_unit
 
@@ -135,7 +135,10 @@ def _locate(path: str, scenarios: Sequence[str], label: Location | None) -> Over
     if head in ("hardware", "scenarios"):
         hint = "give a field inside it, e.g. `hardware.memory.hbm.bandwidth` or `scenarios.NAME.parallel.tp`"
         raise InputError.single("is a section, not a value", hint=hint, field=path, location=label)
-    meant = f"scenarios.{next(iter(scenarios), 'NAME')}.{path}"
+    from costmodel.schema.workload import scenario_key
+
+    scenario = next(iter(scenarios), "NAME")
+    meant = ".".join(("scenarios", scenario, scenario_key(head, scenario.partition(ON)[0]) or head, *rest))
     near = did_you_mean(head, ("model", "scenarios", "hardware"))
     hint = near or f"paths start with `model.`, `hardware.` or `scenarios.NAME.`; did you mean `{meant}`?"
     raise InputError.single(f"unknown path {head!r}", hint=hint, field=path, location=label)
@@ -196,7 +199,7 @@ def _unknown_field(stopped: Tree, part: str, override: Override, field: str) -> 
         known = list(stopped.value) if stopped.is_mapping else []
     path = ".".join(piece for piece in (field, *override.target.path) if piece)
     if known:
-        message, hint = f"unknown field {part!r}", suggest(part, known)
+        message, hint = f"unknown field {part!r}", deeper(stopped, part) or suggest(part, known)
     else:
         message, hint = f"{part!r} is inside {kind_of(stopped.value)} that has no fields", "shorten the path"
     return override.value.error(message, hint, path)

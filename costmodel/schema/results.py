@@ -363,7 +363,8 @@ Answer: TypeAlias = "ResultFile | SearchFile | SensitivityFile | ReproducedFile 
 
 def read_answer(path: Path) -> Answer:
     """Return the output of a command. Raises InputError if it is incomplete, newer, or of another command."""
-    document = read_json(path, HINT)
+    named = f"make it with `costmodel simulate {path} --json > {path.name}.json`; "
+    document = read_json(path, HINT if path.suffix else f"{named}{HINT}")
     if isinstance(document, list) and document and isinstance(document[0], dict):
         if "verdict" in document[0]:
             return validate_as(path, document, ReproducedFile, "make it with `costmodel reproduce --json > FILE`")

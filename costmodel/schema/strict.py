@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound="Strict")
 FieldPath: TypeAlias = "Sequence[PathPart]"
 
 _MAX_PROBLEMS = 200  # of a document: nobody reads more, and hints for a million keys take minutes
-_OUR_NAMES = {
+OUR_NAMES = {
     "tensor_parallel": "tp", "pipeline_parallel": "pp", "data_parallel": "dp", "expert_parallel": "ep",
     "context_parallel": "cp", "virtual_stages": "virtual", "d_model": "hidden", "hidden_size": "hidden",
     "vocab": "vocabulary", "vocab_size": "vocabulary", "d_ff": "intermediate", "num_experts": "experts",
@@ -125,7 +125,7 @@ def _misnamed(findings: list[dict[str, Any]]) -> set[tuple[PathPart, ...]]:
     for path in (finding["loc"] for finding in findings if finding["type"] == "extra_forbidden"):
         siblings = [str(other[-1]) for other in missing if other[:-1] == path[:-1]]
         key = str(path[-1])
-        ours = _OUR_NAMES.get(key)
+        ours = OUR_NAMES.get(key)
         meant = [ours] if ours in siblings else difflib.get_close_matches(key, siblings, n=1)
         misnamed.update((*path[:-1], str(name)) for name in meant)
     return misnamed
@@ -139,8 +139,9 @@ def _problem(finding: dict[str, Any], model: type[Strict], tree: Tree, prefix: s
     path = (*path, *(stated.at if isinstance(stated, Wrong) else ()))
     if kind == "extra_forbidden":
         known = keys_at(model, path[:-1])
-        ours = _OUR_NAMES.get(str(path[-1]))
-        hint = f"write `{ours}`" if ours and ours.partition(".")[0] in known else suggest(str(path[-1]), known)
+        ours = OUR_NAMES.get(str(path[-1]))
+        near = deeper(tree.at(path[:-1]), str(path[-1])) or suggest(str(path[-1]), known)
+        hint = f"write `{ours}`" if ours and ours.partition(".")[0] in known else near
         message = "unknown key"
     elif kind == "missing":
         message, hint = "is missing", "add it" + _what_to_add(model, path)
@@ -187,6 +188,15 @@ def _what_to_add(model: type[Strict], path: FieldPath) -> str:
                 text = ", ".join(filter(None, (field.description, *notes)))
                 return f" ({text})" if text else ""
     return ""
+
+
+def deeper(tree: Tree | None, part: str) -> str:
+    """Return a hint with the sections of a mapping or list that have the key which it has not, empty for none."""
+    if tree is None or not isinstance(tree.value, dict | list):
+        return ""
+    parts = list(tree.value) if tree.is_mapping else [name or str(at) for at, name in enumerate(tree.names())]
+    inside = [f"`{name}.{part}`" for name in parts if (below := tree.child(name)) is not None and below.child(part)]
+    return f"did you mean {' or '.join(inside[:3])}?" if inside else ""
 
 
 def keys_at(model: type[Strict], path: FieldPath) -> list[str]:

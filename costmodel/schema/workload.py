@@ -1,5 +1,6 @@
 """The workload file: one model, and named scenarios of it."""
 
+import difflib
 from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
@@ -24,7 +25,7 @@ from costmodel.schema.device import Source
 from costmodel.schema.framework import Part, PartFormatsFile
 from costmodel.schema.records import Declared, record
 from costmodel.schema.serving import CacheTierFile, SchedulerFile
-from costmodel.schema.strict import Strict
+from costmodel.schema.strict import OUR_NAMES, Strict, keys_at
 from costmodel.units import whole
 from costmodel.workload import plans
 from costmodel.workload.reinforcement import Reinforcement
@@ -505,6 +506,19 @@ class WorkloadFile(Strict):
     )
     scenarios: dict[str, Annotated[Any, Named("scenarios")]] = Field(min_length=1, description="name -> scenario")
     sources: list[Source] = Field(default=[], description="sources of the values")
+
+
+def scenario_key(word: str, phase: str = "") -> str | None:
+    """Return the key that a word means, one of another tool or misspelt, null for none. phase: whose keys, else of all.
+
+    One of another tool is a path where its value is inside a section, as `parallel.tp` is.
+    """
+    models = [PHASES[phase]] if phase in PHASES else PHASES.values()
+    known = list(dict.fromkeys(name for model in models for name in keys_at(model, ())))
+    ours = OUR_NAMES.get(word, word)
+    if word in known or ours.partition(".")[0] in known:
+        return word if phase and word in known else ours
+    return next(iter(difflib.get_close_matches(word, known, 1)), None)
 
 
 def phases_with(key: str) -> list[str]:

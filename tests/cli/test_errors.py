@@ -22,7 +22,7 @@ def workload(tmp_path, text):
         (("simulate", "deepseek_v33"), "did you mean `deepseek_v3` or"),
         (("simulate", "no/such/file.yaml"), "neither a file nor a known workload"),
         (("simulate", "."), "has no config.json"),
-        (("simulate", FLAGSHIP, "--tp", "8"), "it is a setting of a scenario; --set scenarios.NAME.parallel.tp=2"),
+        (("simulate", FLAGSHIP, "--tp", "8"), "it is a setting of a scenario; --set scenarios.NAME.parallel.tp=…"),
         (("simulate", FLAGSHIP, "--set", "scenarios.decode.input_tokens=32k"), "write 32000 or 32768"),
         (("simulate", FLAGSHIP, "--set", "foo"), "must have the form PATH=VALUE"),
         (("simulate", FLAGSHIP, "--set", "=1"), "must have the form PATH=VALUE"),
@@ -43,6 +43,18 @@ def workload(tmp_path, text):
         (("search", FLAGSHIP, "--scenario", "decode", "--devices", "\u00b2"), "is not a device count"),
         (("simulate",), "WORKLOAD"),
         (("collective", "all_reduce"), "Missing '--cluster', '--ranks', '--size'"),
+        (("simulate", "llama-3-8b", "--gpu", "h100"), "write --cluster nodes/dgx-h100"),
+        (("collective", "all_reduce", "--devices", "8"), "write --ranks 8"),
+        (("simulate", "--model", "llama-3-8b"), "it is the argument; costmodel simulate llama-3-8b"),
+        (("simulate", "llama-3-8b", "nodes/dgx-h100"), "a machine is an option; --cluster nodes/dgx-h100"),
+        (("simulate", FLAGSHIP, "--batch", "8"), "--set scenarios.NAME.batch_per_device=…"),
+        (("simulate", FLAGSHIP, "--gizmo"), "`costmodel simulate --help` lists all"),
+        (("simulate", FLAGSHIP, "--set", "microbatch=2"), "did you mean `scenarios.training.micro_batch`?"),
+        (("simulate", FLAGSHIP, "--set", "tp=2"), "did you mean `scenarios.training.parallel.tp`?"),
+        (("simulate", FLAGSHIP, "--set", "hardware.nvlink.bandwidth=2x"), "did you mean `links.nvlink`?"),
+        (("simulate", FLAGSHIP, "--set", "hardware.memory.bandwidth=2x"), "or `hbm.bandwidth`?"),
+        (("simulate", FLAGSHIP, "--set", "hardware.node.nic.bandwidth=1GB/s,2GB/s"), "several values are an axis"),
+        (("report", FLAGSHIP), "make it with `costmodel simulate deepseek_v3 --json > deepseek_v3.json`"),
         (("simulat", FLAGSHIP), "did you mean `simulate`?"),
         (("simulate", FLAGSHIP, "--sceario", "decode"), "--scenario"),
         (("explain", FLAGSHIP, "--op", "expert upp"), "did you mean `expert up`"),
@@ -65,7 +77,7 @@ def workload(tmp_path, text):
         (("simulate", FLAGSHIP, "--cluster", "nodes/hgx-h200-x2"), "layouts of fewer ranks take a part of a node"),
         (("simulate", "llama-3.1-8b", "--cluster", "nodes/h100-x1", "--anchor", "b.json"), "is a model; write that"),
         (("sweep", FLAGSHIP), "Missing '--output', DIR: Output folder, e.g. `--output runs`."),
-        (("sweep", FLAGSHIP, "--vary", "batch=1,2", "--output", "x"), "did you mean `scenarios.training.batch`?"),
+        (("sweep", FLAGSHIP, "--vary", "batch=1,2", "--output", "x"), "did you mean `scenarios.training.micro_batch`?"),
         (
             ("sweep", FLAGSHIP, "--vary", "scenarios.decode.input_tokens=1,2", "--output", "x.csv"),
             "write --output x, whose `points` are CSV",
@@ -223,3 +235,10 @@ def test_a_result_is_no_model(run, tmp_path):
     done = run("simulate", tmp_path / "r.json", "--cluster", "nodes/h100-x1")
     assert (done.code, done.out) == (2, "")
     assert "is a plan or a result, no model; `costmodel compare` reads it" in done.err
+
+
+def test_the_command_alone_prints_its_help_as_it_is(run):
+    done = run()
+    assert "Error" not in done.out + done.err
+    assert "Commands:" in done.out + done.err
+    assert "…" not in done.out + done.err

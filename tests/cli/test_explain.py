@@ -231,7 +231,7 @@ def test_a_wait_in_the_pipeline_is_explained_by_its_equation(run):
     ("name", "told"),
     [
         ("rooter", "has no operator, metric or term 'rooter'; did you mean `router`"),
-        ("gizmo", "has no operator, metric or term 'gizmo'; run without --op to list all"),
+        ("gizmo", "has no operator, metric or term 'gizmo'; the longest: "),
     ],
 )
 def test_a_name_that_no_operator_has_is_told_in_one_line(run, name, told):

@@ -117,7 +117,7 @@ def test_a_cluster_is_shown_with_what_it_costs_and_what_keeps_it_from_being_know
     assert cost["total"] == pytest.approx(2048 * 25_800.0 + 256 * 32_010.0 + cost["network"])
     board = {
         line.split()[0]: line.split()[-2:]
-        for line in run("hardware", "show", "h100-sxm").out.splitlines()[2:80]
+        for line in run("hardware", "show", "h100-sxm", "--verbose").out.splitlines()[2:80]
         if line
     }
     assert (board["power.memory"], board["power.link"]) == (["104.4", "pJ/B"], ["10.4", "pJ/B"])
@@ -127,7 +127,7 @@ def test_a_cluster_is_shown_with_what_it_costs_and_what_keeps_it_from_being_know
 
 
 def test_hardware_shows_values_in_their_units_with_sources_and_what_is_unknown(run):
-    shown = run("hardware", "show", "devices/h800-sxm").out
+    shown = run("hardware", "show", "devices/h800-sxm", "--verbose").out
     for part in ("989.4 TFLOP/s", "3.35 TB/s", "200 GB/s", "2 $/h", "700 W", "1.83 GHz"):
         assert part in shown
     assert "not stated: memory.smem.driver" in shown

@@ -161,7 +161,7 @@ def test_the_table_of_a_sweep_fits_a_terminal_and_says_where_it_is_best(columns,
         "explain deepseek_v3 --scenario decode", "explain deepseek_v3 --scenario decode --op combine", "topology",
         "sensitivity deepseek_v3 --scenario decode", "reproduce deepep", "model show deepseek-v3", "precision list",
         "collective all_reduce --cluster nodes/dgx-h100 --ranks 8 --size 64MiB", "doctor",
-        "what-if deepseek_v3 --scenario decode",
+        "what-if deepseek_v3 --scenario decode", "hardware show rtx-4090", "plan --cluster rtx-4090",
     ],
 )  # fmt: skip
 def test_an_answer_is_short_and_its_tables_fit_80_characters_in_a_pipe(asked, run):

@@ -97,7 +97,8 @@ def _unknown(kind: str, tree: Tree | None, file: Tree) -> InputError:
     hints = [
         None if lacks is None else f"a model file cannot express {lacks}",
         did_you_mean(kind, names), available(names),
-        "if its keys mean what those of one of them do, name that with `as`", f"or {BY_HAND}",
+        "if its keys mean what those of one of them do, as llama's: `costmodel init model --from FILE --as llama > "
+        "mine.yaml` writes the model", f"or {BY_HAND}",
     ]  # fmt: skip
     location: Location | None = file.location if tree is None else tree.location
     return InputError.single(

@@ -391,7 +391,7 @@ def test_the_yaml_of_an_imported_model_is_the_same_model(tmp_path: Path, name: s
         ("llama-2-7b", {"model_type": "llam", "architectures": ...},
          "model_type: 'llam': this architecture cannot be imported; did you mean `llama`"),
         ("llama-2-7b", {"model_type": "mamba", "architectures": ...}, "available: "),
-        ("llama-2-7b", {"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "name that with `as`"),
+        ("llama-2-7b", {"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "--as llama > mine.yaml"),
         ("llama-2-7b", {"model_type": "qwen9_vl", "architectures": ..., "text_config": {}}, "model_type: is missing"),
         ("llama-2-7b", {"vision_config": {"model_type": "eye"}},
          "vision_config.model_type: 'eye': this tower for images cannot be imported"),
