@@ -115,10 +115,10 @@ def _code_of(error: BaseException) -> int:
     """Say what an error means to the user, and return its exit code. Raise it again for a programmer."""
     if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
         return INTERRUPTED
-    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
-        error.show()
-        return error.exit_code
     if isinstance(error, click.ClickException):
+        if type(error).__name__ == "NoArgsIsHelpError":  # of click 8.2 and later
+            error.show()
+            return error.exit_code
         from costmodel.cli.usage import explained
 
         shown = explained(error)
