@@ -8,7 +8,7 @@ it max-min fairly. Copies to and from the host are flows on the device's link to
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -123,21 +123,16 @@ class Links(MutableRecord):
         """
         parts = [(0, 1)] if replicas == 1 else [(replica, of) for replica in range(replicas)]
         if self.wires is not None:
-            self._assign_cluster(graph, parts)
+            self._assign_cluster(parts)
         links = [link for messages in self._replicas.values() for message in messages for link in message.loads]
         first = 1 + max(links, default=-1)
         last = first + self._assign_devices(first, len(parts))
         graph.capacity = np.ones(last)
 
-    def _assign_cluster(self, graph: Graph, parts: Sequence[tuple[int, int]]) -> None:
+    def _assign_cluster(self, parts: Sequence[tuple[int, int]]) -> None:
         """Set the messages' loads on the links of the cluster. parts: (number, count) of each replica."""
         loads = [self._load(sent, part) for sent in self._sent for part in parts]
-        devices = 1 + max((sent.sender for sent in self._sent), default=(0, 0))[0]
-        senders = [
-            (number * devices + sent.sender[0], number * len(graph.streams) + sent.sender[1])
-            for sent in self._sent
-            for number in range(len(parts))
-        ]
+        senders = [tuple((replica, place) for place in sent.sender) for sent in self._sent for replica, _ in parts]
         weighted = iter(zip(binding_links(loads, senders), loads, strict=True))
         for sent in self._sent:
             size, priority = sent.message.size, sent.message.priority
@@ -194,15 +189,18 @@ def links_of(scenario: Scenario, copies: int = 1) -> Links:
     return Links(LinkLoads(scenario.cluster, ranks, width, copies, scenario.simulation.seed), host_link)
 
 
-def binding_links(loads: Sequence[LinkLoad], senders: Sequence[Sender]) -> list[dict[int, float]]:
+def binding_links(loads: Sequence[LinkLoad], senders: Sequence[Sequence[Any]]) -> list[dict[int, float]]:
     """Return each message's weights on the links that can be its bottleneck, renumbered.
+
+    senders: the device and the stream of each message, by numbers or tuples of numbers.
 
     A weight is the share of a link's time that the message takes alone. Links with equal weights for every message are
     one. A link that is never full is dropped: where the messages of all streams at once do not fill it, where
     another one is always fuller, or where links of their own hold its senders to less than its capacity.
     """
     matrix = _weights(loads)
-    devices, streams = ([sender[i] for sender in senders] for i in (0, 1))
+    places = ([sender[i] for sender in senders] for i in (0, 1))
+    devices, streams = (np.unique(each, axis=0, return_inverse=True)[1].ravel().tolist() for each in places)
     matrix = matrix[:, _peaks(matrix, streams).sum(axis=0) > FULL]
     matrix = _undominated(matrix)
     matrix = matrix[:, ~_implied(matrix, streams, devices)]

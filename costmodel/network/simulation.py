@@ -21,7 +21,7 @@ from costmodel.workload.operators import ExpertAllToAll
 
 LINK_NAMES = {
     "intra": "links between devices of a node", "pcie": "links to the host", "nic": "NICs", "memory": "host memory",
-    "socket": "links between sockets", "fabric": "links between switches", "core": "links between spines and cores",
+    "socket": "links between sockets", "fabric": "links between switches",
 }  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def _one_of_each(run: FlowRun) -> dict[str, float]:
         return capacity
     nic, port = ports(run.cluster)
     fabric = port * run.shares.get("fabric", 1.0)
-    return capacity | {"nic": nic * run.shares.get("nic", 1.0), "fabric": fabric, "core": fabric}
+    return capacity | {"nic": nic * run.shares.get("nic", 1.0), "fabric": fabric}
 
 
 def _farthest(flows: UniformFlows, cluster: Cluster) -> float:

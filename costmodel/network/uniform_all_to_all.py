@@ -25,7 +25,7 @@ from costmodel.network.topologies import full_fabric, has_three_levels, leaf_por
 from costmodel.quantities import Array, Indices
 from costmodel.records import Record
 
-LINKS = ("intra", "pcie", "nic", "fabric", "core")
+LINKS = ("intra", "pcie", "nic", "fabric")
 _TREES = ("ft2", "ft3", "fat-tree", *RAILED)
 _FLAT = ("unspecified",)
 
@@ -124,7 +124,6 @@ def _flows(rank_layout: Layout, tiers: list[Tier], change: _RailChange) -> Itera
                 "pcie": 2.0 if changes and change.over_host else 1.0,
                 "intra": 1.0 if changes and change.forwards else 0.0,
                 "fabric": 1.0 if climbs >= 1 else 0.0,
-                "core": 1.0 if climbs >= 2 else 0.0,
                 "hops": 2.0 * climbs,
                 "forwarded": 1.0 if changes and (change.forwards or change.over_host) else 0.0,
             }
@@ -145,23 +144,22 @@ def _shape(cluster: Cluster, rank_layout: Layout) -> _Shape | None:
         return None
     endpoints_per_node = 1 if is_railed else local
     nodes_per_leaf, rest = divmod(int(ports.down), endpoints_per_node)
-    half, three_levels = int(network.radix) // 2, has_three_levels(network, float(last_node * local))
-    nodes_per_pod = nodes_per_leaf * half if three_levels else last_node
+    three_levels = has_three_levels(network, float(last_node * local))
+    nodes_per_pod = nodes_per_leaf * (int(network.radix) // 2) if three_levels else last_node
     if rest or nodes_per_leaf == 0 or (three_levels and network.topology == "rail"):
         return None
     if not _has_room(network, last_node, local):
         return None
     groups = [_nodes(rank_layout, group) for group in range(rank_layout.groups)]
     every = np.concatenate(groups)
-    in_leaf, in_pod = (_even(every // width) for width in (nodes_per_leaf, nodes_per_pod))
+    in_leaf = _even(every // nodes_per_leaf)
     own_leaf, own_pod = (_even(groups[0] // width) for width in (nodes_per_leaf, nodes_per_pod))
-    if in_leaf is None or in_pod is None or own_leaf is None or own_pod is None:
+    if in_leaf is None or own_leaf is None or own_pod is None:
         return None
     if any((_even(group // nodes_per_leaf), _even(group // nodes_per_pod)) != (own_leaf, own_pod) for group in groups):
         return None
     tiers = [Tier(own_leaf - 1.0, 0), Tier(float(own_pod - own_leaf), 1), Tier(float(nodes - own_pod), 2)]
-    up = float(ports.up)
-    ranks = {"fabric": in_leaf * endpoints_per_node / up, "core": in_pod * endpoints_per_node / (up * half)}
+    ranks = {"fabric": in_leaf * endpoints_per_node / float(ports.up)}  # what leaves a pod comes from its leaves' links
     return _Shape([tier for tier in tiers if tier.nodes > 0], ranks, full=in_leaf == nodes_per_leaf)
 
 

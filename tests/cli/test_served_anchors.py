@@ -97,6 +97,14 @@ def test_several_anchors_add_up_to_narrower_intervals(run: Run, folder: Path) ->
     assert both["anchor"]["steps"] == 4
 
 
+def test_a_benchmark_that_two_scenarios_agree_with_asks_which_one_ran(run: Run, folder: Path) -> None:
+    write(folder, "chat.yaml", CHAT + CHAT.partition("scenarios:\n")[2].replace("chat:", "night:"))
+    ran = run("simulate", "chat.yaml", "--anchor", "bench.json")
+    assert ran.code == 2
+    assert "agrees with chat, night; name the one that ran with --scenario" in ran.err.replace("\n", " ")
+    assert run("simulate", "chat.yaml", "--anchor", "bench.json", "--scenario", "night").code == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

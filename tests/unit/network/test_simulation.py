@@ -108,12 +108,19 @@ SHAPES = [
 
 @pytest.mark.parametrize("placed", [{}, {"stride": 4}, {"stride": 2, "groups": 4}], ids=["packed", "spread", "groups"])
 @pytest.mark.parametrize(("topology", "planes", "more"), SHAPES)
-@pytest.mark.parametrize("policy", ["spray", "static", "adaptive"])
+@pytest.mark.parametrize(
+    ("policy", "shares"), [("spray", {}), ("static", {}), ("adaptive", {}), ("spray", {"fabric": 0.1})]
+)
 def test_symmetry_gives_what_the_flows_give(
-    topology: str, planes: float, more: dict[str, object], placed: dict[str, int], policy: str
+    topology: str,
+    planes: float,
+    more: dict[str, object],
+    placed: dict[str, int],
+    policy: str,
+    shares: dict[str, float],
 ) -> None:
     cluster = with_network(MRFT, topology=topology, planes=planes, routing=policy, **more)
-    run = FlowRun(cluster, layout(cluster, 64, **placed))
+    run = FlowRun(cluster, layout(cluster, 64, **placed), shares)
     by_symmetry = run_collective("all_to_all", SIZE, run, "direct")
     (phase,) = phases("all_to_all", "direct", SIZE, run.rank_layout)
     by_flows = phase_outcome(phase, run)
@@ -122,7 +129,7 @@ def test_symmetry_gives_what_the_flows_give(
 
 
 def test_symmetry_is_not_claimed_where_it_does_not_hold() -> None:
-    capacity = {"intra": 1.0, "nic": 1.0, "fabric": 1.0, "core": 1.0}
+    capacity = {"intra": 1.0, "nic": 1.0, "fabric": 1.0}
     uneven = layout(MRFT, 8 * 33)  # 32 nodes on one leaf, one on the next
     assert uniform_flow_classes(MRFT, uneven, capacity, "spray") is None
     apart = layout(with_network(MRFT, topology="ft2"), 128)

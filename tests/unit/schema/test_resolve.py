@@ -270,6 +270,9 @@ def test_nodes_without_a_nic_have_no_network(world: Path) -> None:
 def test_devices_takes_the_first_ranks(world: Path) -> None:
     half = small(world, scenarios__train__devices="4", scenarios__train__parallel__dp="2")
     assert half.scenarios["train"].cluster.devices == 4
+    assert not any("requested" in note for note in half.scenarios["train"].notes)
+    spare = small(world, scenarios__train__devices="4", scenarios__train__parallel__dp="1")
+    assert any("4 requested, but the parallel degrees use 2" in note for note in spare.scenarios["train"].notes)
     part = small(world, scenarios__train__devices="2", scenarios__train__parallel__dp="1")
     assert (part.scenarios["train"].cluster.count, part.scenarios["train"].cluster.node.count) == (1, 2)
     problems = problems_of(lambda: small(world, scenarios__train__devices="6"))

@@ -111,6 +111,9 @@ def test_a_saving_beyond_its_ceiling_is_said_to_be_one() -> None:
     worth = Worth("a", "s", "tpot", {}, before=2.0, after=1.0, ceiling=0.4)
     assert not worth.keeps_to_its_ceiling
     assert replace(worth, ceiling=0.5).keeps_to_its_ceiling
+    assert replace(worth, with_waves=0.5).keeps_to_its_ceiling
+    for unbounded in (replace(worth, ceiling=None), replace(worth, after=None)):  # a server; what cannot be had
+        assert unbounded.keeps_to_its_ceiling
 
 
 def test_a_list_of_changes_without_names_is_one_of_levers() -> None:
