@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -54,6 +55,15 @@ def predict(table: Table, search_path: Sequence[str | Path] = (), *, is_own: boo
     with the reason.
     """
     return predict_mapped(table, *map_all(table, Catalogue(search_path)), search_path, is_own=is_own)
+
+
+def in_thousands(table: Table, predictions: Predictions) -> str:
+    """Return what is said of measured times that are nearer to a thousandth of predictions, or a thousand, or blank."""
+    ratios = table.seconds / predictions.seconds
+    ratios = ratios[np.isfinite(ratios)]
+    if not len(ratios) or round(math.log(float(np.median(ratios)), 1e3)) == 0:
+        return ""
+    return f"the median of {len(ratios):,} times is {np.median(ratios):.2g} of what is predicted: check their unit"
 
 
 def predict_mapped(

@@ -22,7 +22,7 @@ def command(*, measurements: Path, device: str | None, output: Path, strict: boo
     Rows need the columns of the measurement schema except the time. `why` names the fit used, or the reason there is
     none.
     """
-    from costmodel.calibration.row_prediction import predict, write_predictions
+    from costmodel.calibration.row_prediction import in_thousands, predict, write_predictions
     from costmodel.measurements.raw_tables import read_columns
     from costmodel.measurements.tables import ignored_note, read_tables
 
@@ -32,6 +32,8 @@ def command(*, measurements: Path, device: str | None, output: Path, strict: boo
     write_predictions(output, columns, predictions)
     if note := ignored_note(columns):
         click.echo(f"note: {note}", err=True)
+    if odd := in_thousands(table, predictions):
+        click.echo(f"warning: {odd}", err=True)
     counts = predictions.count_by_basis()
     listed = ", ".join(
         f"{rows:,} {'without a prediction' if name == 'none' else name}" for name, rows in counts.items()

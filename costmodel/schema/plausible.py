@@ -44,14 +44,21 @@ _STEPS = (1e3, 1e-3, 8.0, 1 / 8, 1e6, 1e-6, 1e9, 1e-9)  # what a wrong prefix, o
 _CENTS = (0.01, 100.0, 1e-3, 1e3)  # cents for dollars
 _STEPS_OF = {"time": (*_STEPS, 60.0, 1 / 60), "money": _CENTS, "money_rate": _CENTS}
 _PUBLISHED = {  # path in a scenario -> its band
-    "input_tokens": "input_tokens", "sequence": "sequence", "output_tokens": "output_tokens",
-    "requests.prefix.tokens": "input_tokens", "requests.sessions.first.mean": "input_tokens",
-    "memory.utilization": "utilization", "prefix_hit_rate": "prefix_hit_rate", "chunk_tokens": "token_budget",
+    "input_tokens": "input_tokens",
+    "sequence": "sequence",
+    "output_tokens": "output_tokens",
+    "requests.prefix.tokens": "prefix_tokens",
+    "requests.sessions.first.mean": "prompt_tokens",
+    "requests.sessions.think_time.mean": "pause",
+    "requests.sessions.agents.share": "agents.share",
+    "memory.utilization": "utilization",
+    "prefix_hit_rate": "prefix_hit_rate",
+    "chunk_tokens": "token_budget",
     "scheduler.token_budget": "token_budget",
-} | {
-    f"requests.{side}.{name}": f"{side}_tokens"
-    for side in ("input", "output") for name in ("mean", "high", "deviation")
-}  # fmt: skip
+} | {f"requests.{side}.{name}": f"{side}_tokens" for side in ("input", "output") for name in ("mean", "high")}
+_DRAWN = ("requests.input", "requests.output", "requests.sessions.first", "requests.sessions.think_time")
+_SPREAD = "deviation of the mean"  # the band of what is drawn; a space begins what is said of it
+_SERVERS = ("serving", "disaggregated", "pools")
 _TO_HOSTS = ("pcie", "c2c", "memory")
 _WHOLE = (1.0, 3.0)  # FLOP a cycle of a processor are a power of two times one of these
 
@@ -225,7 +232,7 @@ def implausible(kind: str, file: Strict, tree: Tree, *, original: Tree | None = 
     problems = dict(_outside(kind, file, known))
     problems |= dict(_bits_for_bytes(file, tree, original))
     if isinstance(file, DeviceFile) and not problems:  # else what follows from a wrong value would be told as well
-        problems |= dict(_disordered(file)) or dict(_unbalanced(file, known))
+        problems |= dict(_disordered(file)) or dict(_unbalanced(file, known)) or dict(_in_bits(file, tree, known))
         if original is None or original is tree:
             problems = dict(_not_whole(file, known)) | problems
     return [
@@ -282,13 +289,36 @@ def _bits_for_bytes(file: Strict, tree: Tree, original: Tree | None) -> Iterator
             yield path, (f"is implausible: an eighth of the {was} that the file states", f"did you mean {was}? ")
 
 
+def _in_bits(file: DeviceFile, tree: Tree, known: Bands) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield bandwidths in bits that go with no shipped peak or memory, where the same digits in bytes go with some."""
+    memory, year = f"memory.{file.memory[-1].name}.bandwidth", known.ahead(file)
+    for own, name, value in balances(file):
+        path, factor = (memory, 1 / 8) if name == BALANCE else (own, 8.0)
+        band, written = known.fields[name], tree.at(path.split("."))
+        is_in_bits = written is not None and "bit" in str(written.value)
+        if is_in_bits and band.excess(value, year) > 1.0 == band.excess(value * factor, year):
+            message = "is implausible: in bits it goes with no shipped device, in bytes it does"
+            yield path, (message, "did you mean bytes? ")
+
+
 def unlike_published(plan: Strict, tree: Tree, field: str) -> Iterator[Problem]:
     """Yield the lengths, shares and budgets of a scenario unlike those that are published. field: of its document."""
-    for key, name in _PUBLISHED.items():
-        path = key.split(".")
-        value, stated = reduce(_attribute, path, cast(object, plan)), tree.at(path)
-        if stated is not None and isinstance(value, float | int) and (odd := unlike(name, value)) is not None:
+    lengths = {"input_tokens": "prompt_tokens"} if tree.text("phase") in _SERVERS else {}
+    found = [(key, name, _value(plan, key)) for key, name in (_PUBLISHED | lengths).items()]
+    for key in _DRAWN:
+        mean, deviation = (_value(plan, f"{key}.{name}") for name in ("mean", "deviation"))
+        if mean and deviation is not None:
+            found.append((f"{key}.deviation", _SPREAD, deviation / mean))
+    for key, name, value in found:
+        stated = tree.at(key.split("."))
+        if stated is not None and value is not None and (odd := unlike(name, value)) is not None:
             yield Problem(stated.location, f"{field}.{key}", odd[0], odd[1].rstrip("; "))
+
+
+def _value(plan: Strict, key: str) -> float | None:
+    """Return a number that a scenario states, null for none and for a grid."""
+    value = reduce(_attribute, key.split("."), cast(object, plan))
+    return float(value) if isinstance(value, float | int) else None
 
 
 def _attribute(part: object, name: str) -> object:

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-from costmodel.errors import Notice
+from costmodel.errors import ImplausibleInput, Notice
 from costmodel.records import Record
 from costmodel.serving.message_texts import Texts, answer_of, messages_of, usage_of
 from costmodel.serving.trace_rows import MILLI, Row, moment_of, number_of, parsed, problem, tokens_of
@@ -94,11 +94,12 @@ def in_sessions(records: list[Recorded]) -> Iterator[Row]:
     """
     ended: dict[str, list[tuple[float, str]]] = {}
     children: dict[str, set[str]] = {}
-    records = sorted(records, key=lambda each: each.start)
+    records, early = sorted(records, key=lambda each: each.start), 0
     for number, each in enumerate(records):
         before = _last_ended(ended.get(each.session, []), each.start)
         if before is None and each.parent:
             before = _last_ended(ended.get(each.parent, []), each.start)
+        early += each.session in ended and ended[each.session][-1][0] > each.start
         waits = [] if before is None else [before]
         for child in sorted(children.get(each.session, ())):
             back = _last_ended(ended.get(child, []), each.start)
@@ -114,6 +115,14 @@ def in_sessions(records: list[Recorded]) -> Iterator[Row]:
             row.line, float("inf") if after else each.start, row.prompt, row.output, row.blocks, row.priority, name,
             after, 0.0, row.size,
         )  # fmt: skip
+    _warn_of_early(early, len(records) - len(ended))
+
+
+def _warn_of_early(early: int, turns: int) -> None:
+    """Warn where most turns came before the one before them had its answer."""
+    if 2 * early > turns:
+        text = "most turns came before the one before them had its answer: check the unit of what answers took"
+        warnings.warn(ImplausibleInput(text), stacklevel=2)
 
 
 def _last_ended(ended: list[tuple[float, str]], moment: float) -> tuple[float, str] | None:
@@ -228,6 +237,7 @@ def weka_session(trace: Entry, line: int, reader: Reader) -> Iterator[Row]:
     """
     scope = "" if trace.get("hash_id_scope") == "global" else f"{line}"
     size, last, back = reader.size(trace.get("block_size", 0), line), None, list[str]()
+    early = turns = 0
 
     def row(entry: Entry, name: str, start: float, after: tuple[tuple[str, float], ...]) -> Row | None:
         prompt, output = reader.lengths(entry, line, (("in",), ("out",)))
@@ -238,6 +248,7 @@ def weka_session(trace: Entry, line: int, reader: Reader) -> Iterator[Row]:
 
     for index, entry in enumerate(_requests(trace, line, reader)):
         name, start = f"{line}.{index}", reader.seconds(entry, "t", line, 1.0)
+        turns, early = turns + (last is not None), early + (last is not None and start < last[1])
         wait = max(reader.seconds(entry, "think_time", line, 1.0, start - last[1] if last else 0.0), 0.0)
         before: tuple[tuple[str, float], ...] = () if last is None else ((last[0], wait),)
         if entry.get("type") != "subagent":
@@ -257,6 +268,7 @@ def weka_session(trace: Entry, line: int, reader: Reader) -> Iterator[Row]:
                 yield made
         if inner != before and not str(entry.get("status", "")).startswith("async"):
             back.append(inner[0][0])
+    _warn_of_early(early, turns)
 
 
 def _requests(entry: Entry, line: int, reader: Reader) -> list[Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from array import array
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from costmodel.errors import InputError, Location
+from costmodel.errors import ImplausibleInput, InputError, Location
 from costmodel.quantities import Array
 from costmodel.schema.references import display_path
 from costmodel.serving.draw import in_order_of_arrival
@@ -216,6 +217,9 @@ def paths_of_trace(blocks: Ints, number: Ints, tokens: Ints, block: int, size: i
     blocks: of the trace, one request's after the other's; number: of each request; tokens: of each prompt, with what is
     known of its answer; size: tokens of one of the trace's. Only full blocks of the engine count.
     """
+    if 2 * np.count_nonzero(number * size >= tokens + size) > len(number):
+        text = "most prompts of the trace have blocks of more tokens than they have: check the unit of their lengths"
+        warnings.warn(ImplausibleInput(text), stacklevel=2)
     known = np.minimum(number * size, tokens) // block
     step = max(block // size, 1)  # blocks of the trace in one of the engine
     taken = known if step > 1 else -(-known * block // size)

@@ -19,7 +19,6 @@ from costmodel.declared import (
     Number,
     NumberOrZero,
     PositiveNumber,
-    Ratio,
     RatioOrZero,
     Share,
     Weight,
@@ -133,7 +132,7 @@ class Gaps(Record, kw_only=True):
 class SubAgents(Record, kw_only=True):
     """Agents that a session starts after some of its answers. Its next request waits for the last of them to end."""
 
-    share: Annotated[Ratio, "of a session's answers, the last one not counted, after which agents start"]
+    share: Annotated[Share, "of a session's answers, the last one not counted, after which agents start"]
     count: Annotated[Lengths, "agents that start together"] = Lengths()
     context: Annotated[
         Literal["fork", "new"], "what an agent's first prompt begins with: all of the session so far, or the `prefix`"

@@ -13,8 +13,9 @@ A framework's field reaches as far as the one that spreads most over the shipped
 
 The trend is that of the largest values: of each year in which a shipped device has a larger value of a field than all
 before. Their logarithms grow by one slope a dimension (all rates of arithmetic, all bandwidths …), which least squares
-over all fields of it give, each with a level of its own; what does not grow stays as it is. A generation is the mean
-time from one of them to the next. Years are those of the devices (`announced`), of nodes those of their devices.
+over all fields of it give, each with a level of its own; what does not grow stays as it is, and so does a field that
+has had no larger value for two generations. A generation is the mean time from one of them to the next. Years are those
+of the devices (`announced`), of nodes those of their devices.
 """
 
 from __future__ import annotations
@@ -97,18 +98,20 @@ def learn() -> dict[str, Any]:
         dimension: _growth([each for name, each in records.items() if dimensions[name] == dimension])
         for dimension in {dimensions[name] for name in kept}
     }
+    newest = max(year for year in years.values() if year is not None)
     gaps = [later - sooner for each in records.values() for (_, sooner), (_, later) in pairwise(each)]
+    generation = sum(gaps) / len(gaps)
     fields = {
         name: {
             "dimension": dimensions[name], "low": each[0][0], "high": each[-1][0],
             "reach": max(least, reaches[name]), "files": len(each), "year": records[name][-1][1],
-            "growth": growth[dimensions[name]],
+            "growth": growth[dimensions[name]] if newest - records[name][-1][1] <= 2.0 * generation else 1.0,
         }
         for name, each in kept.items()
     } | yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))  # fmt: skip
     return {
         "schema": FORM, "fields": fields, "flop_per_cycle": whole,
-        "newest": max(year for year in years.values() if year is not None), "generation": sum(gaps) / len(gaps),
+        "newest": newest, "generation": generation,
     }  # fmt: skip
 
 

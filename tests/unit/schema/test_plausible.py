@@ -136,6 +136,19 @@ def test_links_of_devices_go_with_their_memory(tmp_path: Path) -> None:
     assert "0.01461 of the bandwidth of memory is implausible" in slow
 
 
+@pytest.mark.parametrize(
+    ("device", "text", "field"),
+    [
+        ("tpu-v6e", "links: {ici: {bandwidth: {bidirectional: 800 Gbit/s}}}", "links.ici.bandwidth"),
+        ("ascend-910c", "memory: [{name: hbm, bandwidth: 3.2 Tbit/s}]", "memory.hbm.bandwidth"),
+        ("tpu-v6e", "links: {ici: {bandwidth: {bidirectional: 6400 Gbit/s}}}", ""),  # the same as it is shipped
+    ],
+)
+def test_bits_that_go_with_no_device_are_asked_about(tmp_path: Path, device: str, text: str, field: str) -> None:
+    found = problems(tmp_path, f"schema: costmodel/device@1\nextends: devices/{device}\nname: mine\n{text}")
+    assert [f"{field}: " in each and "did you mean bytes?" in each for each in found] == [True] * bool(field)
+
+
 def test_no_nvlink_is_slower_than_the_link_to_the_host(tmp_path: Path) -> None:
     (slow,) = problems(tmp_path, H800 + "links: {nvlink: {bandwidth: 450 Gbit/s}}")
     assert "links.nvlink.bandwidth: is implausible: 56.25 GB/s, but pcie has 64 GB/s" in slow
@@ -158,6 +171,22 @@ def test_an_axis_of_links_is_no_mistake(path: str) -> None:
         ("scenarios.serving.output_tokens", "1000000", r"1e\+06 is implausible: answers are .*did you mean 1000\?"),
         ("scenarios.serving.input_tokens", "20000000", r"did you mean 2e\+04\?"),
         ("scenarios.serving.input_tokens", "1000000", ""),
+        ("scenarios.serving.input_tokens", "8", "prompts of servers have a mean of"),
+        ("scenarios.serving.requests", "{count: 9, prefix: {tokens: 10}}", "prefixes that engines keep"),
+        ("scenarios.serving.requests", "{count: 9, prefix: {tokens: 16}}", ""),
+        *(
+            ("scenarios.serving.requests", f"{{count: 9, sessions: {{turns: {{mean: 3}}, {each}}}}}", told)
+            for each, told in (
+                ("first: {mean: 4}", "prompts of servers have a mean of"),
+                ("first: {mean: 4000}", ""),
+                ("think_time: {mean: 4 ms}", r"pauses between turns.*did you mean 4 s\?"),
+                ("think_time: {mean: 4 s}", ""),
+                ("think_time: {distribution: lognormal, mean: 4 s, deviation: 6 ms}", "of the mean is implausible"),
+                ("think_time: {distribution: lognormal, mean: 4 s, deviation: 6 s}", ""),
+                ("agents: {share: 0.06 %, count: {mean: 2}, turns: {mean: 2}}", r"agents start.*did you mean 6 %\?"),
+                ("agents: {share: 6 %, count: {mean: 2}, turns: {mean: 2}}", ""),
+            )
+        ),
         ("scenarios.serving.prefix_hit_rate", "0.56 %", r"did you mean 56 %\?"),
         ("scenarios.serving.memory.utilization", "0.9 %", r"did you mean 90 %\?"),
         ("scenarios.serving.scheduler.token_budget", "2048000", r"did you mean 2048\?"),
@@ -176,6 +205,7 @@ def test_a_change_in_bits_and_tokens_in_thousands_are_asked_about(path: str, val
         ("0,1000000,200\n1,2000000,100\n2,800000,50\n", "prompts of traces have a mean of"),
         ("0,1000,200000\n1,2000,100000\n2,800,50000\n", "answers of traces have a mean of"),
         ("0,1000,200\n1000,2000,100\n2000,800,50\n", "requests of published traces come at"),
+        ("0,1000,200\n0.001,2000,100\n0.002,800,50\n", "published traces last"),
     ],
 )
 def test_a_trace_in_other_units_is_asked_about(tmp_path: Path, rows: str, told: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from costmodel.errors import InputError, Notice
+from costmodel.errors import ImplausibleInput, InputError, Notice
 from costmodel.serving.draw import in_order_of_arrival
 from costmodel.serving.lengths import trace_rate
 from costmodel.serving.state import NEXT, Requests
@@ -298,3 +298,39 @@ def test_a_turn_of_a_session_waits_as_long_after_the_last_as_their_times_differ(
 ) -> None:
     turns = [{"session_id": "a", "timestamp": time, "input_length": 16, "output_length": 8} for time in (1000, moment)]
     assert calls(read(tmp_path, lines(*turns))) == [(0, 1, pytest.approx(pause))]
+
+
+def chat(took: float, prompt: int = 1155) -> str:
+    """Return a session of four turns, seven seconds apart. took: what each answer does [ms]."""
+    return lines(*(
+        {"timestamp": 1.7e9 + 7 * turn, "session_id": "a", "latency_ms": took, "usage": {
+            "prompt_tokens": prompt, "completion_tokens": 211,
+        }, "messages": [{"role": "user", "content": "word " * turn}]}
+        for turn in range(4)
+    ))  # fmt: skip
+
+
+def coding(took: float, prompt: int = 1152) -> str:
+    """Return four turns of a session, seven seconds apart, in blocks of 576 tokens. took: what an answer does [s]."""
+    turns = [
+        {"t": 7 * turn, "type": "n", "in": prompt, "out": 211, "hash_ids": [1, 2 + turn], "api_time": took}
+        for turn in range(4)
+    ]
+    return json.dumps({"id": 1, "block_size": 576, "requests": turns})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (chat(100.0), ""), (chat(100_000.0), "before the one before them had its answer"),
+        (coding(0.1), ""), (coding(100.0), "before the one before them had its answer"),
+        (coding(0.1, prompt=1), "blocks of more tokens than they have"),
+    ],
+)  # fmt: skip
+def test_turns_before_their_answers_and_blocks_beyond_their_prompts_are_asked_about(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        read(tmp_path, text)
+    assert [told in str(each.message) for each in warned if each.category is ImplausibleInput] == [True] * bool(told)
