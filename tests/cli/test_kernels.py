@@ -255,12 +255,10 @@ def test_a_table_in_milliseconds_is_refused(run, world, command):
     assert not (world / "o.csv").exists()
 
 
-@pytest.mark.parametrize(("scale", "told"), [(1e3, False), (1.0, True), (1e6, True)])
+@pytest.mark.parametrize(("scale", "told"), [(1.0, False), (10.0, False), (1e-3, True), (1e3, True)])
 def test_times_in_another_unit_than_microseconds_are_asked_about(run, world, scale, told):
-    shapes = [(m, 4096, 4096) for m in (2048, 4096, 8192)]
-    rows = [f"CHIP,gemm,bf16,{m},{n},{k},{scale * m * 2e-5 * n * k / 4096**2}" for m, n, k in shapes]
+    rows = [f"CHIP,gemm,bf16,{m},4096,4096,{scale * 4.6 * m}" for m in (2048, 4096, 8192)]
     write(world, "t.csv", "\n".join(["device,op,dtype_in,m,n,k,time_us", *rows]) + "\n")
     done = run("predict", "t.csv", "--output", "o.csv", "--path", world)
-    print(done.err, (world / "o.csv").read_text())
     assert done.code == 0
     assert ("check their unit" in done.err) == told
