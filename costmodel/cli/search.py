@@ -39,7 +39,7 @@ _SEARCHED = (
 @click.option(
     "--objective",
     metavar="TEXT",
-    help="`minimise FORMULA` or `maximise FORMULA`; formulas use metric names and `devices`.",
+    help="`minimise FORMULA` or `maximise FORMULA` of metrics and `devices`; or a field, as `maximise input_tokens`.",
 )
 @click.option(
     "--constraint", "constraints", multiple=True, metavar="TEXT",
@@ -56,12 +56,16 @@ def command(
     """Find the best parallel degrees, micro-batch size, recomputation and batch size for WORKLOAD.
 
     WORKLOAD may be a model, with --cluster and --phase as in `simulate`. Several clusters are searched one by one.
-    `--objective "minimise devices"` with a constraint finds the fewest devices that meet it. Anything fixed with
-    `--set` (degree, batch, schedule, recomputation, ZeRO stage) is not searched. Without --devices, the number of
-    devices is tp*cp*dp*pp, as in `simulate` with the same --set. Of a server at a `rate` (`phase: serving`) the search
-    finds the cheapest engines and how many of them keep up, the 99th percentile of their times within the scenario's
-    `slo`; without --devices, on up to 512 devices. Of a step of `phase: rl` the best layouts of its training are tried
-    with all its engines. Two pools are not searched: sweep them.
+    Anything fixed with `--set` (degree, batch, schedule, recomputation, ZeRO stage) is not searched. Without --devices,
+    the number of devices is tp*cp*dp*pp, as in `simulate` with the same --set. Of a server at a `rate`
+    (`phase: serving`) the search finds the cheapest engines and how many of them keep up, the 99th percentile of their
+    times within the scenario's `slo`; without --devices, on up to 512 devices. Of a step of `phase: rl` the best
+    layouts of its training are tried with all its engines. Two pools are not searched: sweep them.
+
+    `--objective "minimise devices"` finds the fewest devices that meet the constraints. The objective may name a field
+    of the scenario: `maximise rate` with `--constraint "cost_rate <= 100 $/h"` is the highest rate of a budget,
+    `maximise sequence` the longest context that trains, `minimise hardware.node.nic.bandwidth` the slowest network
+    that keeps a step's time.
 
     --workers and --cluster-scheduler as in `sweep`: numbers of devices, values of axes that are texts, and layouts that
     are looked at one by one go to the workers, which find the same.

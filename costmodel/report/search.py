@@ -12,13 +12,14 @@ from costmodel.report.text import NONE, gib, interval, metric, readable, setting
 from costmodel.result import headline_of
 from costmodel.schema.overrides import ON
 from costmodel.schema.results import FoundScenario
-from costmodel.study.goals import SENSES, Candidate, SearchResult, ranked
+from costmodel.study.goals import SENSES, Candidate, Reached, SearchResult, ranked
 from costmodel.study.layouts import REPLICAS
 from costmodel.study.search_servers import PERCENTILE
 
 _MOST_COUNTS = 4  # numbers of devices that are listed one by one
 _RATES = "tokens_per_second_per_device", "tokens_per_second_per_user", "mfu"
 _COSTS = {"cost_per_million_tokens": "per million tokens", "cost_per_trillion_tokens": "per trillion tokens"}
+_ENDS = {"maximise": "the most", "minimise": "the least"}
 _FEW = 5  # layouts in the short form
 _METRIC_OF = {"e2e": "latency", "itl": "tpot"}  # percentile -> the metric whose it is
 
@@ -34,6 +35,8 @@ def show_search(result: SearchResult, first: str, scenario: str) -> None:
     looked = considered(result, f" on {listed} devices")
     if result.best:
         show(_answer(result), "bold")
+        if result.reached is not None:
+            show(_end(result, result.reached))
         show(looked)
     else:
         show(f"{result.scenario}: {looked}", "bold")
@@ -95,6 +98,16 @@ def _answer(result: SearchResult) -> str:
     return f"{result.scenario}: {', '.join((text, *costs))}"
 
 
+def _end(result: SearchResult, reached: Reached) -> str:
+    """Return how far the number goes that was looked for, and what is beyond."""
+    dimension = result.axes.get(reached.path)
+    name = f"{result.objective} {_value(reached.value, dimension)} is {_ENDS[result.sense]}"
+    if reached.beyond is None or reached.failed is None:
+        return f"{name} that there can be"
+    failed = reached.failed if isinstance(reached.failed, str) else _why_none(reached.failed)
+    return f"{name}: at {_value(reached.beyond, dimension)}, {failed}"
+
+
 def _spread(front: Sequence[Candidate]) -> Sequence[Candidate]:
     if len(front) <= _FEW:
         return front
@@ -110,13 +123,20 @@ def show_clusters(results: Sequence[SearchResult]) -> None:
         runs.sort(key=lambda one: SENSES[one.sense] * one.best[0].objective)
         values = ranked([one.best[0] for one in runs])
         listed = ", ".join(
-            f"{one.scenario.partition(ON)[2]} {metric(one.objective, best.objective)} on {best.devices:,} "
+            f"{one.scenario.partition(ON)[2]} {_objective(one, best.objective)} on {best.devices:,} "
             f"device{'s' * (best.devices > 1)}{' ~' * best.tied}"
             for one, best in zip(runs, values, strict=True)
         )
         show(f"{name}: {runs[0].sense} {runs[0].objective}, the best cluster first: {listed}", "bold")
         if any(best.tied for best in values):
             show("~ 80 % intervals overlap: the model cannot tell which is better")
+
+
+def _objective(result: SearchResult, value: float) -> str:
+    """Return a value of the objective, of a metric or of the number whose end was looked for."""
+    if result.reached is None:
+        return metric(result.objective, value)
+    return _value(value, result.axes[result.reached.path])
 
 
 def considered(result: SearchResult | FoundScenario, where: str = "") -> str:

@@ -56,6 +56,16 @@ class Expression(Record):
         with np.errstate(all="ignore"):
             return _value(self._tree, {**names, **self._quantities})
 
+    @property
+    def limited(self) -> tuple[str | None, float]:
+        """Return the name that a condition alone holds against a number, null in any other, and 1 for an upper limit,
+        -1 for a lower one."""
+        match self._tree:
+            case ast.Compare(left=left, ops=[op], comparators=[right]) if _dotted(left) in self.names:
+                is_number = isinstance(right, ast.Constant) or _dotted(right) in self._quantities
+                return (_dotted(left) if is_number else None), 1.0 if isinstance(op, ast.Lt | ast.LtE) else -1.0
+        return None, 0.0
+
 
 def read_expression(
     text: str, known: Collection[str], location: Location, *, condition: bool = False, lists: bool = False

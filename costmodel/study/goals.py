@@ -48,6 +48,18 @@ class Goal(Record):
         """Tell whether the objective of a layout follows from the time of its step, and a shorter one is better."""
         return POWERS.get(self.objective.text) == SENSES[self.sense]
 
+    def may_meet(self, best: Mapping[str, Any], size: int) -> npt.NDArray[np.bool_]:
+        """Return which layouts may meet the constraints. best: metrics of each that its own are no better than.
+
+        Only conditions that hold one of them against a number rule a layout out.
+        """
+        able = np.ones(size, dtype=bool)
+        for condition in self.constraints:
+            name, worse = condition.limited
+            if name is not None and best.get(name) is not None and POWERS.get(name) == worse:
+                able = able & np.broadcast_to(np.asarray(condition.value(best), dtype=bool), (size,))
+        return able
+
     @property
     def names(self) -> tuple[str, ...]:
         """Return every name that the objective and the constraints read, and what derived ones rest on."""
@@ -108,6 +120,22 @@ class Candidate(Record):
         return {name: getattr(self, name) for name in fields(self) if name not in left_out}
 
 
+class Reached(NamedTuple):
+    """The outermost value of a number that a search moved, at its path, and the next one, at which nothing is found.
+
+    Null where the number cannot be any less. failed: the search there, or why the scenario cannot have that value.
+    """
+
+    path: str
+    value: float
+    beyond: float | None = None
+    failed: SearchResult | str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Return the end as JSON."""
+        return {"path": self.path, "value": self.value, "beyond": self.beyond}
+
+
 class Need(NamedTuple):
     """Memory that a layout needs on its fullest device, and that the device has [B]."""
 
@@ -126,6 +154,7 @@ class SearchResult(MutableRecord, eq=False):
     why: there is no layout, where a search knows more of it than counts say.
     notes: on all of the result.
     axes: path -> dimension of those of numbers.
+    reached: the number that was moved until nothing more is found, null where none was.
     """
 
     scenario: str
@@ -143,12 +172,14 @@ class SearchResult(MutableRecord, eq=False):
     axes: Mapping[str, str] = field(default_factory=dict)
     why: str | None = None
     notes: tuple[str, ...] = ()
+    reached: Reached | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the result as JSON."""
         return {
             "devices": list(self.devices), "looked_at": self.looked_at, "feasible": self.feasible,
             "scheduled": self.scheduled, **({} if self.stages is None else {"stages": self.stages}),
+            **({} if self.reached is None else {"reached": self.reached.document()}),
             "best": [one.document() for one in self.best], "front": [one.document() for one in self.front],
             **({"prices": [asdict(one) for one in self.rents]} if self.rents else {}),
             **({"notes": list(self.all_notes)} if self.all_notes else {}),
@@ -234,6 +265,18 @@ def default_objective(plan: Plan, result_kind: str, *, has_rent: bool) -> str | 
     return "minimise devices" if result_kind == "serving" and not has_rent else _DEFAULTS.get(result_kind)
 
 
+def sense_of(objective: str) -> tuple[str | None, str]:
+    """Return `minimise` or `maximise`, null where an objective begins with neither, and what stands behind it."""
+    sense, _, formula = objective.strip().partition(" ")
+    sense = sense.replace("mize", "mise")
+    return (sense if sense in SENSES and formula.strip() else None), formula.strip()
+
+
+def names_of(phase: str, axes: Iterable[str]) -> list[str]:
+    """Return what formulas of a search may use. axes: paths of numeric axes."""
+    return [*PHASES[phase][1], *axes, "devices", "fits"]
+
+
 def read_goal(
     phase: str, scenario: str, objective: str | None, constraints: Iterable[str], derived: Mapping[str, str],
     axes: Sequence[str] = (),
@@ -250,19 +293,19 @@ def read_goal(
             field=scenario,
         )
     text = objective or _DEFAULTS[phase]
-    sense, _, formula = text.strip().partition(" ")
-    sense = sense.replace("mize", "mise")
-    if sense not in SENSES or not formula.strip():
-        hint = f"write `minimise {text}` or `maximise {text}`" if text.isidentifier() else "write `minimise FORMULA`"
+    sense, formula = sense_of(text)
+    if sense is None:
+        is_metric = text.isidentifier() and text.replace("mize", "mise") not in SENSES
+        hint = f"write `minimise {text}` or `maximise {text}`" if is_metric else "write `minimise FORMULA`"
         raise InputError.single(f"{text!r} is no objective", hint=hint, field="--objective")
-    known = [*PHASES[phase][1], *axes, "devices", "fits"]
+    known = names_of(phase, axes)
     read: dict[str, Expression] = {}
     for name, each in derived.items():
         read[name] = read_expression(each, [*known, *read], Location(f"derived {name}"))
     known += read
     return Goal(
         sense,
-        read_expression(formula.strip(), known, Location("--objective")),
+        read_expression(formula, known, Location("--objective")),
         tuple(read_expression(each, known, Location("--constraint"), condition=True) for each in constraints),
         read,
     )

@@ -30,12 +30,14 @@ from costmodel.study.goals import (
     SearchResult,
     candidate,
     default_objective,
+    names_of,
     ranked,
     read_goal,
 )
 from costmodel.study.layouts import DEGREES, OWN, SLICES, VARIED, exchange_axis, stage_sizes
+from costmodel.study.reach import Number, number_of, reach
 from costmodel.study.search_passes import search_passes
-from costmodel.study.search_servers import most_servers, search_servers
+from costmodel.study.search_servers import growing_numbers, most_servers, search_servers
 from costmodel.study.search_steps import search_steps
 from costmodel.study.sweep import Structure, Sweep, Wanted, plan_sweep
 from costmodel.units import render
@@ -83,6 +85,11 @@ def searched(
     phase = workload.scenario(scenario).result_kind
     chosen = workload.scenario(scenario)
     has_rent = chosen.cluster.device.price.rental is not None
+    number = _moved(workload, scenario, objective, wanted, space)
+    if number is not None and objective is not None:
+        counts = space.devices or (() if isinstance(chosen.plan, Serving) else (int(chosen.devices),))
+        own = replace(space, devices=counts)
+        return reach(workload, number, objective, lambda one: searched(one, scenario, None, wanted, own), on_progress)
     objective = objective or default_objective(chosen.plan, phase, has_rent=has_rent)
     if isinstance(chosen.plan, Reinforcement):
         goal = read_goal(phase, scenario, objective, wanted.constraints, wanted.derived)
@@ -100,6 +107,15 @@ def searched(
     return search(workload, scenario, goal, space, sweep, on_progress)
 
 
+def _moved(workload: Workload, scenario: str, objective: str | None, wanted: Wanted, space: Space) -> Number | None:
+    """Return the number of a scenario whose end the objective asks for, null where it is a formula or none."""
+    phase = workload.scenario(scenario).result_kind
+    if objective is None or phase not in SEARCHED:
+        return None
+    axes = [part.partition("=")[0].strip() for each in space.varied for part in each.split(";")]
+    return number_of(workload, scenario, objective, [*names_of(phase, axes), *wanted.derived])
+
+
 def _of_parts(
     workload: Workload, scenario: str, goal: Goal, space: Space, on_progress: OnProgress
 ) -> SearchResult:  # fmt: skip
@@ -109,7 +125,7 @@ def _of_parts(
             "a step of several parts is searched without axes", hint="sweep them, or search its parts", field=scenario
         )
     result = SearchResult(scenario, goal.sense, goal.objective.text, goal.names)
-    result.devices = _numbers(workload, scenario, space.devices, None)
+    result.devices = _numbers(workload, scenario, space.devices, None, goal)
 
     def train(loaded: Workload, part: str, devices: int, fixed: Sequence[str]) -> SearchResult:
         return searched(loaded, part, "minimise step_time", Wanted({}, ()), Space((devices,), (), fixed))
@@ -162,11 +178,11 @@ def search(
     a training step is searched on ever more devices until one meets the constraints.
     """
     if sweep is None:
-        numbers = _numbers(workload, scenario, space.devices, None)
+        numbers = _numbers(workload, scenario, space.devices, None, goal)
         whole = SearchRequest(workload, scenario, goal, numbers, is_open=not space.devices, pool=space.pool)
         return _of_structure(whole, on_progress)
     result = SearchResult(scenario, goal.sense, goal.objective.text, goal.names)
-    result.devices = _numbers(sweep.workload, scenario, space.devices, sweep)
+    result.devices = _numbers(sweep.workload, scenario, space.devices, sweep, goal)
     head, requests, others = f"scenarios.{scenario}.", [], []
     for one in (one for one in sweep.structures if one.scenario == scenario):
         loaded = _loaded(sweep.workload, scenario, one)
@@ -234,7 +250,8 @@ def _of_structure(request: SearchRequest, on_progress: OnProgress) -> SearchResu
     if isinstance(chosen.plan, Serving):
         search_servers(request, result, on_progress)
         return result
-    is_fewest, without = isinstance(chosen.plan, Training) and request.goal.is_fewest, []
+    is_fewest = request.goal.is_fewest and (isinstance(chosen.plan, Training) or request.is_open)
+    without = []
     parts = _each([replace(request, devices=(number,)) for number in request.devices], _on_devices, on_progress)
     for number, part in zip(request.devices, parts, strict=False):
         result.merge(part, {})
@@ -276,8 +293,11 @@ def _note_the_cluster(request: SearchRequest, result: SearchResult, without: Seq
         result.notes = (*result.notes, f"{has_only}: {', '.join(larger)} were left out")
 
 
-def _numbers(workload: Workload, scenario: str, devices: Sequence[int], sweep: Sweep | None) -> tuple[int, ...]:
-    """Return the numbers of devices to lay out on: those asked for, or those that the axes' points take."""
+def _numbers(
+    workload: Workload, scenario: str, devices: Sequence[int], sweep: Sweep | None, goal: Goal
+) -> tuple[int, ...]:  # fmt: skip
+    """Return the numbers of devices to lay out on: those asked for, those among which the fewest are looked for, or
+    those that the axes' points take."""
     if devices:
         return tuple(sorted(set(devices)))
     plan = workload.scenario(scenario).plan
@@ -285,6 +305,8 @@ def _numbers(workload: Workload, scenario: str, devices: Sequence[int], sweep: S
         return most_servers(workload.scenario(scenario))
     degrees = {f"scenarios.{scenario}.parallel.{name}" for name in (*DEGREES, "cp")}
     varied = sweep is not None and any(axis.path in degrees for axis in sweep.axes)
+    if goal.is_fewest and not varied and not isinstance(plan, Reinforcement):
+        return growing_numbers(workload.scenario(scenario))
     chosen = workload.varied(scenario, sweep.vary())[0] if varied and sweep is not None else workload.scenario(scenario)
     numbers = np.unique(np.asarray(chosen.devices))
     whole = tuple(int(number) for number in numbers if float(number).is_integer())

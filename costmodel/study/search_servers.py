@@ -85,6 +85,20 @@ def most_servers(scenario: Scenario) -> tuple[int, ...]:
     return tuple(sorted(number for number in numbers if number <= _MOST_DEVICES))
 
 
+def growing_numbers(scenario: Scenario) -> tuple[int, ...]:
+    """Return the numbers of devices among which the fewest of a step or a pass are looked for.
+
+    The divisors of a node, then whole nodes: each number up to 16, then steps of a fifteenth to an eighth, up to the
+    devices of the cluster, or of a node alone four times those of the scenario, at least 512.
+    """
+    cluster, node = scenario.cluster, int(scenario.cluster.node.count)
+    own, has_network = int(scenario.devices), cluster.network is not None or cluster.node.nic is not None
+    most = int(np.max(cluster.devices)) if cluster.network is not None else max(_MOST_DEVICES, 4 * own)
+    nodes = [count << power for power in range(24) for count in range(8 if power else 1, 16)]
+    numbers = {*divisors(node), *((most // node * node, *(node * count for count in nodes)) if has_network else ())}
+    return tuple(sorted(number for number in numbers if number <= most))
+
+
 def engine_counts() -> Array:
     """Return numbers of engines that are tried: each up to 8, then a quarter more each time, up to some 48,000."""
     return np.concatenate((np.arange(1.0, _DENSE + 1.0), np.ceil(_DENSE * _GROWTH ** np.arange(1, 40))))
@@ -341,6 +355,10 @@ def _why_none(request: SearchRequest, reason: int, one: _Layout) -> str:
         return (
             f"layouts fit and keep up with the requests, but none meets {stated}: one is {where}"
             f"{''.join(f', {each}' for each in read)} (SI units); allow more --devices or looser constraints"
+        )
+    if evaluation.verdict() not in (None, STABLE):
+        return (
+            f"layouts fit, but their requests queue longer and longer: {nearest}; allow more --devices or a lower rate"
         )
     times = [
         f"{name} {render(float(f'{value:.3g}'), 'duration')} of {render(limit, 'duration')}"

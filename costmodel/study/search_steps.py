@@ -74,7 +74,8 @@ class _Evaluated(NamedTuple):
 
 class _Race(MutableRecord, eq=False):
     """Keeps the best of the layouts that are evaluated. head: of the `SearchRequest`; result: counts them and what
-    they need; larger: layouts that do not fit by the bound of their memory."""
+    they need; larger: layouts that do not fit by the bound of their memory; rules_out: whether constraints
+    rule out others by the bound of their time."""
 
     base: Scenario
     calibration: Shared[Calibration]
@@ -83,6 +84,7 @@ class _Race(MutableRecord, eq=False):
     goal: Goal
     plans: Sequence[Variant]
     result: SearchResult
+    rules_out: bool = False
     larger: list[_Group] = field(default_factory=list)
     best: list[_Layout] = field(default_factory=list)
 
@@ -105,6 +107,12 @@ class _Race(MutableRecord, eq=False):
             return np.full(len(seconds), -np.inf)
         value = rates_of_step(*self.plans[variant].planned(self.base), seconds)[self.goal.objective.text]
         return SENSES[self.goal.sense] * np.broadcast_to(np.asarray(value, dtype=np.float64), seconds.shape)
+
+    def may_meet(self, variant: int, seconds: Array) -> Mask:
+        """Return which layouts may meet the constraints, whose steps take at least some seconds."""
+        if not self.goal.constraints:
+            return np.ones(len(seconds), dtype=bool)
+        return self.goal.may_meet(rates_of_step(*self.plans[variant].planned(self.base), seconds), len(seconds))
 
     def placed(self, variant: int, row: int) -> Scenario:
         """Return the scenario in a variant, its layers placed for the number of stages of one layout."""
@@ -198,7 +206,7 @@ def search_steps(request: SearchRequest, result: SearchResult, on_progress: OnPr
     bounding = _groups(race, [each[rows] for each in divides], lambda share: on_progress(_BOUNDING * share))
     groups = sorted(bounding, key=lambda group: float(group.bounds.min()))
     _run(race, groups, request.pool, lambda share: on_progress(_BOUNDING + (1.0 - _BOUNDING) * share))
-    if result.scheduled:
+    if result.scheduled or race.rules_out:
         result.least = None
     else:
         race.note_least()
@@ -282,9 +290,12 @@ def _groups(race: _Race, layouts: Sequence[Mask], on_progress: OnProgress) -> It
         memory = bounder.memory(variant)
         fits = memory <= capacity
         race.larger += _by_order(number, np.flatnonzero(own & ~fits), memory, order)
-        rows = np.flatnonzero(own & fits)
-        if len(rows):
-            yield from _by_order(number, rows, race.promise(number, bounder.step(variant)), order)
+        if np.any(own & fits):
+            seconds = bounder.step(variant)
+            able = race.may_meet(number, seconds)
+            race.rules_out = race.rules_out or bool(np.any(own & fits & ~able))
+            rows = np.flatnonzero(own & fits & able)
+            yield from _by_order(number, rows, race.promise(number, seconds), order)
 
 
 def _by_order(variant: int, rows: Indices, bounds: Array, order: Indices) -> Iterator[_Group]:
