@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -53,6 +54,12 @@ def _templates() -> Environment:
     made.globals |= {"line": line, "zip": zip}
     made.filters |= {"percent": percent, "to": format}
     return made
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file, by the names of its columns."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def line(*cells: object) -> str:

@@ -8,7 +8,6 @@ number in flight. No measured time is read. What a row leaves open is the framew
 
 from __future__ import annotations
 
-import csv
 import json
 import operator
 import re
@@ -27,6 +26,7 @@ import yaml
 
 import costmodel
 from costmodel.errors import InputError
+from reports.page import read_rows
 
 ACCEPTANCES = (0.875, 0.375, 0.375)
 """Chances that drafts are accepted, those before them accepted, which rows do not state. First: the middle of 85 to
@@ -283,8 +283,7 @@ def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
 def rows(files: tuple[str, ...]) -> Iterator[Row]:
     """Yield the rows of the tables."""
     for file in files:
-        with Path(file).open(encoding="utf-8", newline="") as stream:
-            yield from csv.DictReader(stream)
+        yield from read_rows(Path(file))
 
 
 def scores(chosen: Sequence[Row], found: Sequence[Mapping[str, Any]]) -> Iterator[str]:

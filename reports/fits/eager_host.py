@@ -11,12 +11,13 @@ on x86 hosts and on Grace.
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
+
+from reports.page import read_rows
 
 MODULES = "sglang_dsa_dense_mha"  # kernels whose names begin so
 OPERATORS = {"bf16": 9, "fp8_e4m3_blk128": 12}
@@ -26,14 +27,12 @@ TOKENS = 128  # of a call at most, which a device computes in a tenth of the hos
 
 def floors(folder: Path) -> dict[tuple[str, str], float]:
     """Return the host's microseconds for an operator, by device and format of products."""
-    with (folder / "meta.csv").open(encoding="utf-8", newline="") as stream:
-        modules = {row["meta_id"] for row in csv.DictReader(stream) if row["kernel"].startswith(MODULES)}
+    modules = {row["meta_id"] for row in read_rows(folder / "meta.csv") if row["kernel"].startswith(MODULES)}
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     for file in sorted((folder / "calibration").glob("*__aic2_dsa_module_prefill.csv")):
-        with file.open(encoding="utf-8", newline="") as stream:
-            for row in csv.DictReader(stream):
-                if row["meta_id"] in modules and float(row["q_len"]) * float(row["batch"]) <= TOKENS:
-                    times[row["device"], row["gemm_type"]].append(float(row["time_us"]))
+        for row in read_rows(file):
+            if row["meta_id"] in modules and float(row["q_len"]) * float(row["batch"]) <= TOKENS:
+                times[row["device"], row["gemm_type"]].append(float(row["time_us"]))
     return {key: median(each) / OPERATORS[key[1]] for key, each in times.items()}
 
 

@@ -10,7 +10,6 @@ them, and how far each model's counts are from what the mean of the others says,
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from costmodel.workload.popularity import LEARNED, RoutingLaw, expert_probabilities
+from reports.page import read_rows
 
 MOST = 5.0  # the largest spread that is tried
 Row = Mapping[str, str]
@@ -60,8 +60,7 @@ def of_models(rows: Sequence[Row]) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the spreads of models and their mean."""
     (path,) = sys.argv[1:] if arguments is None else arguments
-    with Path(path).open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_rows(Path(path))
     spreads = of_models(rows)
     sys.stdout.write(f"{'model':<22}{'spread':>8}{'others':>9}{'by them':>9}{'alike':>9}\n")
     for name, spread in spreads.items():

@@ -169,11 +169,12 @@ class Origin(ValueRecord):
     note: Sequence[str]
     kind: str = "measurement"
     rests_on: Sequence[str] = ()
+    cite: str = CITE
 
     def lines(self, fields: str) -> list[str]:
         """Return the lines of the source of some fields of a file."""
         return [
-            "sources:", f"  - fields: [{fields}]", f'    cite: "{CITE}"', f"    kind: {self.kind}",
+            "sources:", f"  - fields: [{fields}]", f'    cite: "{self.cite}"', f"    kind: {self.kind}",
             *([f"    rests_on: [{', '.join(self.rests_on)}]"] if self.rests_on else []),
             "    note: >-", *(f"      {line}" for line in self.note),
         ]  # fmt: skip

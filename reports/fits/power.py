@@ -18,14 +18,13 @@ Prints energies with standard errors, each log from the others, and what boards 
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import yaml
@@ -39,8 +38,8 @@ from costmodel.quantities import Array
 from costmodel.records import Record, ValueRecord, field, replace
 from costmodel.schema.files import load_device
 from costmodel.workload.plans import Serving
+from reports.page import read_rows
 
-Rows: TypeAlias = "list[dict[str, str]]"
 TERMS = ("busy", "tensor", "memory")  # of `Power`; energy of links is cited, not fitted
 UNITS = ("W", "pJ a FLOP", "pJ a byte")
 PICO = np.array([1.0, 1e12, 1e12])
@@ -85,14 +84,14 @@ PAIRS = (("B200_SXM", "b200-sxm", "GB200", "gb200"), ("B300_SXM", "b300-sxm", "G
 
 def read_logs(tables: Path) -> Iterator[tuple[str, Log]]:
     """Yield (generation, row) of the power logs."""
-    for row in _rows(tables / "inferencex_power_h200.csv"):
+    for row in read_rows(tables / "inferencex_power_h200.csv"):
         lengths = 0.9 * float(row["isl"]), 0.9 * float(row["osl"])  # uniform on 0.8 to 1.0 of the nominal ones
         rate, share = float(row["out_tok_s"]) / float(row["n_gpus"]), float(row["gpu_util_pct"]) / 100.0
         yield HOPPER, Log(
             MODELS[row["model"]], "vllm", "nodes/hgx-h200", int(row["tp"]), lengths, float(row["concurrency"]), rate,
             float(row["board_power_w"]), share=share,
         )  # fmt: skip
-    for row in _rows(tables / "argonne.csv"):
+    for row in read_rows(tables / "argonne.csv"):
         if row["set"] == "power" and row["gpu"] in BOARDS:
             lengths, watts, gpu = (float(row["isl"]), float(row["osl"])), float(row["avg_power_w"]), row["gpu"]
             node, changes = BOARDS[gpu]
@@ -104,11 +103,6 @@ def read_logs(tables: Path) -> Iterator[tuple[str, Log]]:
                 MODELS[row["model"]], framework, node, 1, lengths, float(row["batch"]), rate, watts, changes,
                 limit if is_held else None,
             )  # fmt: skip
-
-
-def _rows(path: Path) -> Rows:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 class Features(Record):
@@ -163,7 +157,7 @@ def at_limit(generation: str, tables: Path, kernels: Mapping[tuple[str, str], Ma
     power, gpu = load_device(name).power, name.partition("-")[0]
     products = [
         row
-        for row in _rows(tables / "azure_sustained.csv")
+        for row in read_rows(tables / "azure_sustained.csv")
         if (row["kind"], row["gpu"], row["precision"]) == ("gemm", gpu, precision)
     ]
     largest = max(products, key=lambda row: float(row["value"]))
@@ -176,10 +170,10 @@ def at_limit(generation: str, tables: Path, kernels: Mapping[tuple[str, str], Ma
 
 def fastest_rates(measurements: Path) -> dict[tuple[str, str], dict[Any, float]]:
     """Return (device, format) -> product and framework -> the rate of large products in the tables [FLOP/s]."""
-    frameworks = {row["meta_id"]: row["framework"].split(" ")[0] for row in _rows(measurements / "meta.csv")}
+    frameworks = {row["meta_id"]: row["framework"].split(" ")[0] for row in read_rows(measurements / "meta.csv")}
     found: dict[tuple[str, str], dict[Any, float]] = {}
     for path in sorted((measurements / "calibration").glob("*__*gemm.csv")):
-        for row in _rows(path):
+        for row in read_rows(path):
             if row["op"] != "gemm" or float(row["time_us"]) <= 0.0:
                 continue
             size = row["m"], row["n"], row["k"]

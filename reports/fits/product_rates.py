@@ -13,7 +13,6 @@ those of V3's training, and how much faster they are.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -32,7 +31,7 @@ from costmodel.records import Record, replace
 from costmodel.schema.files import load_device
 from costmodel.workload.operators import Gemm
 from reports.fits.measured import publish
-from reports.page import rendered
+from reports.page import read_rows, rendered
 
 UNBOUNDED, NOTHING = 1e5, 1e-3  # a limit that no row meets; a loss that none shows
 SOFT = 0.05  # log error from which on a row counts less
@@ -120,11 +119,6 @@ def machine_of(device: str) -> Machine:
     return Machine(built, default_framework(), built.processors)
 
 
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def _form(compute: float, launch: float, hbm: float, **stated: Any) -> GemmForm:
     """Return a form that nothing bounds but what is stated."""
     return GemmForm(
@@ -145,7 +139,7 @@ FP8, BF16 = 1.0, 2.0  # bytes of an operand and of a result
 
 def read_sustained(path: Path) -> Rates:
     """Return the rows of FP8 products of H100. Columns: kind, gpu, precision, m, n, k, value in TFLOP/s."""
-    rows = [row for row in _read(path) if (row["kind"], row["gpu"], row["precision"]) == ("gemm", "h100", "fp8")]
+    rows = [row for row in read_rows(path) if (row["kind"], row["gpu"], row["precision"]) == ("gemm", "h100", "fp8")]
     products = tuple(
         Gemm("product", m=float(row["m"]), n=float(row["n"]), k=float(row["k"]), dtype="fp8", a_bytes=FP8, b_bytes=FP8,
              out_bytes=BF16)
@@ -194,7 +188,7 @@ SLOWER = {"deepgemm": 1.0, "cutlass": SPEED_UP}
 
 def read_wgrad(path: Path) -> Rates:
     """Return the rows of weight gradients. Columns: num_groups, m, n, k, TFLOP/s."""
-    rows = _read(path)
+    rows = read_rows(path)
     products = tuple(
         Gemm("weight gradient", m=float(row["m"]), n=float(row["n"]), k=float(row["k"]), dtype="fp8",
              a_bytes=OPERAND, b_bytes=OPERAND, out_bytes=ACCUMULATED, groups=float(row["num_groups"]),

@@ -61,6 +61,7 @@ from costmodel.study.published.refits import left_out
 from costmodel.study.published.reproduce import load_cases
 from costmodel.workload.scenario import Scenario
 from costmodel.workload.site_scatter import Separation, SiteScatter
+from reports.fits.measured import Origin, calibration
 
 CLASSES = ("training", "inference", "serving")  # of published cases
 DIFFUSION = "diffusion"  # a class of its own among runs of inference, of which no anchors are
@@ -366,10 +367,7 @@ def anchored(rows: Sequence[RunError], effects: Effects, anchors: int) -> Anchor
 def render(effects: Mapping[str, Effects], rows: Mapping[str, Sequence[RunError]]) -> str:
     """Return the text of `calibrations/composition`."""
     every = list(itertools.chain.from_iterable(rows.values()))
-    lines = [
-        "schema: costmodel/calibration@1", "name: composition", "device: null", "basis: fitted",
-        "families:                                        # measured over predicted times of whole runs",
-    ]  # fmt: skip
+    lines: list[str] = []
     for name, half in half_widths(effects).items():
         kind = name.removeprefix(FAMILY)
         of = rows[kind] if kind in rows else [row for row in every if row.shares.get(kind, 0.0) > 0.0]
@@ -379,8 +377,8 @@ def render(effects: Mapping[str, Effects], rows: Mapping[str, Sequence[RunError]
     for name in tried(rows["training"]):
         of = [row for row in rows["training"] if row.architecture == name]
         lines += _family(f"{TRIED}{name}", 0.0, of, ", whose training steps were compared")
-    note = "What a run of a publication that was never seen adds to the interval of its kernels."
-    return "\n".join([*lines, *_sources("families", every, note)]) + "\n"
+    origin = _origin(every, "What a run of a publication that was never seen adds to the interval of its kernels.")
+    return calibration("composition", lines, origin, comment="measured over predicted times of whole runs")
 
 
 def _family(name: str, width: float, rows: Sequence[RunError], more: str) -> Iterator[str]:
@@ -399,7 +397,7 @@ def render_site(effects: Mapping[str, Effects], rows: Mapping[str, Sequence[RunE
     lines = [
         "schema: costmodel/site_scatter@1", "name: site_scatter",
         *(f"{name}: {{{_scatter(one, rows[name], name)}}}" for name, one in effects.items() if name in rows),
-        *_sources(", ".join(rows), every, note),
+        *_origin(every, note).lines(", ".join(rows)),
         f"  - fields: [{', '.join(f'{name}.repeat' for name in rows)}]",
         '    cite: "MLPerf Training 5.1, result logs: up to three runs of a submission, 0.21 % apart (median of 21)"',
         "    kind: measurement",
@@ -415,12 +413,10 @@ def _scatter(effects: Effects, rows: Sequence[RunError], case_class: str) -> str
     return f"{stated}, rows: {len(rows)}, publications: {len({row.publication for row in rows})}"
 
 
-def _sources(name: str, rows: Sequence[RunError], note: str) -> list[str]:
-    return [
-        "sources:", f"  - fields: [{name}]", '    cite: "the published cases of the catalogue: workloads/published"',
-        "    kind: derived", f"    rests_on: [{', '.join(sorted({row.publication for row in rows}))}]", "    note: >-",
-        f"      {note}", "      Made by `python -m reports.fits.runs --output hardware`.",
-    ]  # fmt: skip
+def _origin(rows: Sequence[RunError], note: str) -> Origin:
+    made = "Made by `python -m reports.fits.runs --output hardware`."
+    rests_on = sorted({row.publication for row in rows})
+    return Origin((note, made), "derived", rests_on, "the published cases of the catalogue: workloads/published")
 
 
 def without_each(rows: Mapping[str, Sequence[RunError]], whole: Mapping[str, Effects]) -> dict[str, dict[str, Effects]]:

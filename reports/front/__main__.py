@@ -7,7 +7,6 @@ Writes the README's tables and the list of hardware and models, `docs/catalogue.
 
 from __future__ import annotations
 
-import csv
 import re
 import shlex
 import subprocess
@@ -34,6 +33,7 @@ from costmodel.study.published.provenance import UNSEEN
 from costmodel.study.published.reproduce import Comparison
 from costmodel.workload.counting import parameter_count
 from reports.devices.__main__ import rows
+from reports.page import read_rows
 from reports.validation.__main__ import PAGES
 
 BLIND = Path(__file__).with_name("blind.txt")  # what the scorer of blind figures prints, as it is
@@ -66,8 +66,7 @@ def read_validation(folder: Path) -> list[Comparison]:
 def _rows(path: Path, needed: str) -> list[dict[str, str]]:
     """Return the rows of a table that have a value in the column `needed`."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [row for row in csv.DictReader(file) if row[needed]]
+        return [row for row in read_rows(path) if row[needed]]
     except (OSError, KeyError) as error:
         raise InputError.single(
             f"{path} is not a table of published values: {error}",

@@ -5,7 +5,6 @@ python -m reports.network --output reports/network
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from costmodel.schema.files import load_cluster, load_model, load_topology
 from costmodel.schema.references import package_root
 from costmodel.schema.whole_files import write_whole
 from costmodel.units import parse
-from reports.page import rendered, write_folder
+from reports.page import read_rows, rendered, write_folder
 
 WITHIN = 0.03  # of each total, for the range of prices that explain the table
 SIZES = ("128MiB", "1GiB", "16GiB")
@@ -52,8 +51,7 @@ def publish(folder: Path) -> list[Path]:
 def printed() -> dict[str, dict[str, str]]:
     """Return table 3 as it is printed: topology -> its row, from `workloads/published/topologies.csv`."""
     path = package_root() / "workloads" / "published" / "topologies.csv"
-    with path.open(encoding="utf-8", newline="") as file:
-        return {row["topology"]: row for row in csv.DictReader(file)}
+    return {row["topology"]: row for row in read_rows(path)}
 
 
 def _prices() -> dict[str, Any]:

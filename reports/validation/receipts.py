@@ -19,6 +19,7 @@ from costmodel.schema.case import Case, resolve_case
 from costmodel.schema.references import Library
 from costmodel.schema.whole_files import write_whole
 from costmodel.study.published.reproduce import load_cases
+from reports.page import read_rows
 
 PAGES = ("serving", "inference")
 COLUMNS = ("device", "framework", "kind", "metric", "state", "runs", "median", "mean")
@@ -36,13 +37,12 @@ def receipts(folder: Path) -> str:
     cases, _ = load_cases((), classes=PAGES)
     kinds = {case.id: kind for case in cases for kind in _kinds(case)}
     for page in PAGES:
-        with (folder / f"{page}.csv").open(encoding="utf-8", newline="") as rows:
-            for row in csv.DictReader(rows):
-                metric, kind = METRICS.get(row["metric"]), kinds.get(row["id"])
-                if metric is None or kind is None or not row["error_left_out"]:
-                    continue
-                state = "blind" if row["state"] in BLIND else "seen"
-                of.setdefault((*kind, metric, state), []).append(abs(float(row["error_left_out"])))
+        for row in read_rows(folder / f"{page}.csv"):
+            metric, kind = METRICS.get(row["metric"]), kinds.get(row["id"])
+            if metric is None or kind is None or not row["error_left_out"]:
+                continue
+            state = "blind" if row["state"] in BLIND else "seen"
+            of.setdefault((*kind, metric, state), []).append(abs(float(row["error_left_out"])))
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)

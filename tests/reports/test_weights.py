@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reports.fits.weights import MOST, NORMAL, weights_of
+from reports.fits.term_fits import MOST, NORMAL, weights_of
 
 
 def names(*counts: int) -> list[str]:
