@@ -97,7 +97,7 @@ class Asked(ValueRecord):
 
     def _document(self) -> Tree:
         from costmodel.schema.references import Library
-        from costmodel.study.served_anchors import with_anchors
+        from costmodel.study.anchoring import with_anchors
 
         return with_anchors(self.workload, self.anchors, Library(self.search_path), self.scenarios)
 

@@ -15,8 +15,7 @@ from costmodel.schema.hugging_face.quantization import quantization_of
 from costmodel.schema.hugging_face.tables import Family, keys_of, table
 from costmodel.schema.hugging_face.wrappers import Source, audio_of, encoder_of, find_source
 from costmodel.schema.inputs import is_file
-from costmodel.schema.json_tree import parse_json
-from costmodel.schema.loader import MAX_BYTES, read_text
+from costmodel.schema.loader import MAX_BYTES, parse_json, read_text
 from costmodel.schema.model_names import CONFIG
 from costmodel.schema.references import display_path
 from costmodel.schema.tree import Tree, to_python
