@@ -252,7 +252,6 @@ class Simulation:
             service = next_window(service, stays, records, more.paths, dealt=dealt)
 
     def _kinds(self, slowdown: float = 1.0) -> list[Kind]:
-        """Return the engines of other kinds, their policies and tables."""
         return [
             (each, policy, slower(times.tables, slowdown))
             for each, policy, times in zip(self._others, self._other_policies, self._other_times, strict=True)
@@ -291,11 +290,11 @@ class Simulation:
 
     def _front_end(self, prompts: Any) -> Array:
         """Return what client and front end add to the first token of requests with such prompts [s]."""
-        parts = [
-            (self.scenario, self.plan),
-            *((each.scenario, each.plan) for each in self._others if each is self._prompts),
-        ]
-        engine, load = self.scenario.framework.engine, sum(float(adapter_load(*part)) for part in parts)
+        parts: list[Simulation | PromptPool] = [self] if self._prompts is None else [self, self._prompts]
+        load, engine = (
+            sum(float(adapter_load(each.scenario, each.plan)) for each in parts),
+            self.scenario.framework.engine,
+        )
         own = np.zeros(len(prompts)) if engine is None else np.asarray(engine.front_end(prompts.astype(np.float64)))
         return own + load if load else own
 

@@ -18,7 +18,8 @@ from costmodel.workload.context import Context, per_rank
 from costmodel.workload.context_parallel import attention_shard, gather_kv, kv_replicas
 from costmodel.workload.denoising import runs_eager_denoising
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.linear import Linear, add_linear, add_transposition, norm_vectors
+from costmodel.workload.linear import Linear, add_linear, add_transposition
+from costmodel.workload.norms import norm_vectors
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, HostTransfer
 from costmodel.workload.work import Parameters, WorkBuilder
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from costmodel.quantities import Count
 from costmodel.workload.architecture import Denoiser, DenseFfn, Layer
 from costmodel.workload.context import Context
-from costmodel.workload.linear import Linear, add_linear, add_residual_norm
+from costmodel.workload.linear import Linear, add_linear
+from costmodel.workload.norms import add_residual_norm
 from costmodel.workload.operators import Elementwise
 from costmodel.workload.work import LayerWork, Parameters, WorkBuilder
 

@@ -10,7 +10,8 @@ from costmodel.records import replace
 from costmodel.workload.architecture import Architecture, Attention, Drafter, Layer, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.layers import add_host_time, add_layer, draft_work, last_tokens, model_work, mtp_layers
-from costmodel.workload.linear import Linear, add_linear, add_norm, add_residual_norm
+from costmodel.workload.linear import Linear, add_linear
+from costmodel.workload.norms import add_norm, add_residual_norm
 from costmodel.workload.output_head import add_final_norm, add_vocabulary
 from costmodel.workload.scenario import Offload, Routing
 from costmodel.workload.work import LayerWork, WorkBuilder

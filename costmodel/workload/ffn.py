@@ -22,6 +22,7 @@ from costmodel.workload.expert_exchange import (
     travelling_element,
 )
 from costmodel.workload.expert_load import ExpertLoad, expert_load, routed_tokens, served_tokens
+from costmodel.workload.norms import add_norm
 from costmodel.workload.operators import Elementwise, HostTransfer, Operator
 from costmodel.workload.scenario import Parallelism
 from costmodel.workload.work import WorkBuilder
@@ -198,7 +199,7 @@ def _add_latent(
     narrow = replace(context, architecture=replace(context.architecture, hidden=ffn.latent))
     add(builder, narrow, ffn)
     if ffn.latent_norm:
-        linear.add_norm(builder, context, "latent norm", "rms", rows, ffn.latent)
+        add_norm(builder, context, "latent norm", "rms", rows, ffn.latent)
     linear.add_linear(builder, context, linear.Linear(
         "latent up", operator="ffn_down", producer="combine", rows=rows, inputs=ffn.latent, outputs=hidden,
         replicas=replicas,

@@ -23,16 +23,9 @@ from costmodel.workload.denoising import (
 from costmodel.workload.dtypes import ELEMENT_BYTES
 from costmodel.workload.ffn import add_dense_ffn, add_moe
 from costmodel.workload.host_offload import add_host_transfers
-from costmodel.workload.linear import (
-    Linear,
-    add_dropout,
-    add_linear,
-    add_norm,
-    add_norm_after,
-    add_residual_norm,
-    norm_vectors,
-)
+from costmodel.workload.linear import Linear, add_linear
 from costmodel.workload.mla import add_compressed_attention, add_mla
+from costmodel.workload.norms import add_dropout, add_norm, add_norm_after, add_residual_norm, norm_vectors
 from costmodel.workload.operators import Elementwise, HostTime
 from costmodel.workload.output_head import (
     add_block_attention,

@@ -9,7 +9,8 @@ from costmodel.workload.attention_kernels import add_cache_write, add_indexer, h
 from costmodel.workload.context import Context
 from costmodel.workload.context_parallel import gather_kv
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.linear import Linear, add_linear, add_norm, batched_gemm
+from costmodel.workload.linear import Linear, add_linear, batched_gemm
+from costmodel.workload.norms import add_norm
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm
 from costmodel.workload.patterns import Selected
 from costmodel.workload.work import Parameters, WorkBuilder

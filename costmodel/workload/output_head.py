@@ -6,7 +6,8 @@ from costmodel.quantities import Count, is_single, where
 from costmodel.workload.architecture import LayerEmbedding
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.linear import Linear, add_linear, add_norm, add_residual_norm
+from costmodel.workload.linear import Linear, add_linear
+from costmodel.workload.norms import add_norm, add_residual_norm
 from costmodel.workload.operators import Collective, Elementwise, Gemm
 from costmodel.workload.work import Parameters, WorkBuilder
 

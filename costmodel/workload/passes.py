@@ -14,8 +14,9 @@ from costmodel.workload.architecture import Architecture, Encoder, Stage
 from costmodel.workload.context import Context, rank_context
 from costmodel.workload.drafts import draft_layers, drafting_modules
 from costmodel.workload.layers import ModelWork, add_layer, model_work, tower_parallelism
-from costmodel.workload.linear import Linear, add_linear, add_norm
+from costmodel.workload.linear import Linear, add_linear
 from costmodel.workload.mixed import fuses_mixed_attention, label_operators, merge_layers, merge_models, reuse_operators
+from costmodel.workload.norms import add_norm
 from costmodel.workload.operators import Elementwise, Operator
 from costmodel.workload.plans import Generate, Prefill, Serving
 from costmodel.workload.scenario import Scenario

@@ -8,7 +8,8 @@ from costmodel.quantities import Count, is_single, log2
 from costmodel.workload.architecture import Convolution, Gate, MilPool, ResidualBlock, Spectral
 from costmodel.workload.context import Context
 from costmodel.workload.dtypes import ELEMENT_BYTES
-from costmodel.workload.linear import Linear, add_linear, add_norm, add_transposition, batched_gemm
+from costmodel.workload.linear import Linear, add_linear, add_transposition, batched_gemm
+from costmodel.workload.norms import add_norm
 from costmodel.workload.operators import Elementwise, Gemm
 from costmodel.workload.work import Parameters, WorkBuilder
 

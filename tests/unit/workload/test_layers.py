@@ -16,7 +16,7 @@ from costmodel.workload.engine import Engine, SchedulerRule
 from costmodel.workload.expert_load import ExpertLoad, expert_load
 from costmodel.workload.framework_parts import TrainingProgram
 from costmodel.workload.layers import model_work
-from costmodel.workload.linear import add_norm
+from costmodel.workload.norms import add_norm
 from costmodel.workload.operators import AttentionKernel, Collective, Elementwise, ExpertAllToAll, Gemm, Operator
 from costmodel.workload.order_statistics import expected_tiles, normal_maximum
 from costmodel.workload.plans import OPERATORS, SETS, expand
