@@ -26,6 +26,10 @@ from costmodel.cli.options import output_option, path_option
     type=click.Choice(["bf16", "fp8", "fp4", "fp16", "fp32"]),
     help="Number format to time. Repeatable. Default: bf16, fp8, fp4 as the GPU has them, fp32 and bf16 on a CPU.",
 )
+@click.option(
+    "--for", "workloads", multiple=True, metavar="WORKLOAD",
+    help="Time first what makes the intervals of this workload wide. Repeatable.",
+)  # fmt: skip
 @click.option("--sustained", is_flag=True, help="First run loads of seconds: the clock held under the power limit.")
 @click.option(
     "--archive", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
@@ -42,11 +46,13 @@ def command(**options: Any) -> int:
     later runs. If no device file describes this machine, one is written to a folder named after the table. Pass that
     folder as --path.
     """
+    from costmodel.api import load
     from costmodel.calibration.unmeasured_width import device_names, half_widths
     from costmodel.cli.progress import progress
     from costmodel.profiling.archive import write_archive
     from costmodel.profiling.running import SECONDS, ProfileRequest, run
     from costmodel.report.profiling import show_run
+    from costmodel.study.time_sensitivity import half_widths_by_family
 
     output, search_path, archive = options["output"], options["search_path"], options["archive"]
     folders = (*search_path, str(output.with_suffix("")))
@@ -54,8 +60,9 @@ def command(**options: Any) -> int:
         options["device"], options["suites"], options["minutes"] * SECONDS, output,
         dtypes=options["dtypes"], sustained=options["sustained"],
     )  # fmt: skip
+    families = half_widths_by_family([load(name, search_path=search_path) for name in options["workloads"]])
     with progress("measuring") as on_progress:
-        result = run(request, device_names(search_path), lambda rows: half_widths(rows, folders), on_progress)
+        result = run(request, device_names(search_path), lambda rows: half_widths(rows, folders, families), on_progress)
     if result.writes:
         if archive is not None:
             write_archive(archive, output)

@@ -181,10 +181,10 @@ class _Family(MutableRecord):
         return self.leads and self.count < ENOUGH
 
     def find(self) -> None:
-        """Find the largest weight x distance, and where it is. Below zero where all are measured."""
+        """Find the largest weight x distance, of zeros the farthest, and its place. Below zero where all are measured."""
         weights = self.weights if self.count < ENOUGH else np.minimum(self.weights, self.settled)
-        scores = weights * self.distances
-        self.row = int(np.argmax(scores))
+        scores = np.where(self.distances < 0.0, -1.0, weights * self.distances)
+        self.row = int(np.argmax(scores if scores.max() != 0.0 else self.distances))
         self.score = float(scores[self.row])
 
     def take(self) -> Shape:
@@ -207,11 +207,13 @@ def most_informative(
 
     A greedy farthest-point design (Gonzalez, Theoretical Computer Science 38, 1985) in log-shape space: x are binary
     logarithms of the sizes, D the diameter of the family, w the half width of the kernel's predicted 80 % interval over
-    its time. When a family has the rows that a fit needs, at most the median of all w below one. A family of which
-    nothing is measured is as distant as its own diameter, and begins in its middle. c is what a row of the family has
-    cost so far [s], with all that is planned and compiled before it runs. A family that has no row yet costs the mean.
-    The root is that of the optimal allocation n ~ S / sqrt(c) of samples to strata (Cochran, Sampling Techniques, 5.5).
-    Families that lead (products and attention, both ways) come first, until each can be fitted.
+    its time. When a family has the rows that a fit needs, at most the median of all w between zero and one. A family of
+    which nothing is measured is as distant as its own diameter, and begins in its middle. c is what a row of the family
+    has cost so far [s], with all that is planned and compiled before it runs. A family that has no row yet costs the
+    mean. The root is that of the optimal allocation n ~ S / sqrt(c) of samples to strata (Cochran, Sampling Techniques,
+    5.5).
+    Families that lead (products and attention, both ways) come first, until each can be fitted, but for those whose
+    weights are zero.
 
     shapes: candidates and measured ones.
     measured: `row_id` of those.
@@ -238,7 +240,7 @@ def _families(shapes: Sequence[Shape], measured: frozenset[str], widths: Array) 
     for index, shape in enumerate(shapes):
         members.setdefault(shape.family, []).append(index)
     families = []
-    known = widths[widths < UNKNOWN]
+    known = widths[(widths > 0.0) & (widths < UNKNOWN)]
     settled = float(np.median(known)) if len(known) else UNKNOWN
     for indices in members.values():
         own = [shapes[index] for index in indices]
@@ -249,7 +251,8 @@ def _families(shapes: Sequence[Shape], measured: frozenset[str], widths: Array) 
             continue
         families.append(
             _Family(
-                name=own[0].family, leads=own[0].leads, shapes=own, places=places, weights=widths[indices],
+                name=own[0].family, leads=own[0].leads and bool(widths[indices].any()), shapes=own, places=places,
+                weights=widths[indices],
                 distances=_distances(places, done), count=int(done.sum()), settled=settled,
             )
         )  # fmt: skip

@@ -30,6 +30,14 @@ def test_widths_are_those_of_the_interval_where_a_fit_stands_behind_it(fitted):
     assert widths[2:].tolist() == [UNKNOWN, UNKNOWN]
 
 
+def test_widths_count_by_what_their_families_make_of_a_workload(fitted):
+    stream = {"op": "elementwise", "sub_op": "silu_and_mul", "device": "CHIP", "dtype_in": "bf16", "m": "64", "n": "64"}
+    product = {"op": "gemm", "device": "CHIP", "dtype_in": "bf16", "m": "64", "n": "64", "k": "64"}
+    rows = [stream, product, product | {"op": "bmm", "batch": "4"}]
+    plain, counted = half_widths(rows, [fitted]), half_widths(rows, [fitted], {"elementwise": 0.05, "gemm": 0.2})
+    assert counted.tolist() == [plain[0] / 4.0, plain[1], 0.0]
+
+
 def test_nothing_has_no_widths(world):
     assert half_widths([], [world]).shape == (0,)
 

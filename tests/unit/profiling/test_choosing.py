@@ -67,6 +67,13 @@ def test_a_family_without_measurements_begins_in_its_middle():
     assert order(some)[0].size("m") == 16
 
 
+def test_families_that_do_not_count_come_last_even_where_they_would_lead():
+    streams = [Shape("copies", "elementwise", "bf16", (("m", 2**power),), "add") for power in range(5)]
+    some = [product(2**power) for power in range(5)] + streams
+    assert [shape.op for shape in order(some)] == ["gemm"] * 5 + ["elementwise"] * 5
+    assert [shape.op for shape in order(some, widths=[0.0] * 5 + [0.1] * 5)] == ["elementwise"] * 5 + ["gemm"] * 5
+
+
 def test_families_of_the_most_time_come_first_until_they_can_be_fitted():
     leading = [product(2**m, 64 * 2**n) for m in range(8) for n in range(8)]
     others = [Shape("elementwise", "elementwise", "bf16", (("m", 2**m),), "add") for m in range(40)]
