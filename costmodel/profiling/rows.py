@@ -181,7 +181,7 @@ class _Family(MutableRecord):
         return self.leads and self.count < ENOUGH
 
     def find(self) -> None:
-        """Find the largest weight x distance, of zeros the farthest, and its place. Below zero where all are measured."""
+        """Find the largest weight x distance, of zeros the farthest. Below zero where all are measured."""
         weights = self.weights if self.count < ENOUGH else np.minimum(self.weights, self.settled)
         scores = np.where(self.distances < 0.0, -1.0, weights * self.distances)
         self.row = int(np.argmax(scores if scores.max() != 0.0 else self.distances))
