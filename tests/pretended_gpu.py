@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+from costmodel.profiling.board_log import BoardLog
 from costmodel.profiling.device_file import Facts
-from costmodel.profiling.machine import BoardLog
 from costmodel.profiling.shapes import Shape
 from costmodel.profiling.timing import Series, Timing
 

@@ -13,8 +13,8 @@ from pretended_gpu import Ended, OneRank, PretendedGpu
 from costmodel.measurements.row_group import Catalogue
 from costmodel.measurements.row_mapping import map_rows
 from costmodel.measurements.tables import read_tables
+from costmodel.profiling.board_log import BoardLog
 from costmodel.profiling.failures import LATER
-from costmodel.profiling.machine import BoardLog
 from costmodel.profiling.running import ProfileRequest, run_on
 from costmodel.profiling.shapes import ProfileLimits, shapes
 
