@@ -19,7 +19,7 @@ def half_widths_by_family(workloads: Sequence[Workload]) -> dict[str, float]:
 
     Of several scenarios the largest. A family that none of them runs is not there.
     """
-    found: dict[str, float] = {}
+    widths: dict[str, float] = {}
     for workload in workloads:
         for name in workload.scenarios:
             scenario = workload.scenario(name)
@@ -28,5 +28,5 @@ def half_widths_by_family(workloads: Sequence[Workload]) -> dict[str, float]:
             for family in evaluation.families():
                 spans = deviations(point, [family], evaluation.metrics).values()
                 half = max(((down + up) / 2.0 for _, down, up in spans), default=0.0)
-                found[family] = max(found.get(family, 0.0), half)
-    return found
+                widths[family] = max(widths.get(family, 0.0), half)
+    return widths
