@@ -74,10 +74,10 @@ class FitSearch:
         of_die = self._store.others(self._device, same_die=True) if may_borrow else ()
         devices = list(dict.fromkeys((*self._chain, *of_die)))
         every = (each for device in devices for each in self.on_device(device, key, named))
-        found: dict[str, Candidate] = {}
+        by_source: dict[str, Candidate] = {}
         for each in every:
-            found.setdefault(each.source, each)
-        looked_at = list(found.values())
+            by_source.setdefault(each.source, each)
+        looked_at = list(by_source.values())
         is_named = any(each.fit is not None and each.is_of(name) for each in looked_at for name in named)
         if may_borrow and named and not is_named and not key.startswith(_LINKS):
             far = (device for device in self._far if set(named) & set(self._store.names(device)))
@@ -87,7 +87,7 @@ class FitSearch:
         return looked_at
 
     def lead(self, key: str, named: Sequence[str], known: Sequence[Candidate]) -> Candidate | None:
-        """Return the one of some candidates that is of the very kernels. None: it has to be found among others.
+        """Return the one of some candidates that is of the very kernels. None: it has to be searched for among others.
 
         It is of the first named implementation that the die has, or of another named one of its library, measured on
         the nearest of its devices; of this device's default where none is named. One that is named with its device, and
@@ -105,14 +105,11 @@ class FitSearch:
         for lead in (*meant, *very, *default)[:1]:
             devices = (lead.device, self._device)
             own, other = (Kernels(device, lead.implementation, lead.library) for device in devices)
-            found = replace(
-                lead, unshared=self._store.effects.unshared(key.partition("/")[0], own, other), is_compared=True
-            )
-            return (
-                found
-                if found.fit is None or not found.elsewhere
-                else replace(found, fit=found.fit.widened(found.elsewhere))
-            )
+            unshared = self._store.effects.unshared(key.partition("/")[0], own, other)
+            chosen = replace(lead, unshared=unshared, is_compared=True)
+            if chosen.fit is None or not chosen.elsewhere:
+                return chosen
+            return replace(chosen, fit=chosen.fit.widened(chosen.elsewhere))
         return None
 
     def far(self, key: str, named: Sequence[str]) -> list[Candidate]:

@@ -324,8 +324,8 @@ def pooled(
         dear = "a node for each costs over a quarter more than what was played"
         left_out.append(f"two pools: {dear if able else 'no layout does without pipeline stages'}")
         return None
-    found = (_without_errors(_Pair(request, pair, margins, played).best, left_out) for pair in pairs)
-    some = [one for one in found if one is not None]
+    planned = (_without_errors(_Pair(request, pair, margins, played).best, left_out) for pair in pairs)
+    some = [one for one in planned if one is not None]
     if not some:
         left_out.append("two pools: the means of none are within the limits at that cost")
         return None

@@ -88,8 +88,8 @@ def inferred(
     fitting = [each for each in tried if holds(known | dict.fromkeys(unknown, each))]
     if len(fitting) != 1:
         return {}
-    found = dict.fromkeys(unknown, fitting[0])
-    return {name: each for name, each in found.items() if not holds(known | found | {name: f"{each}/FLOP"})}
+    assumed = dict.fromkeys(unknown, fitting[0])
+    return {name: each for name, each in assumed.items() if not holds(known | assumed | {name: f"{each}/FLOP"})}
 
 
 @cache  # operators of a step have few equations

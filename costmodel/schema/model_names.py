@@ -71,8 +71,8 @@ def network_of(name: str, library: Library) -> tuple[str, str | None] | None:
     bare, stored = _bare(name)
     known = [(each, each) for each in library.names("models")]
     known += [(alias, path.stem) for alias, paths in library.aliases("models").items() for path in paths]
-    found = {model for other, model in known if _bare(other)[0] == bare}
-    return (found.pop(), stored) if len(found) == 1 else None
+    alike_named = {model for other, model in known if _bare(other)[0] == bare}
+    return (alike_named.pop(), stored) if len(alike_named) == 1 else None
 
 
 def _bare(name: str) -> tuple[str, str | None]:

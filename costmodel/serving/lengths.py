@@ -77,8 +77,8 @@ def trace_rate(path: str, count: int) -> tuple[float | None, int]:
     file = Path(path)
     if not file.is_file():
         raise InputError.single("no such file of requests", field=path, hint="check its path")
-    found = _read(file, file.stat().st_mtime_ns, None, None, count)
-    return found.rate, found.rows
+    drawn = _read(file, file.stat().st_mtime_ns, None, None, count)
+    return drawn.rate, drawn.rows
 
 
 def longest_of(path: str) -> float:

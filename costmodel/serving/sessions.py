@@ -156,14 +156,14 @@ def paths_of(turns: Turns, end: Ints, shared: int, group: Ints, groups: int, *, 
     own = begin[turns.chain] + within  # the last run of each row's path
     sizes = np.zeros(groups + int((parts + 1).sum()), np.int64)
     sizes[:groups] = shared
-    reach = np.zeros(len(sizes), np.int64)  # blocks from the root to the end of each run
-    np.maximum.at(reach, own, end)
+    ends = np.zeros(len(sizes), np.int64)  # blocks from the root to the end of each run
+    np.maximum.at(ends, own, end)
     start = np.full(len(sizes), shared)
-    start[own] = np.where(within > 0, reach[own - 1], start[own])
+    start[own] = np.where(within > 0, ends[own - 1], start[own])
     if forks:
         forked = starter >= 0
         start[own[forked]] = end[starter[forked]]
-    sizes[groups:] = np.maximum(reach - start, 0)[groups:]
+    sizes[groups:] = np.maximum(ends - start, 0)[groups:]
     first, runs = _joined(turns, group, begin, within, forks=forks)
     return Paths(first, runs.astype(np.int32), end.astype(np.int32), sizes.astype(np.int32))
 
@@ -179,13 +179,13 @@ def _joined(turns: Turns, group: Ints, begin: Ints, within: Ints, *, forks: bool
     inherited = np.where(forked, within[origin] + 1, 0)
     number = 1 + inherited + within + 1
     first = np.concatenate([[0], np.cumsum(number)])
-    place = _counted(number)
+    ordinal = _counted(number)
     of = np.repeat(np.arange(len(number)), number)
     runs = np.where(
-        place == 0, group[turns.session][of],
+        ordinal == 0, group[turns.session][of],
         np.where(
-            place <= inherited[of], begin[turns.chain[origin]][of] + place - 1,
-            begin[turns.chain][of] + place - 1 - inherited[of],
+            ordinal <= inherited[of], begin[turns.chain[origin]][of] + ordinal - 1,
+            begin[turns.chain][of] + ordinal - 1 - inherited[of],
         ),
     )  # fmt: skip
     return first, runs

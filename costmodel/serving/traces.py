@@ -190,16 +190,16 @@ def _format_of(columns: list[str], shown: str, kind: str | None) -> Format:
         expected = "; ".join(", ".join((known.arrival, known.prompt, known.output)) for known in kinds[kind])
         raise problem(shown, 1, f"has no known columns: {', '.join(columns)[:200]}", f"write one of: {expected}")
     own = {_plain(column): column for column in reversed(columns)}
-    found = {name: next((own[each] for each in names if each in own), None) for name, names in ALIASES.items()}
-    lacking = [f"`{name}`" for name, column in found.items() if column is None]
+    named = {name: next((own[each] for each in names if each in own), None) for name, names in ALIASES.items()}
+    lacking = [f"`{name}`" for name, column in named.items() if column is None]
     if lacking:
-        others = ", ".join(column for column in columns if column not in found.values())[:200]
+        others = ", ".join(column for column in columns if column not in named.values())[:200]
         raise problem(
             shown, 1, f"has no column that is known to be {' or '.join(lacking)}: {', '.join(columns)[:200]}",
             f"rename {others or 'a column'} to {', '.join(lacking)}: arrivals in seconds"
             f"{' (divide milliseconds by 1000)' if '_ms' in others else ''}, prompts and answers in tokens",
         )  # fmt: skip
-    arrival, prompt, output = (str(column) for column in found.values())
+    arrival, prompt, output = (str(column) for column in named.values())
     return Format(arrival, prompt, output)
 
 
