@@ -150,7 +150,7 @@ def shortest_paths(switches: Switches, sources: Indices, targets: Indices) -> Pa
     case, first = np.full(distance.size, -1), np.cumsum(width) - width
     case[keys] = np.arange(len(keys))
     after = case[np.repeat(keys // count, width) * count + switches.head[onward]]
-    ways, is_regular = _ways(distance.reshape(-1)[keys], first, width, after)
+    ways, is_regular = _ways(distance.ravel()[keys], first, width, after)
     hops = distance[goal, sources].astype(np.intp)
     links_of = NextHops(
         switches, goals, sources, goal, hops, case.reshape(distance.shape), ways, first, width, onward, after

@@ -10,7 +10,7 @@ from builders import BF16, FRAMEWORK, HOSTED, STEP, scenario
 import costmodel
 from costmodel.analytic.evaluation import ledger_of
 from costmodel.analytic.grid import evaluate_point
-from costmodel.analytic.remedies import priced
+from costmodel.analytic.remedies import priced, remedies
 from costmodel.cost.calibration import Calibration
 from costmodel.records import replace
 from costmodel.workload.framework_parts import TrainingProgram
@@ -42,6 +42,14 @@ def test_only_changes_that_fit_are_named_with_option_memory_and_price() -> None:
         assert all(setting in reason for setting in one.remedy.settings)
         assert f": {float(one.memory) / 2**30:.1f} GiB, step " in reason
     assert f"({NAMED.name}: --narrow)" in reason
+
+
+@pytest.mark.parametrize("degrees", [{"dp": 8.0}, {"dp": 8.0, "tp": 2.0}, {"dp": 1.0}])
+@pytest.mark.parametrize("gradients", ["fp32", "bf16"])
+def test_no_two_remedies_are_the_same_settings(degrees: dict[str, float], gradients: str) -> None:
+    own = replace(RUN, parallel=Parallelism(**degrees), precision=replace(BF16, gradients=gradients))
+    settings = [each.settings for each in remedies(own, own.plan)]
+    assert len(set(settings)) == len(settings)
 
 
 def test_nothing_is_named_where_nothing_helps() -> None:

@@ -117,3 +117,11 @@ def test_a_rate_is_of_the_gaps_between_arrivals(
     tally = Tally(Slo(), Sample)
     tally.arrived, tally.arrivals = arrived, arrivals
     assert tally.arrival_rate == rate
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_the_growth_of_waits_is_the_same_in_any_unit_of_time(scale: float) -> None:
+    tally, arrival = Tally(Slo(), Sample), np.array([0.0, 0.25, 0.5, 0.75])
+    tally._add_moments(scale * arrival, scale * 3.0 * arrival)
+    assert tally.slope == pytest.approx(3.0)
+    assert Tally(Slo(), Sample).slope == 0.0
