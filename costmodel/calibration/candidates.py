@@ -148,8 +148,8 @@ COMPANION = f"{ELEMENTWISE}/permute"  # what runs in the rows of layers of exper
 IN_PLACE = ("triton", "marlin")  # libraries whose experts read tokens where they are, a row for every copy
 # Family -> the one whose kernels substitute for it; a batched GEMM is a GEMM of several groups.
 # Attention whose queries select their keys reads a latent cache as the dense kernels do, of fewer keys.
-_LATENT = {"sparse_mla_decode": "mla_decode", "compressed_attention_decode": "mla_decode"}
-SUBSTITUTES = {**GRADIENTS, **EXPANDING, **_LATENT, "bmm": "gemm"}
+LATENT = {"sparse_mla_decode": "mla_decode", "compressed_attention_decode": "mla_decode"}
+SUBSTITUTES = {**GRADIENTS, **EXPANDING, **LATENT, "bmm": "gemm"}
 # Family without rows of its own besides the roofline -> the one whose kernels are as far from it.
 ROOFLINE_ALIKE = {
     "mqa_logits_backward": "attention_backward", "compressed_attention_prefill": "attention_prefill",

@@ -9,6 +9,7 @@ from costmodel.calibration.candidates import (
     COLLECTIVE,
     DEFAULT,
     EXPANDING,
+    LATENT,
     NAMED,
     OTHER,
     SEND_RECV,
@@ -272,11 +273,12 @@ class FitSearch:
         if fits is None:
             return Candidate(path, key, role, passed_over="no such file")
         library = fits.file.library or library_of(implementation)
-        for name in (key, key.partition("/")[0], *_of_other_half(key)):
+        others = (*_of_other_half(key), *(_over_fewer_keys(key) if role == NAMED else ()))
+        for name in (key, key.partition("/")[0], *others):
             fit = fits.fit(name, self._device)
             if fit is None:
                 continue
-            if name in _of_other_half(key):
+            if name in others:
                 fit = replace(fit, basis="transferred")
             if name in fits.file.untuned and not is_meant:
                 return Candidate(path, name, role, passed_over="ran untuned, as engines do not run it")
@@ -292,6 +294,12 @@ def _of_other_half(key: str) -> tuple[str, ...]:
     """Return the kernels of the other 16-bit format, which run on the same units over as many bytes."""
     family, _, variant = key.partition("/")
     return tuple(f"{family}/{two}" for one, two in (("fp16", "bf16"), ("bf16", "fp16")) if variant == one)
+
+
+def _over_fewer_keys(key: str) -> tuple[str, ...]:
+    """Return the kernels that a framework runs over selected keys as over all, where it names a library for both."""
+    family, _, variant = key.partition("/")
+    return (f"{LATENT[family]}/{variant}",) if family in LATENT else ()
 
 
 def _is_workaround(fit: FamilyFit) -> bool:

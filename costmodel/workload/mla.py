@@ -220,16 +220,17 @@ def _add_kernel(builder: WorkBuilder, context: Context, mixer: CompressedAttenti
         gather_kv(builder, context, h)
     element = context.precision.kv_element if decodes else context.residual
     traffic = context.sequences * (keys * h * element + 2 * q_len * heads * h * context.residual)
+    # A tile of a prompt holds heads of a query, which share its keys: as rows of one head. A step splits the keys.
+    tiled = (heads, q_len, pairs) if decodes else (1.0, heads * q_len, heads * pairs)
     kernel = AttentionKernel(
-        "attention core", sequences=context.sequences, heads=heads, q_len=q_len, qk_pairs=pairs, macs_per_pair=2 * h,
-        dtype=context.precision.attention, traffic=traffic,
+        "attention core", context.sequences, *tiled, macs_per_pair=2 * h, dtype=context.precision.attention,
+        traffic=traffic,
         family=f"compressed_attention_{'decode' if decodes else 'prefill'}", kv_len=maximum(keys, 1.0),
         kv_token_bytes=h * ELEMENT_BYTES[context.precision.kv_cache], quantized_kv=has_quantized_kv(context),
     )  # fmt: skip
     gradient = AttentionKernel(
-        "attention core gradient", sequences=context.sequences, heads=heads, q_len=q_len, qk_pairs=pairs,
-        macs_per_pair=5 * h, dtype=context.precision.attention, traffic=2 * traffic,
-        family="compressed_attention_backward", kv_len=kernel.kv_len, forward_macs_per_pair=2 * h,
+        "attention core gradient", context.sequences, *tiled, macs_per_pair=5 * h, dtype=context.precision.attention,
+        traffic=2 * traffic, family="compressed_attention_backward", kv_len=kernel.kv_len, forward_macs_per_pair=2 * h,
     )  # fmt: skip
     builder.step("fused_core", [kernel], [gradient])
     builder.save("query and key", "mla_up", context.tokens * (heads + 1.0) * h * context.residual)

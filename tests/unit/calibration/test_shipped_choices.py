@@ -57,6 +57,23 @@ def test_vllm_runs_tensorrt_llm_s_attention_on_blackwell(device: str, phase: str
     assert owner == device if device != "b300-sxm" else owner in ("b200-sxm", "gb300")  # which has no rows of it
 
 
+@pytest.mark.parametrize(
+    ("device", "variant", "source"),
+    [
+        ("h200-sxm", "bf16", "h200-sxm/mla-sglang"), ("b200-sxm", "bf16", "b200-sxm/mla-sglang"),
+        ("b200-sxm", "bf16_kvquant", "b200-sxm/mla-sglang"), ("h100-sxm", "bf16_kvquant", "h800-sxm/flashmla"),
+    ],
+)  # fmt: skip
+def test_sglang_decodes_selected_keys_with_its_latent_kernel_and_not_with_that_of_prompts(
+    device: str, variant: str, source: str
+) -> None:
+    fits = load_calibration(device, "sglang").families
+    assert fits[f"sparse_mla_decode/{variant}"].source == f"calibrations/{source}"
+    assert fits[f"sparse_mla_prefill/{variant}"].source.endswith("/dsa-sglang")
+    other = load_calibration(device, "vllm").families[f"sparse_mla_decode/{variant}"]
+    assert other.source.endswith("/dsa-sglang")
+
+
 def test_disturbed_rows_of_a_device_say_nothing() -> None:
     """H200's rows of gated delta under SGLang are 1.3 to 2.7 times H100's where its memory is 1.4 times as fast."""
     fits = load_calibration("h200-sxm", "sglang").families

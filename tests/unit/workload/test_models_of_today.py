@@ -177,6 +177,23 @@ def test_queries_meet_near_keys_and_pooled_ones() -> None:
     assert named(forward(SELECTED, "decode", 1.0, 640.0), "indexer scores").qk_pairs == 4 * 640 / 4
 
 
+def test_a_few_queries_behind_a_long_cache_read_what_they_may_attend_to() -> None:
+    """A key of 32 elements, 2 bytes: the window and 3 more, entries that 4 queries may select; 8 heads in and out."""
+    queries, results = 4 * 8 * 32 * 2, 4 * 8 * 32 * 2
+    for mixer, keys in ((COMPRESSED, 11), (POOLED, 11 + 6400 / 16), (SELECTED, 11 + 4 * 4)):
+        core = named(forward(mixer, "prefill", 4.0, 6400.0), "attention core")
+        assert core.traffic == pytest.approx(keys * 32 * 2 + queries + results)
+    latents = named(forward(SPARSE, "prefill", 4.0, 6400.0), "attention core")
+    assert latents.traffic == 4 * 32 * (32 + 8) * 2 + 4 * 8 * (32 + 8 + 32) * 2
+
+
+def test_a_tile_of_pooled_keys_holds_the_heads_of_a_query() -> None:
+    core = named(forward(SELECTED, "prefill", 4.0, 6400.0), "attention core")
+    assert (core.heads, core.q_len) == (1, 8 * 4)
+    step = named(forward(SELECTED, "decode", 4.0, 6400.0), "attention core")
+    assert (step.heads, step.q_len) == (8, 4)
+
+
 def test_compressed_attention_caches_a_window_and_entries() -> None:
     assert cached_bytes(COMPRESSED, 640.0, 2.0, 1.0) == 8 * 32 * 2
     assert cached_bytes(POOLED, 640.0, 2.0, 1.0) == 8 * 32 * 2 + 640 // 16 * 32 * 2
