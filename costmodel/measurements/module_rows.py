@@ -77,10 +77,10 @@ def module(batch: RowGroup) -> list[Operator]:
 
 def _layer(architecture: Architecture, name: str) -> Layer:
     """Return the first layer of a model that has such a module, with an indexer of its own. Raise Unmapped without."""
-    found = [each for each in architecture.layers if _LAYERS[name](each)]
-    if not found:
+    layers = [each for each in architecture.layers if _LAYERS[name](each)]
+    if not layers:
         raise Unmapped(f"model {architecture.name} has no {name}")
-    return next((each for each in found if (own := _indexer(each)) is None or not own.reused), found[0])
+    return next((each for each in layers if (own := _indexer(each)) is None or not own.reused), layers[0])
 
 
 def _heads(layer: Layer) -> float:
