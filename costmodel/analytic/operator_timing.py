@@ -192,19 +192,21 @@ class OperatorTimer(MutableRecord, dict=True):
 
         seconds = time.seconds * sustained_slowdown
         """
-        time = self._over_grid(operator, machine, self.calibration.fit(operator))
+        sizes = self._distinct_sizes(operator)
+        reduced = operator if sizes is None else sizes.reduced(operator)
+        time = operator_time(reduced, machine, self.cluster, self.calibration.fit(reduced))
+        if sizes is not None:
+            time = sizes.over_grid(time)
         if self.is_sustained and isinstance(operator, Kernel):
             sustained_slowdown = self.framework.sustained_slowdown
             return time.scaled(sustained_slowdown)
         return time
 
-    def _over_grid(self, operator: Operator, machine: Machine, fit: FamilyFit) -> Time:
-        """Return an operator's time; of a kernel over a grid on one machine, each size is evaluated once."""
-        sizes = DistinctSizes.of(operator) if isinstance(operator, Kernel) and fit.form is not None else None
-        if sizes is None or math.prod(self.grid) > 1:
-            return operator_time(operator, machine, self.cluster, fit)
-        reduced = sizes.reduced(operator)
-        return sizes.over_grid(operator_time(reduced, machine, self.cluster, self.calibration.fit(reduced)))
+    def _distinct_sizes(self, operator: Operator) -> DistinctSizes | None:
+        """Return the sizes of a kernel over a grid on one machine of which each is evaluated once, null for others."""
+        if not isinstance(operator, Kernel) or math.prod(self.grid) > 1:
+            return None
+        return None if self.calibration.at_any_shape(operator).form is None else DistinctSizes.of(operator)
 
 
 MACHINES = 32  # whose times are kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import mul
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -325,22 +326,41 @@ class OtherFits(Record):
         excess: what the shape adds to the variance of each.
         tuned: one at layers with tuned tiles, else zero.
         """
-        sizes = excess if self.tuned is None else (*excess, tuned)
-        shape = () if all(map(is_single, sizes)) else np.broadcast_shapes(*map(np.shape, sizes))
-        diagonal = np.stack([np.broadcast_to(each, shape) for each in excess], axis=-1) if shape else np.array(excess)
-        fixed = np.array(self.covariance)
+        rows: list[list[Quantity]] = [list(row) for row in self.covariance]
         if self.tuned is not None:
-            fixed = fixed + np.asarray(tuned)[..., None, None] * (np.array(self.tuned) - fixed)
-        covariance = fixed + diagonal[..., None] * np.eye(len(excess))
-        best = np.linalg.solve(covariance, np.ones((*shape, len(excess), 1)))[..., 0]
-        kept = np.maximum(best / best.sum(axis=-1, keepdims=True) - LEAST_WEIGHT, 0.0)
-        weights = kept / kept.sum(axis=-1, keepdims=True)
+            pairs = zip(self.covariance, self.tuned, strict=True)
+            rows = [[one + tuned * (other - one) for one, other in zip(*both, strict=True)] for both in pairs]
+        for place, own in enumerate(excess):
+            rows[place][place] = rows[place][place] + own
+        best = _shares(_solved(rows, [1.0] * len(rows)))
+        weights = _shares([maximum(weight - LEAST_WEIGHT, 0.0) for weight in best])
         if self.is_own and not self.is_lent:
-            first, rest = weights[..., :1], weights[..., 1:]
-            own = np.minimum(2.0 * first, 1.0)
-            weights = np.concatenate((own, rest * (1.0 - own) / np.maximum(1.0 - first, LEAST_WEIGHT)), axis=-1)
-        variance = np.einsum("...i,...ij,...j->...", weights, covariance, weights)
-        return (list(np.moveaxis(weights, -1, 0)), variance) if shape else (weights.tolist(), float(variance))
+            first, *rest = weights
+            own = minimum(2.0 * first, 1.0)
+            scale = (1.0 - own) / maximum(1.0 - first, LEAST_WEIGHT)
+            weights = [own, *(weight * scale for weight in rest)]
+        errors = [sum_of(map(mul, row, weights)) for row in rows]
+        return weights, sum_of(map(mul, errors, weights))
+
+
+def _solved(rows: Sequence[Sequence[Quantity]], right: Sequence[Quantity]) -> list[Quantity]:
+    """Return x of A x = b at each point, by elimination. rows: of A, few, symmetric and positive definite."""
+    if not rows:
+        return []
+    (pivot, *beside), *below = rows
+    factors = [row[0] / pivot for row in below]
+    smaller = [
+        [each - factor * above for each, above in zip(row[1:], beside, strict=True)]
+        for row, factor in zip(below, factors, strict=True)
+    ]
+    known = _solved(smaller, [b - factor * right[0] for b, factor in zip(right[1:], factors, strict=True)])
+    return [(right[0] - sum_of(map(mul, beside, known))) / pivot, *known]
+
+
+def _shares(parts: Sequence[Quantity]) -> list[Quantity]:
+    """Return parts over their sum."""
+    whole = sum_of(parts)
+    return [part / whole for part in parts]
 
 
 class MeanFit(FamilyFit, kw_only=True):
@@ -447,13 +467,14 @@ class Calibration(Record):
 
         Of a stream around products it is the one that was made together with that of the products, if any.
         """
-        return self._at_any_shape(operator).at(operator)
+        return self.at_any_shape(operator).at(operator)
 
     def is_joined(self, operator: Operator) -> Mask:
         """Tell where several fits may give the time of an operator together."""
-        return self._at_any_shape(operator).is_joined(operator)
+        return self.at_any_shape(operator).is_joined(operator)
 
-    def _at_any_shape(self, operator: Operator) -> FamilyFit:
+    def at_any_shape(self, operator: Operator) -> FamilyFit:
+        """Return the fit of an operator without those that join it at its shape."""
         fit = self.companion(operator) or self.families.get(f"{operator.family}/{operator.variant}")
         return self.family(operator.family) if fit is None else fit
 
