@@ -204,7 +204,8 @@ class OperatorTimer(MutableRecord, dict=True):
 
     def _distinct_sizes(self, operator: Operator) -> DistinctSizes | None:
         """Return the sizes of a kernel over a grid on one machine of which each is evaluated once, null for others."""
-        if not isinstance(operator, Kernel) or math.prod(self.grid) > 1:
+        is_grid = np.ndarray in map(type, _READERS[type(operator)](operator))
+        if not is_grid or not isinstance(operator, Kernel) or math.prod(self.grid) > 1:
             return None
         return None if self.calibration.at_any_shape(operator).form is None else DistinctSizes.of(operator)
 

@@ -325,34 +325,25 @@ def reclaim(engine: Engine, request: int, kept: int) -> None:
 
 
 @inner
-def schedule_alone(engine: Engine) -> bool:
-    """Let the next step decode and start no prompt. Return whether it runs anything."""
-    clear(engine.step)
-    engine.state.blocked = 0
-    schedule_decoding(engine)
-    return bool(engine.step.decodes > 0)
+def schedule(engine: Engine, now: float, starts: bool) -> bool:  # noqa: FBT001  Numba knows no keywords
+    """Decide what the next step runs. Return whether it runs anything.
 
-
-@inner
-def schedule(engine: Engine, now: float) -> bool:
-    """Decide what the next step runs. Return whether it runs anything."""
-    policy = engine.policy
-    clear(engine.step)
-    state = engine.state
+    starts: whether it may start a prompt, or continue one.
+    """
+    policy, state, step = engine.policy, engine.state, engine.step
+    clear(step)
     state.blocked = 0
-    if policy.mixed:
+    budget, preempted, decodes_first = policy.budget, False, policy.mixed or not starts
+    if decodes_first:
         preempted = schedule_decoding(engine)
-        budget = policy.budget - state.decoding * (1 + policy.drafts)
+        budget -= state.decoding * (1 + policy.drafts)
+    if starts:
         budget = continue_partial(engine, budget)
         if not preempted and budget > 0:
             admit(engine, now, budget)
-    else:  # prompts first, alone
-        budget = continue_partial(engine, policy.budget)
-        if budget > 0:
-            admit(engine, now, budget)
-        if engine.step.chunks == 0.0:
-            schedule_decoding(engine)
-    return bool(engine.step.decodes + engine.step.chunks > 0)
+    if not decodes_first and step.chunks == 0.0:  # prompts first, alone
+        schedule_decoding(engine)
+    return bool(step.decodes + step.chunks > 0)
 
 
 @inner

@@ -18,7 +18,7 @@ from costmodel.serving.availability import (
 )  # fmt: skip
 from costmodel.serving.compiled import inner
 from costmodel.serving.decoding import release
-from costmodel.serving.engine import has_place, schedule, schedule_alone, step_rows
+from costmodel.serving.engine import has_place, schedule, step_rows
 from costmodel.serving.loop import advance, decide, idle, run_quiet_steps, run_step, with_starts
 from costmodel.serving.prefix import free_request, share_prefix
 from costmodel.serving.prices import device_time, host_floor, host_time, shared_time
@@ -295,8 +295,7 @@ def decide_together(service: Service, first: int, number: int) -> bool:
     tokens, most, floor = 0.0, 0.0, 0.0
     for replica in range(first, first + number):
         engine = engine_of(service, replica)
-        runs = schedule_alone(engine) if waits else schedule(engine, look(engine, now))
-        if runs:
+        if schedule(engine, now if waits else look(engine, now), not waits):
             rows = step_rows(engine, tables)
             own = device_time(tables, engine.step, rows) - shared_time(tables, rows) + engine.step.copies
             longest, tokens, most = max(longest, own), tokens + rows, max(most, rows)

@@ -164,7 +164,7 @@ def decide(engine: Engine, tables: Tables) -> bool:
     release(engine, now)
     seen = look(engine, now)
     see_arrivals(engine, seen)
-    if not schedule(engine, seen):
+    if not schedule(engine, seen, True):  # noqa: FBT003
         return idle(engine, now)
     seconds, start = price(engine, tables), max(now, engine.state.busy_until)
     seconds = with_starts(engine, now, start, seconds, host_time(tables, engine.step))
