@@ -8,6 +8,9 @@ intervals:
     device    by how their devices are related: twin, die, rebalanced, refresh, architecture, other. Zero for one device
     program   of another build of the library, or of another library. Zero for one build
 
+To the error of any answer for a device of an architecture without fits its generation adds one effect, measured by
+backcasts, which moves no weight.
+
 The errors of fits i, j for the kernels 0 that are asked for have the covariance
 
     V_ij = (g(i, 0) + g(j, 0) - g(i, j)) / 2 + [i = j] held_out_i^2
@@ -79,9 +82,10 @@ class Effects(Record):
         return effects is not None and effects.tuned is not None
 
     def covariance(
-        self, family: str, asked: Kernels, fits: Sequence[Kernels], held_out: Sequence[float], *, is_tuned: bool = False
-    ) -> Covariance:
-        """Return the covariance of the errors of fits for the kernels that are asked for."""
+        self, family: str, asked: Kernels, fits: Sequence[Kernels], held_out: Sequence[float], *,
+        is_tuned: bool = False, common: float = 0.0,
+    ) -> Covariance:  # fmt: skip
+        """Return the covariance of the errors of fits for the kernels that are asked for. common: to all of them."""
         to_asked = [self.variogram(family, one, asked, is_tuned=is_tuned) for one in fits]
         own_error = [max(each, EXACT) ** 2 for each in held_out]
 
@@ -93,7 +97,12 @@ class Effects(Record):
             shared = max((to_asked[i] + to_asked[j] - between) / 2.0, 0.0)
             return min(shared, to_asked[i], to_asked[j], *of_backcasts)
 
-        return tuple(tuple(of(i, j) for j in range(len(fits))) for i in range(len(fits)))
+        return tuple(tuple(of(i, j) + common for j in range(len(fits))) for i in range(len(fits)))
+
+    @property
+    def generation(self) -> float:
+        """Return what a device of an architecture without any fits adds to what all others lend it."""
+        return self._of("any", "generation")
 
     def unseen(self, key: str, *, is_shape_wise: bool) -> UnseenGroups | None:
         """Return what unmeasured groups of shapes add to the interval of a family's fit. None where no file says.

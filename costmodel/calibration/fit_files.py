@@ -263,6 +263,11 @@ class FitStore:
         files = (None, None) if same else (self._device_file(device), self._device_file(other))
         return relation(*files, same=same)
 
+    def is_new(self, device: str) -> bool:
+        """Tell whether no device of its architecture has fits."""
+        own, known = self._device_file(device), map(self._device_file, self._implementations.keys() - self._hidden)
+        return own is not None and own.architecture not in {each.architecture for each in known if each is not None}
+
     def on_device(self, fit: FamilyFit, device: str, lender: str) -> FamilyFit:
         """Return the fit of another device as its terms go on this one.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -137,6 +138,11 @@ class FitSearch:
     def _far(self) -> list[str]:
         return [each for each in self._store.others(self._device, same_die=False) if each not in self._chain]
 
+    @cached_property
+    def _novelty(self) -> float:
+        """Return what the device's generation adds to the error of what others lend it."""
+        return self._store.effects.generation if self._store.is_new(self._device) else 0.0
+
     def on_device(self, device: str, key: str, named: Sequence[str]) -> list[Candidate]:
         """Return the fits of a key on one device, and the files without one."""
         looked_at: dict[str, Candidate] = {}
@@ -199,9 +205,14 @@ class FitSearch:
                 return Kernels(each.device, asked.implementation, asked.library)
             return Kernels(each.device, each.implementation, each.library)
 
-        errors = [
-            replace(each, unshared=effects.unshared(family, kernels(each), asked), is_compared=True) for each in known
-        ]
+        novelty = 0.0 if key.startswith((*_LINKS, EXPERT_MESSAGES)) else self._novelty
+
+        def compared(each: Candidate) -> Candidate:
+            device, program = effects.unshared(family, kernels(each), asked)
+            added = novelty if each.device else 0.0  # in backcasts, by which all devices' kernels are judged, it is
+            return replace(each, unshared=(math.hypot(device, added), program), is_compared=True)
+
+        errors = list(map(compared, known))
 
         def order(each: Candidate) -> tuple[bool | int | float | None, ...]:
             name = next((at for at, one in enumerate(named) if each.is_of(one)), len(named))
@@ -212,7 +223,9 @@ class FitSearch:
         ordered += [each for each in errors if not each.device]  # it holds at any shape
         held_out = [each.held_out for each in ordered]
         covariance, tuned = (
-            effects.covariance(family, asked, list(map(kernels, ordered)), held_out, is_tuned=is_tuned)
+            effects.covariance(
+                family, asked, list(map(kernels, ordered)), held_out, is_tuned=is_tuned, common=novelty**2
+            )
             for is_tuned in (False, True)
         )
         return Answer(tuple(ordered), covariance, tuned if effects.has_tuned(family) else None)

@@ -158,6 +158,10 @@ class FamilyEffectsFile(Strict):
     refresh: Effect | None = Field(default=None, description="of a device whose die is another one of the same size")
     architecture: Effect | None = Field(default=None, description="of a device of another die of the architecture")
     other: Effect | None = Field(default=None, description="of a device of another architecture")
+    generation: Effect | None = Field(
+        default=None,
+        description="of a device of an architecture without fits, beside its distance to those that have some",
+    )
     build: Effect | None = Field(default=None, description="of another build of the library")
     tuned: Effect | None = Field(
         default=None, description="of another build, at layers with tiles that were tuned; null: as at others"

@@ -5,7 +5,8 @@ python -m reports.fits.backcasts MEASUREMENTS --path WITHOUT --table PAGE
 Generations are hidden in the order in which they were announced, each with all that came later. Everything else is what
 `predict` and `simulate` do for a device without rows. `--path` names a folder that holds one for each generation, by
 its first architecture, whose prior, step errors and kernel anchors were made without the hidden architectures:
-`reports.fits.prior`, `.effects` and `.kernel_anchors` take `--without`. A device is also hidden by itself, others of
+`reports.fits.prior`, `.effects` and `.kernel_anchors` take `--without`, and `.effects` takes with `--generation` what
+this page says that the generations before have added. A device is also hidden by itself, others of
 its die stay.
 
 Of n rows of a family the others follow as `calibrate` has it (`costmodel.cost.anchored_fit`), over the same rows for
@@ -39,9 +40,10 @@ from costmodel.schema.fit_plan import ImplementationFile
 from costmodel.schema.references import Library
 from costmodel.study.published.reproduce import load_cases
 from reports.fits import runs
-from reports.fits.effects import OWN_KIND
+from reports.fits.effects import FEWEST, GENERATION, OWN_KIND
 from reports.fits.measured import KIND, Measured, options, publish
 from reports.fits.prior import FAMILIES
+from reports.fits.source_agreement import Pair, pooled
 from reports.page import rendered
 
 ALONE = {
@@ -122,6 +124,24 @@ def together_of(key: str, cases: Sequence[Found], device: str = "all") -> Found:
     return Found(key, device, *(np.concatenate(side) for side in sides))
 
 
+def additions(cases: Sequence[Found], known: float) -> dict[str, dict[Pair, Array]]:
+    """Return log^2 - half^2 + known^2 of the families of devices that have enough rows, as steps of `.effects` have it.
+
+    known: what the half widths hold of the generation's effect.
+    """
+    enough = [one for one in cases if len(one.logs) >= FEWEST]
+    squares = [one.logs**2 - ((one.high - one.low) / 2.0) ** 2 + known**2 for one in enough]
+    return {
+        f"{GENERATION}/{one.key}/{one.device}": {(one.device, one.key): square}
+        for one, square in zip(enough, squares, strict=True)
+    }
+
+
+def effect_of(added: Mapping[str, Mapping[Pair, Array]]) -> str:
+    """Return what generations add to half widths: the root of the 80 % point, each family of a device once."""
+    return f"{math.sqrt(max(next(reach for name, reach, *_ in pooled(added) if name == GENERATION), 0.0)):.3g}"
+
+
 def table_of(cases: Sequence[Found]) -> list[tuple[str, ...]]:
     """Return the rows of a table: all kernels of all devices, of each device, then each `family/variant`."""
     devices, keys = ({getattr(one, name): None for one in cases} for name in ("device", "key"))
@@ -190,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for case_class, row in runs.rows_of(load_cases([])[0], Library(), RUNS):
         known[case_class].append(row)
     generations, few, of_runs = (list[tuple[object, ...]]() for _ in range(3))
-    tables = {}
+    tables, every = {}, dict[str, dict[Pair, Array]]()
     for at, name in enumerate(GENERATIONS):
         hidden, ours = (here.of_architectures(names) for names in (",".join(GENERATIONS[at:]), name))
         before, own = (
@@ -198,11 +218,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             [each for each in here.planned if each in ours],
         )
         library = Library([path / name.partition(",")[0] for path in chosen.path])
-        cells: tuple[str, ...] = ("-" if own else "0", "-", "-", "-")
+        cells: tuple[str, ...] = ("-" if own else "0", *"----")
         if before and own:
             apart = Backcasts(here.table, here.plan, library.roots[:-1])
             cases = [each for device in own for each in apart.backcast(device, hidden)]
-            cells, tables[f"Without all devices of {name} and later"] = together_of("", cases).cells, table_of(cases)
+            added = additions(cases, FitStore(library).effects.generation)
+            cells, every = (*together_of("", cases).cells, effect_of(added)), every | added
+            tables[f"Without all devices of {name} and later"] = table_of(cases)
             few += few_rows(name, cases, shared_errors(library))
             of_runs += run_rows(name, known, ",".join(GENERATIONS[:at]).split(","), FitStore(library, hidden))
         generations.append((name, f"{len(before)} devices", ", ".join(own) or "nothing", *cells))
@@ -211,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tables[f"Without the device, {title}"] = table_of(alone)
     text = rendered(
         "kernels/backcasts", day=date.today(), command=f"{COMMAND} --every {chosen.every}", least=LEAST, most=RUNS,
-        generations=generations, few=few, of_runs=of_runs, tables=tables,
+        generations=generations, adds=effect_of(every), few=few, of_runs=of_runs, tables=tables,
     )  # fmt: skip
     publish(chosen.table, text)
 

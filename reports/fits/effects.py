@@ -3,7 +3,8 @@
 python -m reports.fits.effects MEASUREMENTS --output hardware/calibrations/effects.yaml
 
 Without `--shapes` what unmeasured groups and sizes add stays as the file has it: these are fits to part of the rows of
-every family (`reports.fits.unseen_groups`), which take longer.
+every family (`reports.fits.unseen_groups`), which take longer. What a generation adds, `reports.fits.backcasts` says:
+`--generation` states it, and it stays as well unless architectures are left out.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ MOST = 100  # rows of one family of an implementation that are predicted
 FEWEST = 8
 SEED = 0
 OWN_KIND = "triton"  # library whose attention is far from all others' on large shapes, and no device's default
-BUILD, LIBRARY, ANY = "build", "library", "any"
-_NAMES = (*RELATIONS, BUILD, "tuned", LIBRARY, "unseen", "beyond")
+BUILD, LIBRARY, ANY, GENERATION = "build", "library", "any", "generation"
+_NAMES = (*RELATIONS, GENERATION, BUILD, "tuned", LIBRARY, "unseen", "beyond")
 NOTE = (
     "Roots of the 80 % points of log(measured over predicted time)^2, less the squares of what a fit misses on unseen",
     "rows of its own and of what the distance from its sizes adds. `twin`, `die`: fits of one implementation on two",
     "devices, of other builds of its library where none is on two; `rebalanced` (H20, whose kernels were timed by one",
     "source each): of all builds of the library; `architecture`, `other`: of the same implementation on the nearest",
     "device of another die that has it; `refresh`: on a device whose die is another one of the same size; `build`,",
-    "`tuned`, `library`: on the same device. Shapes: of fits to one to three groups of shapes, or to the smaller sizes",
-    "of all.",
+    "`tuned`, `library`: on the same device; `generation`: by the page of backcasts. Shapes: of fits to one to three",
+    "groups of shapes, or to the smaller sizes of all.",
     "Made by `python -m reports.fits.effects MEASUREMENTS --output hardware/calibrations/effects.yaml`, shapes with",
     "`--shapes`.",
 )
@@ -276,7 +277,7 @@ def render(effects: Effects, rests_on: Sequence[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Predict every implementation's rows by the fits of others; write the calibration file."""
-    asked = options("fits.effects", main, "calibration file", without="", path=[], shapes=False)
+    asked = options("fits.effects", main, "calibration file", without="", generation=0.0, path=[], shapes=False)
     chosen = asked.parse_args(arguments)
     measured, store = Measured.read(chosen.measurements, path=chosen.path), FitStore(Library(chosen.path))
     whole = measured.plan
@@ -287,6 +288,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shapes = effects_of_shapes(measured) if chosen.shapes else known_effects(("unseen", "beyond"))
     for family, own in shapes.items():
         effects.setdefault(family, {}).update(own)
+    if chosen.generation or not chosen.without:
+        kept = known_effects((GENERATION,)).get(ANY, {}).get(GENERATION, 0.0)
+        effects[ANY][GENERATION] = chosen.generation or kept
     publish(chosen.output, render(effects, measured.rests_on))
 
 

@@ -143,6 +143,7 @@ def options(name: str, main: Callable[..., object], output: str = "", **defaults
 _MEANINGS = {
     "each": "families of a device and operator",
     "every": "take every so many-th row of the tables",
+    "generation": "what a device of an architecture without fits adds to what others lend it",
     "most": "families in all",
     "only": "implementations or devices whose name contains one of these, by comma",
     "path": "folder to search first; repeatable",
