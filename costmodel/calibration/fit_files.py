@@ -107,20 +107,23 @@ class FitStore:
 
     hidden: devices, and files as `DEVICE/IMPLEMENTATION`, that are taken as not there, for what would be predicted
         without them.
+    generation: what an architecture without fits adds to intervals, null: as `calibrations/effects` has it.
     """
 
-    def __init__(self, library: Library, hidden: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, library: Library, hidden: frozenset[str] = frozenset(), generation: float | None = None
+    ) -> None:  # fmt: skip
         self.library = library
-        self._hidden = hidden
+        self._hidden, self._generation = hidden, generation
         self._files: dict[str, DeviceFits | None] = {}
         self._device_files: dict[str, DeviceFile] = {}
         self._chains: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
         self._shared: dict[str, Mapping[str, FamilyFitFile]] = {}
         self._others_of: dict[str, dict[bool, list[str]]] = {}
 
-    def __reduce__(self) -> tuple[type[FitStore], tuple[Library, frozenset[str]]]:
+    def __reduce__(self) -> tuple[type[FitStore], tuple[Library, frozenset[str], float | None]]:
         """Return how another process makes it: from the search path, files read anew."""
-        return FitStore, (self.library, self._hidden)
+        return FitStore, (self.library, self._hidden, self._generation)
 
     def device_fits(self, device: str, implementation: str) -> DeviceFits | None:
         """Return the file `calibrations/DEVICE/IMPLEMENTATION`. None where there is none.
@@ -263,10 +266,12 @@ class FitStore:
         files = (None, None) if same else (self._device_file(device), self._device_file(other))
         return relation(*files, same=same)
 
-    def is_new(self, device: str) -> bool:
-        """Tell whether no device of its architecture has fits."""
+    def novelty(self, device: str) -> float:
+        """Return what an architecture without fits adds to the error of what others lend a device, else zero."""
         own, known = self._device_file(device), map(self._device_file, self._implementations.keys() - self._hidden)
-        return own is not None and own.architecture not in {each.architecture for each in known if each is not None}
+        if own is None or own.architecture in {each.architecture for each in known if each is not None}:
+            return 0.0
+        return self.effects.generation if self._generation is None else self._generation
 
     def on_device(self, fit: FamilyFit, device: str, lender: str) -> FamilyFit:
         """Return the fit of another device as its terms go on this one.

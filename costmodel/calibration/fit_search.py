@@ -65,6 +65,7 @@ class FitSearch:
     def __init__(self, store: FitStore, device: str) -> None:
         self._store, self._device = store, device
         self._chain = dict(store.chain(device))
+        self._novelty = store.novelty(device)
 
     def near(self, key: str, named: Sequence[str]) -> list[Candidate]:
         """Return the fits of a key, and the files without one, of the devices of the chain and of the die.
@@ -137,11 +138,6 @@ class FitSearch:
     @cached_property
     def _far(self) -> list[str]:
         return [each for each in self._store.others(self._device, same_die=False) if each not in self._chain]
-
-    @cached_property
-    def _novelty(self) -> float:
-        """Return what the device's generation adds to the error of what others lend it."""
-        return self._store.effects.generation if self._store.is_new(self._device) else 0.0
 
     def on_device(self, device: str, key: str, named: Sequence[str]) -> list[Candidate]:
         """Return the fits of a key on one device, and the files without one."""

@@ -113,13 +113,14 @@ class _Candidate(Record):
 
 
 class Chooser:
-    """Finds the fits for kernels on one device. Files are read once. hidden: devices whose fits are not looked at."""
+    """Finds the fits for kernels on one device. Files are read once. hidden, generation: as of `FitStore`."""
 
     def __init__(
-        self, device: str, search_path: Sequence[str | Path] = (), hidden: frozenset[str] = frozenset()
+        self, device: str, search_path: Sequence[str | Path] = (), hidden: frozenset[str] = frozenset(),
+        generation: float | None = None,
     ) -> None:  # fmt: skip
         self._device = device
-        self._store = FitStore(Library(search_path), hidden)
+        self._store = FitStore(Library(search_path), hidden, generation)
         self._unnamed = default_framework(search_path).implementations
         self._choices: dict[tuple[str, str, Kernel], Choice] = {}
         self._programs: dict[str, Choice] = {}

@@ -96,6 +96,8 @@ class AttentionFile(Declared, of=workload_mixers.Attention, mixer="attention"):
             raise Wrong("kv_source excludes shared_values, borrowed_kv, indexer and partial", "remove one of them")
 
     def _check_scores(self) -> None:
+        if self.kernel.one_launch and (len(self.head_groups) < 2 or self.kernel.materialised):
+            raise Wrong("one_launch joins the fused kernels of several head groups", "remove it, or add `head_groups`")
         if self.score != "dot" and not self.kernel.materialised:
             raise Wrong(f"no fused kernel has score: {self.score}", "write `kernel: {materialised: true}`")
 

@@ -61,7 +61,7 @@ def add_attention(builder: WorkBuilder, context: Context, mixer: Attention, *, n
     builder.save("query, key, value", "qkv", (context.tokens * query + rows * kv * replicas) * context.residual)
     if mixer.kv_source is None:
         _add_foreign_keys(builder, context, mixer, kv, replicas)
-    for name, group in kernels.named_groups(mixer.head_groups):
+    for name, group in kernels.named_groups(mixer.launched_groups):
         _add_group(builder, keys, mixer, _Heads(group, name), dropout=dropout)
     _add_result(builder, context, mixer, heads)
 
@@ -230,7 +230,7 @@ def add_joint_core(builder: WorkBuilder, context: Context, mixer: Attention) -> 
         join = Elementwise("stream join", size, calls=4.0, kind="permute", rows=context.tokens)
         builder.step("qkv", [join], [replace(join, name="stream join gradient")])
     gather_kv(builder, context, kv)
-    for name, group in kernels.named_groups(mixer.head_groups):
+    for name, group in kernels.named_groups(mixer.launched_groups):
         _add_group(builder, context, mixer, _Heads(group, name), dropout=False)
 
 

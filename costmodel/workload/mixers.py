@@ -20,6 +20,38 @@ class HeadGroup(Record):
     pattern: Pattern
 
 
+class OwnSpans(Pattern):
+    """The patterns of several head groups in one kernel: a head on the mean, and the longest thread block of any."""
+
+    kind: str = "own spans"
+    groups: tuple[HeadGroup, ...] = ()
+
+    def pairs(self, q_len: Count, kv_len: Count, *, causal: bool) -> Count:
+        """Return the mean of the groups' pairs by their shares of the heads."""
+        return sum_of(each.share * each.pattern.pairs(q_len, kv_len, causal=causal) for each in self.groups)
+
+    def last_query_keys(self, kv_len: Count) -> Count:
+        """Return the keys of the last query of the group that sees the most."""
+        return maximum(0.0, *(each.pattern.last_query_keys(kv_len) for each in self.groups))
+
+    def keys_read(self, q_len: Count, kv_len: Count) -> Count:
+        """Return the mean of the cached tokens that a decoding step reads."""
+        return sum_of(each.share * each.pattern.keys_read(q_len, kv_len) for each in self.groups)
+
+    def held_keys(self, kv_len: Count) -> Count:
+        """Return the keys of the group that holds the most."""
+        return maximum(0.0, *(each.pattern.held_keys(kv_len) for each in self.groups))
+
+    def selection(self, q_len: Count, kv_len: Count, head_dim: Count) -> tuple[Count, Count]:
+        """Return the mean of what selects the groups' keys."""
+        parts = [(each.share, *each.pattern.selection(q_len, kv_len, head_dim)) for each in self.groups]
+        return sum_of(share * macs for share, macs, _ in parts), sum_of(share * keys for share, _, keys in parts)
+
+    def fetched_keys(self, q_len: Count, kv_len: Count) -> Count:
+        """Return the mean of the keys that a decoding step copies from the host."""
+        return sum_of(each.share * each.pattern.fetched_keys(q_len, kv_len) for each in self.groups)
+
+
 class KernelTraits(Record):
     """How a system's own code computes attention."""
 
@@ -32,6 +64,7 @@ class KernelTraits(Record):
     permuted: Annotated[
         bool, "tokens are permuted into the order of the kernel's tiles before it, and back after it"
     ] = False
+    one_launch: Annotated[bool, "one kernel of all head groups, whose heads have spans of their own"] = False
     head_edit: Annotated[bool, "a separate kernel scales, masks or shifts the outputs of heads"] = False
     channels_first: Annotated[
         bool, "projections are 1 x 1 convolutions of channels-first tensors, transposed before and after"
@@ -165,6 +198,11 @@ class Attention(Record):
         """Return the share of keys and values that exist: all, unless heads choose their tokens."""
         chooses = self.route is not None and self.route.tokens is not None
         return self.active_share if chooses else 1.0  # of masked heads all
+
+    @property
+    def launched_groups(self) -> tuple[HeadGroup, ...]:
+        """Return the head groups that have a kernel each: all together where one launch computes them."""
+        return (HeadGroup(1.0, OwnSpans(groups=self.head_groups)),) if self.kernel.one_launch else self.head_groups
 
     def cached_tokens(self, tokens: Count) -> Count:
         """Return the tokens, of a sequence of `tokens`, whose keys and values the device caches (mean of the heads)."""

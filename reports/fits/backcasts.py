@@ -5,9 +5,9 @@ python -m reports.fits.backcasts MEASUREMENTS --path WITHOUT --table PAGE
 Generations are hidden in the order in which they were announced, each with all that came later. Everything else is what
 `predict` and `simulate` do for a device without rows. `--path` names a folder that holds one for each generation, by
 its first architecture, whose prior, step errors and kernel anchors were made without the hidden architectures:
-`reports.fits.prior`, `.effects` and `.kernel_anchors` take `--without`, and `.effects` takes with `--generation` what
-this page says that the generations before have added. A device is also hidden by itself, others of
-its die stay.
+`reports.fits.prior`, `.effects` and `.kernel_anchors` take `--without`. Intervals have what the generations before
+added, which `reports.fits.effects --generation` states for devices of today. A device is also hidden by itself, and
+others of its die stay.
 
 Of n rows of a family the others follow as `calibrate` has it (`costmodel.cost.anchored_fit`), over the same rows for
 each n; of n runs of a site its others as `reports.fits.runs` has it.
@@ -94,9 +94,12 @@ class Found(Record):
 class Backcasts(Measured):
     """Measured rows beside what `predict` says of them while the fits of some devices are hidden."""
 
-    def backcast(self, device: str, hidden: frozenset[str]) -> Iterator[Found]:
-        """Yield the errors of every `family/variant` of a device while the fits of some are hidden."""
-        chooser, framework = Chooser(device, self.path, hidden), default_framework(self.path)
+    def backcast(self, device: str, hidden: frozenset[str], generation: float | None = None) -> Iterator[Found]:
+        """Yield the errors of every `family/variant` of a device while the fits of some are hidden.
+
+        generation: what an architecture without fits adds to intervals, null: as the file of effects has it.
+        """
+        chooser, framework = Chooser(device, self.path, hidden, generation), default_framework(self.path)
         found: dict[str, list[tuple[Array, ...]]] = {}
         for file in self.plan.implementations:
             for key, part, rows, choice in self.chosen(file, chooser) if file.device == KIND + device else ():
@@ -124,22 +127,20 @@ def together_of(key: str, cases: Sequence[Found], device: str = "all") -> Found:
     return Found(key, device, *(np.concatenate(side) for side in sides))
 
 
-def additions(cases: Sequence[Found], known: float) -> dict[str, dict[Pair, Array]]:
-    """Return log^2 - half^2 + known^2 of the families of devices that have enough rows, as steps of `.effects` have it.
-
-    known: what the half widths hold of the generation's effect.
-    """
+def additions(cases: Sequence[Found]) -> dict[str, dict[Pair, Array]]:
+    """Return log^2 - half^2 of the families of devices that have enough rows, as steps of `.effects` have it."""
     enough = [one for one in cases if len(one.logs) >= FEWEST]
-    squares = [one.logs**2 - ((one.high - one.low) / 2.0) ** 2 + known**2 for one in enough]
+    squares = [one.logs**2 - ((one.high - one.low) / 2.0) ** 2 for one in enough]
     return {
         f"{GENERATION}/{one.key}/{one.device}": {(one.device, one.key): square}
         for one, square in zip(enough, squares, strict=True)
     }
 
 
-def effect_of(added: Mapping[str, Mapping[Pair, Array]]) -> str:
+def effect_of(added: Mapping[str, Mapping[Pair, Array]]) -> float:
     """Return what generations add to half widths: the root of the 80 % point, each family of a device once."""
-    return f"{math.sqrt(max(next(reach for name, reach, *_ in pooled(added) if name == GENERATION), 0.0)):.3g}"
+    reached = [reach for name, reach, *_ in pooled(added) if name == GENERATION] if added else [0.0]
+    return math.sqrt(max(*reached, 0.0))
 
 
 def table_of(cases: Sequence[Found]) -> list[tuple[str, ...]]:
@@ -221,19 +222,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cells: tuple[str, ...] = ("-" if own else "0", *"----")
         if before and own:
             apart = Backcasts(here.table, here.plan, library.roots[:-1])
-            cases = [each for device in own for each in apart.backcast(device, hidden)]
-            added = additions(cases, FitStore(library).effects.generation)
-            cells, every = (*together_of("", cases).cells, effect_of(added)), every | added
+            bare, cases = (
+                [each for device in own for each in apart.backcast(device, hidden, adds)]
+                for adds in (0.0, effect_of(every))
+            )
+            added, store = additions(bare), FitStore(library, hidden, effect_of(every))
+            cells, every = (*together_of("", cases).cells, f"{effect_of(added):.3g}"), every | added
             tables[f"Without all devices of {name} and later"] = table_of(cases)
             few += few_rows(name, cases, shared_errors(library))
-            of_runs += run_rows(name, known, ",".join(GENERATIONS[:at]).split(","), FitStore(library, hidden))
+            of_runs += run_rows(name, known, ",".join(GENERATIONS[:at]).split(","), store)
         generations.append((name, f"{len(before)} devices", ", ".join(own) or "nothing", *cells))
     for title, of in ALONE.items():
         alone = [each for name in of for each in here.backcast(name, frozenset({name}))]
         tables[f"Without the device, {title}"] = table_of(alone)
     text = rendered(
         "kernels/backcasts", day=date.today(), command=f"{COMMAND} --every {chosen.every}", least=LEAST, most=RUNS,
-        generations=generations, adds=effect_of(every), few=few, of_runs=of_runs, tables=tables,
+        generations=generations, adds=f"{effect_of(every):.3g}", few=few, of_runs=of_runs, tables=tables,
     )  # fmt: skip
     publish(chosen.table, text)
 

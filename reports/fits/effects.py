@@ -288,9 +288,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shapes = effects_of_shapes(measured) if chosen.shapes else known_effects(("unseen", "beyond"))
     for family, own in shapes.items():
         effects.setdefault(family, {}).update(own)
-    if chosen.generation or not chosen.without:
-        kept = known_effects((GENERATION,)).get(ANY, {}).get(GENERATION, 0.0)
-        effects[ANY][GENERATION] = chosen.generation or kept
+    if not chosen.without:
+        effects[ANY][GENERATION] = chosen.generation or known_effects((GENERATION,))[ANY][GENERATION]
     publish(chosen.output, render(effects, measured.rests_on))
 
 

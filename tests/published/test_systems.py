@@ -127,6 +127,7 @@ ATTENTION = "{{type: attention, q_heads: 8, head_groups: [{{share: 1.0, pattern:
         ("{type: attention, q_heads: 8, route: {shared: 0, routed: 8}}", "write one of the two"),
         ("{type: attention, q_heads: 8, route: {shared: 0, routed: 8, top_k: 4, tokens: 0.5}}", "write one of the two"),
         ("{type: attention, q_heads: 8, kernel: {permuted: true, materialised: true}}", "permuted has no effect"),
+        ("{type: attention, q_heads: 8, kernel: {one_launch: true}}", "several head groups"),
         ("{type: attention, q_heads: 8, head_groups: [{pattern: {kind: full}}]}", "either `share` or"),
         (
             "{type: attention, q_heads: 8, head_groups: [{heads: 4, pattern: {kind: full}}, "

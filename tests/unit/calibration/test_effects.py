@@ -14,7 +14,6 @@ from costmodel.calibration.fit_files import FitStore, read
 from costmodel.calibration.fit_lookup import FitLookup, load_calibration
 from costmodel.cost.calibration import MeanFit
 from costmodel.cost.spread import Spread, UnseenGroups
-from costmodel.records import replace
 from costmodel.schema.calibration import FamilyEffectsFile, FamilyFitFile
 from costmodel.schema.device import DeviceFile
 from costmodel.schema.references import Library
@@ -82,12 +81,10 @@ def test_errors_go_together_by_what_fits_share_and_no_weight_is_of_one_vote_twic
 
 def test_a_generation_without_fits_widens_what_others_lend_it_and_moves_no_weight():
     hidden = frozenset(name for name in Library(()).names("devices") if device(name).architecture == "blackwell")
-    without, store = (FitStore(Library(()), hidden) for _ in range(2))
-    known = {name: each.model_copy(update={"generation": None}) for name, each in store.effects.families.items()}
-    without.effects = replace(store.effects, families=known)
+    without, store = (FitStore(Library(()), hidden, generation) for generation in (0.0, None))
     product = Gemm("x", m=4096.0, n=4096.0, k=4096.0, dtype="bf16", a_bytes=2.0, b_bytes=2.0, out_bytes=2.0)
     for name, adds in (("b200-sxm", store.effects.generation), ("h100-sxm", 0.0)):
-        assert store.is_new(name) == (adds > 0.0)
+        assert store.novelty(name) == adds
         fits = [FitLookup(each, name, {})["gemm/bf16"].at(product) for each in (without, store)]
         before, after = (
             math.log(each.spread.high[0]) if not isinstance(each, MeanFit) else each.spread.half for each in fits

@@ -15,6 +15,7 @@ from costmodel.workload.architecture import Architecture, Attention, HeadGroup, 
 from costmodel.workload.context import Context, per_rank
 from costmodel.workload.kv_cache import cached_bytes, state_bytes
 from costmodel.workload.layers import model_work
+from costmodel.workload.mixers import OwnSpans
 from costmodel.workload.operators import AttentionKernel, Gemm, Operator
 from costmodel.workload.patterns import (
     Axis,
@@ -205,3 +206,39 @@ def test_only_inference_writes_foreign_keys_into_a_cache_and_only_where_there_is
     uncached = replace(model(CROSS), layers=(replace(DENSE_MODEL.layers[0], mixer=replace(mixer(CROSS), keeps=False)),))
     work = model_work(context(uncached, phase="prefill", sequences=1.0, new_tokens=TOKENS, kv_len=TOKENS))
     assert not [each for each in work.layers[0].forward if each.name == "foreign kv cache write"]
+
+
+def launched(phase: str, *, one_launch: bool) -> list[AttentionKernel]:
+    """Return the attention kernels of a layer whose heads see 256, or a chosen half, of 1,024 tokens."""
+    groups = (
+        HeadGroup(0.25, Pattern("window", 256.0)),
+        HeadGroup(0.75, PredictedSparse(keep=0.5, reduced=8.0, rank=4.0)),
+    )
+    own = replace(GQA, keeps=True, head_groups=groups, kernel=replace(GQA.kernel, one_launch=one_launch))
+    architecture = replace(DENSE_MODEL, layers=(replace(DENSE_MODEL.layers[0], mixer=own),))
+    new = 1.0 if phase == "decode" else TOKENS
+    found = (
+        model_work(context(architecture, phase=phase, sequences=1.0, new_tokens=new, kv_len=TOKENS)).layers[0].forward
+    )
+    return [each for each in found if isinstance(each, AttentionKernel)]
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_one_launch_of_several_spans_has_the_work_of_all_and_the_longest_of_any(phase: str) -> None:
+    apart, (joined,) = launched(phase, one_launch=False), launched(phase, one_launch=True)
+    assert len(apart) == 2
+    assert joined.heads == sum(each.heads for each in apart)
+    assert joined.flop == pytest.approx(sum(each.flop for each in apart))
+    assert joined.traffic == pytest.approx(sum(each.traffic for each in apart))
+    if phase == "prefill":
+        assert joined.last_query_kv_len == max(each.last_query_kv_len for each in apart) == 512.0  # type: ignore[type-var]
+    else:
+        assert joined.kv_len == 0.25 * 256.0 + 0.75 * 512.0
+
+
+def test_one_launch_selects_and_fetches_what_its_groups_do() -> None:
+    chosen, near = ChunkTopK(chunk=16.0, attend=64.0, offload=True), Pattern("window", 64.0)
+    joined = OwnSpans(groups=(HeadGroup(0.25, chosen), HeadGroup(0.75, near)))
+    assert joined.selection(1.0, TOKENS, 128.0) == tuple(0.25 * each for each in chosen.selection(1.0, TOKENS, 128.0))
+    assert joined.fetched_keys(1.0, TOKENS) == 0.25 * 64.0
+    assert joined.held_keys(TOKENS) == TOKENS
