@@ -75,7 +75,7 @@ class Browser:
         """Return the addresses that the page asked for, data of its own left out."""
         asked = [event for event in self.events if event["method"] == "Network.requestWillBeSent"]
         addresses = [event["params"]["request"]["url"] for event in asked]
-        return [address for address in addresses if not address.startswith("data:")]
+        return [address for address in addresses if not address.startswith(("data:", "blob:"))]
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Return the answer to one command."""

@@ -244,14 +244,13 @@ def create(settings: Settings) -> Starlette:
         with folder, workers:
             yield
 
-    script = files("costmodel.app").joinpath("static/app.js")
     routes: Sequence[tuple[str, str, Handler]] = [
         ("/", "GET", page.shell), ("/plan", "GET", page.plan), ("/answer", "GET", page.answer),
         ("/result.json", "GET", page.result),
         ("/workload.yaml", "GET", page.workload), ("/models", "POST", page.upload), ("/runs", "POST", page.start),
         ("/runs/{key}", "GET", page.run), ("/runs/{key}", "DELETE", page.cancel),
         ("/app.css", "GET", _static(view.stylesheet, "text/css")),
-        ("/app.js", "GET", _static(lambda: script.read_text("utf-8"), "text/javascript")),
+        ("/app.js", "GET", _static(view.script, "text/javascript")),
         ("/plotly.js", "GET", _static(plotly, "text/javascript")),
     ]  # fmt: skip
     names = ("localhost", socket.gethostname(), *settings.names)

@@ -181,6 +181,12 @@ def _tails(one: Predicted) -> Markup:
     return _markup("Percentiles", rows)
 
 
+def script() -> str:
+    """Return the script that draws figures, as on pages of reports, and that of the controls."""
+    shared = files("costmodel.report.web").joinpath("figures.js").read_text("utf-8")
+    return shared + files("costmodel.app").joinpath("static/app.js").read_text("utf-8")
+
+
 def stylesheet() -> str:
     """Return the style of reports, and what the page's controls add to it."""
     report = files("costmodel.report.web").joinpath("page.css").read_text("utf-8")

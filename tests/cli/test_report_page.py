@@ -106,12 +106,39 @@ def test_a_click_on_a_heading_sorts_and_another_one_turns_the_order(pages, tmp_p
     assert second == sorted(second, reverse=True)
 
 
+PEAK = "document.querySelector('.plot')._fullLayout.xaxis.type"
+
+
+@in_a_browser
+@pytest.mark.parametrize("width", [375, 1440])
+def test_figures_of_a_result_answer_a_pointer_and_change_their_axes(pages, width, tmp_path):
+    page = pages["result"]
+    assert page.stat().st_size < 5_000_000
+    result = json.loads((page.parent.parent / "result.json").read_text())
+    with browsing(tmp_path / "profile") as browser:
+        browser.open(page, width, "dark")
+        browser.wait("document.body.dataset.drawn === '2'")
+        shown = browser.value("[...document.querySelectorAll('.plot')].map((each) => each.offsetWidth)")
+        assert all(0 < each <= width for each in shown)
+        assert browser.value("document.documentElement.scrollWidth") <= width
+        assert browser.value("[...document.querySelectorAll('.plot ~ .drawing')].every((each) => each.hidden)")
+        times = browser.value("document.querySelector('.plot').data.flatMap((each) => each.x)")
+        longest = max(line["time"] for line in result["scenarios"]["decode"]["breakdown"])
+        assert max(times) == pytest.approx(1e3 * longest)
+        assert browser.value(PEAK) == "linear"
+        browser.value("(document.querySelector('.plot + button').click(), 1)")
+        browser.wait(f"{PEAK} === 'log'")
+        assert browser.errors() == []
+
+
 @in_a_browser
 def test_names_are_text_in_a_browser(pages, tmp_path):
     with browsing(tmp_path / "profile") as browser:
         browser.open(pages["hostile"], 375, "light")
         assert browser.value("document.querySelector('h1').textContent") == LONG
+        browser.wait("document.body.dataset.drawn === '2'")
         assert browser.value("document.scripts.length") == 2
+        assert browser.value("document.querySelector('.plot svg').textContent.includes('<script>')")
         assert browser.value("JSON.parse(document.getElementById('data').textContent).model.name") == LONG
 
 

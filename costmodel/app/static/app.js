@@ -1,4 +1,3 @@
-"use strict";
 const form = document.getElementById("controls");
 const answer = document.getElementById("answer");
 const busy = document.getElementById("busy");
@@ -58,23 +57,11 @@ const showControls = (panel, controls) => {
 };
 const PHASES = ["decode", "prefill", "generate", "serving", "training", "diffusion"];
 
-const colour = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
 const draw = () => {
-  const [text, line] = [colour("--text"), colour("--line")];
   for (const plot of document.querySelectorAll(".plot")) {
     const figure = figures[plot.id.replace("plot-", "")];
     plot.closest("figure").hidden = !figure;
-    if (!figure) continue;
-    const axis = { gridcolor: line, zerolinecolor: line, linecolor: line };
-    const narrow = innerWidth < 640;
-    Plotly.react(plot, figure.data, {
-      ...figure.layout, autosize: true, dragmode: narrow ? false : "zoom", hovermode: "closest",
-      modebar: { orientation: "v", bgcolor: "rgba(0,0,0,0)", color: colour("--quiet"), activecolor: text },
-      xaxis: { ...axis, ...figure.layout.xaxis }, yaxis: { ...axis, ...figure.layout.yaxis },
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: "system-ui, sans-serif", size: narrow ? 11 : 13, color: text },
-      margin: { l: 48, r: narrow ? 36 : 56, t: 8, b: 44 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
-    }, { responsive: true, displaylogo: false, displayModeBar: !narrow, modeBarButtons: [["toImage", "resetScale2d"]] });
+    if (figure) drawFigure(plot, figure);
   }
 };
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import csv
+import gzip
 import hashlib
 import html
 import io
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -90,17 +93,28 @@ def page(title: str, about: str, sections: Sequence[Section], data: Any) -> byte
 
     Its policy lets a browser run this one script and load nothing.
     """
-    script = _packaged("page.js")
+    body = "\n".join(_section(i, section) for i, section in enumerate(sections))
+    script = _packaged("figures.js") + _packaged("page.js")
+    packed = _plotly() if f'<div class="{PLOT}"' in body and len(body) < MOST_MARKUP else ""
     return Template(_packaged("page.html")).substitute(
         title=text(title), about=text(about), style=_packaged("page.css"), script=script, hash=_hash(script),
         contents=" ".join(f'<a href="#s{i}">{text(section.title)}</a>' for i, section in enumerate(sections)),
-        sections="\n".join(_section(i, section) for i, section in enumerate(sections)), data=embedded(data),
+        sections=body, data=embedded(data), packed=packed, blobs=" blob:" if packed else "",
     ).encode("utf-8", "replace")  # fmt: skip
 
 
 def _section(i: int, section: Section) -> str:
     body = "\n".join(part for part in section.parts if part)
     return f'<section aria-labelledby="s{i}"><h2 id="s{i}">{text(section.title)}</h2>\n{body}\n</section>'
+
+
+@cache
+def _plotly() -> str:
+    """Return the script of Plotly's package as markup, packed; nothing where the package is not installed."""
+    if find_spec("plotly") is None:
+        return ""
+    script = files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
+    return f'<template id="plotly">{base64.b64encode(gzip.compress(script, mtime=0)).decode()}</template>\n'
 
 
 def _packaged(name: str) -> str:
@@ -117,6 +131,8 @@ def _hash(script: str) -> str:
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 _DROPPED = {"metadata", "style"}  # the page has its own style
 MOST_ROWS = 500  # of a table on the page; its CSV has them all
+MOST_MARKUP = 2_900_000  # characters of a page that still gets Plotly's script, which is 1.9 MB packed
+PLOT = "plot"  # class of a figure that a script draws
 MOST_DATA = 1_000_000  # bytes of CSV that a page embeds; further files are next to it
 
 
@@ -144,8 +160,8 @@ def read_plots(files: Iterable[Path]) -> dict[str, EmbeddedPlot]:
     return plots
 
 
-def figure(plots: Mapping[str, EmbeddedPlot], name: str, caption: str) -> str:
-    """Return a plot with links to its data, nothing where it was not drawn."""
+def figure(plots: Mapping[str, EmbeddedPlot], name: str, caption: str, drawn: Mapping[str, Any] | None = None) -> str:
+    """Return a plot with links to its data, nothing where it was not drawn. drawn: the same as Plotly's JSON."""
     if name not in plots:
         return ""
     plot = plots[name]
@@ -153,11 +169,19 @@ def figure(plots: Mapping[str, EmbeddedPlot], name: str, caption: str) -> str:
         f"{text(file)}, beside the page" if file in plot.beside else download(file, data)
         for file, data in plot.data.items()
     )
+    label = f'aria-label="{text(caption)}"'
     return (
-        f'<figure><div class="wide drawing" tabindex="0" role="region" aria-label="{text(caption)}">'
+        f'<figure>{_plot(drawn, label)}<div class="wide drawing" tabindex="0" role="region" {label}>'
         f"{_inlined(plot.svg, f'f-{name}-', caption)}</div>"
         f'<figcaption>{text(caption)}. <span class="files">Data: {links}</span></figcaption></figure>'
     )
+
+
+def _plot(drawn: Mapping[str, Any] | None, label: str) -> str:
+    """Return the place of a figure that the page's script draws, which is out of sight until it does."""
+    if drawn is None or find_spec("plotly") is None:
+        return ""
+    return f'<div class="{PLOT}" hidden role="img" {label} data-figure="{text(json.dumps(drawn))}"></div>'
 
 
 def data_table(

@@ -8,6 +8,7 @@ from statistics import median
 
 from costmodel.report.hardware import topologies_table
 from costmodel.report.page import Number, Table, table
+from costmodel.report.plots.breakdown import finding
 from costmodel.report.plots.memory import PARTS
 from costmodel.report.plots.pareto import layout_name
 from costmodel.report.plotting import by_class, file_names
@@ -31,6 +32,7 @@ from costmodel.report.text import (
     title_of,
     whole,
 )
+from costmodel.report.web.figures import result_figures
 from costmodel.report.web.markup import (
     MOST_ROWS,
     EmbeddedPlot,
@@ -104,7 +106,7 @@ def _scenario(
 ) -> Iterator[str]:
     prefix, ending = file
     yield (
-        f"<p>{text(scenario.phase)} on {scenario.devices:,} devices of {text(scenario.cluster)}; "
+        f"<p>{text(scenario.phase)} on {_number(scenario.devices)} of {text(scenario.cluster)}; "
         f"limited by {text(scenario.bound)}.</p>"
     )
     if scenario.reason is not None:
@@ -113,11 +115,17 @@ def _scenario(
     yield f'<div class="pair">{metrics}{_basis(scenario)}</div>'
     yield items([*_prices(scenario), *scenario.notes])
     yield items(f"{readable(key)} not available: {reason}" for key, reason in scenario.reasons.items())
+    drawn = result_figures([("A", scenario.model_dump(mode="json", by_alias=True))])
     yield '<div class="pair">'
-    yield figure(plots, f"{prefix}time-{ending}", f"{name}: where the time goes")
-    yield figure(plots, f"{prefix}roofline-{ending}", f"{name}: roofline (marker area: share of the time)")
+    yield figure(plots, f"{prefix}time-{ending}", finding(name, scenario), drawn.get("time"))
+    caption = f"{name}: roofline (marker area: share of the time)"
+    yield figure(plots, f"{prefix}roofline-{ending}", caption, drawn.get("roofline"))
     yield "</div>"
     yield html_table("Operators, time per device", _operators(scenario.breakdown))
+
+
+def _number(devices: int) -> str:
+    return "1 device" if devices == 1 else f"{devices:,} devices"
 
 
 def _prices(scenario: ScenarioResult) -> Iterator[str]:

@@ -11,11 +11,11 @@ from command_line import run_here
 
 pytest.importorskip("starlette", reason="the extra [app] is not installed")
 
-from costmodel.app.figures import _logarithmic
 from costmodel.app.prediction import predicted
 from costmodel.app.server import import_model
 from costmodel.app.state import CONTROLS, LONGEST, State, address, of_names, read_states
 from costmodel.errors import InputError
+from costmodel.report.web.figures import _logarithmic
 from costmodel.schema.references import Library
 
 FULL = State(
