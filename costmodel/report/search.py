@@ -58,8 +58,9 @@ def show_search(result: SearchResult, first: str, scenario: str) -> None:
     for note in telling(result.all_notes):
         show(f"note: {note}")
     show_hint()
-    show(f"next: costmodel simulate {first} --scenario {scenario}", "dim")
-    if result.best[0].percentiles is not None:
+    is_server = result.best[0].percentiles is not None  # whose figures above are those of the closed form
+    show(f"next: costmodel simulate {first} --scenario {scenario}{' --engine analytic' * is_server}", "dim")
+    if is_server:
         show(f"      costmodel simulate {first} --scenario {scenario} --engine event   # request by request", "dim")
 
 

@@ -24,11 +24,24 @@ def test_a_search_says_how_many_it_looked_at_and_shows_the_front(run):
         ("--scenario", "prefill", "--devices", "64", "--set", "hardware.memory.hbm.bandwidth=3 TB/s"),
         ("--scenario", "training", *(f"--set=scenarios.training.{one}" for one in (
             "parallel.pp=4", "parallel.tp=1", "schedule=1f1b", "recompute=full", "optimizer.zero=1"))),
+        ("--scenario", "decode", "--devices", "64", "--objective", "maximise input_tokens", "--constraint",
+         "tpot <= 60 ms", "--set", "scenarios.decode.parallel.pp=1", "--set", "scenarios.decode.parallel.ep=64"),
     ],
 )  # fmt: skip
 def test_the_command_behind_a_search_gives_its_best_layout(run, asked):
-    found = run("search", FLAGSHIP, *asked, "--json")
-    command = shlex.split(run("search", FLAGSHIP, *asked).out.splitlines()[-1])
+    assert_next_gives_the_same(run, FLAGSHIP, *asked)
+
+
+def test_the_first_command_behind_a_search_of_servers_gives_its_figures(run):
+    """They are of the closed form: requests one by one, which the second command plays, have others."""
+    load = ("--phase", "serving", "--set", "scenarios.serving.rate=5 /s", "--devices", "1,2")
+    assert_next_gives_the_same(run, "llama-3-8b", "--cluster", "nodes/dgx-h100", *load)
+
+
+def assert_next_gives_the_same(run, *asked):
+    found = run("search", *asked, "--json")
+    lines = run("search", *asked).out.splitlines()
+    command = shlex.split(next(line for line in lines if line.startswith("next: ")))
     assert command[:2] == ["next:", "costmodel"]
     ((name, searched),) = json.loads(found.out)["scenarios"].items()
     simulated = json.loads(run(*command[2:], "--json").out)["scenarios"][name]
