@@ -21,7 +21,7 @@ from costmodel.serving.checkpoint import is_over
 from costmodel.serving.routing import Service
 from costmodel.serving.rows import as_objects
 
-COMPILATION = 20.0  # seconds of the processor that Numba took, where a million additions take 30 ms
+COMPILATION = 10.0  # seconds of the processor that Numba took (NUMBA_OPT=1), where a million additions take 30 ms
 INTERPRETING = Notice("requests run as Python, since their loops are not compiled yet")
 WITHOUT_NUMBA = Notice(
     "requests run as Python, since Numba is not installed: `pip install 'costmodel[fast]'` makes long runs faster"
