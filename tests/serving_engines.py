@@ -8,10 +8,10 @@ from costmodel.serving.deployment import deal_out
 from costmodel.serving.first_run import run_as_python
 from costmodel.serving.fleet import run_apart, run_together
 from costmodel.serving.prices import Tables, attention_time, rows_time
-from costmodel.serving.radix import paths_of_blocks
 from costmodel.serving.routing import LEAST_LOADED, ROUND_ROBIN, Service, new_router
 from costmodel.serving.rows import as_objects
 from costmodel.serving.state import NEVER, NOBODY, Calls, Paths, Policy, Requests, Step, new_engines, new_records
+from costmodel.serving.trace_requests import paths_of_blocks
 
 POLICY = Policy(
     max_seqs=8, budget=64, block=4, blocks=60, overlapped=True, mixed=True, caching=False, reserve=False, drafts=0,

@@ -31,13 +31,13 @@ from costmodel.schema.calibration import (
     EffectsFile,
     FamilyFitFile,
     FitsFile,
+    FormFile,
     RelativeFile,
     RelativeFitFile,
     RelativesFile,
     SpreadFile,
 )
 from costmodel.schema.device import DeviceFile, WholeRunsFile
-from costmodel.schema.forms import FormFile
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.references import Library, display_path
 from costmodel.schema.strict import Strict, checked

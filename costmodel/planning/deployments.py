@@ -14,8 +14,7 @@ import numpy as np
 from costmodel.analytic.intervals import NORMAL_90
 from costmodel.equations import equation
 from costmodel.planning import commands
-from costmodel.planning.launch.benchmark import benchmark, caveats, statistics_of
-from costmodel.planning.launch.deployment import checkpoint
+from costmodel.planning.launch.deployment import benchmark, caveats, checkpoint, statistics_of
 from costmodel.planning.playing import STATISTICS, TOO_MANY, Played, Player, drawn, playable, probability, ramp_of
 from costmodel.planning.request import UNITS, PlanRequest
 from costmodel.planning.sizing import Engine, limits, with_replicas

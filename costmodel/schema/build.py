@@ -12,8 +12,15 @@ from costmodel.quantities import Count, Quantity, divides, floor, maximum, sum_o
 from costmodel.records import Record, fields, replace
 from costmodel.schema import serving as requests_files
 from costmodel.schema import workload
-from costmodel.schema.cluster import ClusterFile, NetworkFile, NodeFile
-from costmodel.schema.device import DeviceFile, MathUnitFile, MemoryLevelFile, PowerFile
+from costmodel.schema.device import (
+    ClusterFile,
+    DeviceFile,
+    MathUnitFile,
+    MemoryLevelFile,
+    NetworkFile,
+    NodeFile,
+    PowerFile,
+)
 from costmodel.schema.framework import EagerPromptsFile, FrameworkFile, PartFormatsFile, PrecisionFile
 from costmodel.schema.records import record
 from costmodel.workload import engine, plans, scenario

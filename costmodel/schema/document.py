@@ -7,8 +7,7 @@ from typing import Any
 
 from costmodel.quantities import Quantity
 from costmodel.records import asdict
-from costmodel.schema.cluster import ClusterFile, NodeFile
-from costmodel.schema.device import DeviceFile
+from costmodel.schema.device import ClusterFile, DeviceFile, NodeFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile
 from costmodel.schema.installation import Installation
 from costmodel.schema.model import ModelFile

@@ -17,8 +17,7 @@ from costmodel.schema.anchor import AnchorFile, SiteScatterFile
 from costmodel.schema.assemble import Assembly, Stop, in_order
 from costmodel.schema.calibration import EffectsFile, FitsFile, KernelAnchorsFile, RelativesFile
 from costmodel.schema.case import CaseFile, ValidationFile, check_cases
-from costmodel.schema.cluster import ClusterFile, NodeFile, TopologyFile
-from costmodel.schema.device import DeviceFile
+from costmodel.schema.device import ClusterFile, DeviceFile, NodeFile, TopologyFile
 from costmodel.schema.document import model_document
 from costmodel.schema.fit_plan import FitPlanFile
 from costmodel.schema.framework import FrameworkFile, PrecisionFile

@@ -15,8 +15,7 @@ from costmodel.quantities import Count, ceil, is_single, minimum
 from costmodel.records import Record, replace
 from costmodel.schema import build
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
-from costmodel.schema.cluster import ClusterFile, NodeFile
-from costmodel.schema.device import DeviceFile
+from costmodel.schema.device import ClusterFile, DeviceFile, NodeFile
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.inputs import record_folder
 from costmodel.schema.kernel_names import unknown_names

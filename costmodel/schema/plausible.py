@@ -25,8 +25,7 @@ from costmodel.declared import Measure
 from costmodel.errors import Location, Problem, suggest
 from costmodel.quantities import is_single
 from costmodel.records import ValueRecord
-from costmodel.schema.cluster import ClusterFile, NodeFile
-from costmodel.schema.device import DeviceFile
+from costmodel.schema.device import ClusterFile, DeviceFile, NodeFile
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.loader import MAX_BYTES, read_text
 from costmodel.schema.references import package_root

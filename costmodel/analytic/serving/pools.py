@@ -20,7 +20,7 @@ from costmodel.analytic.serving.continuous_batching import of_classes, without_e
 from costmodel.analytic.serving.engine_state import among, decode_steps, front_end, mean_keys, most_running
 from costmodel.analytic.serving.nodes import NodePlace, batch_nodes, last_node, with_nodes
 from costmodel.analytic.serving.open_loop import NEAR, OVER, VERDICTS, near_full
-from costmodel.analytic.serving.prefill_pool import PromptPasses
+from costmodel.analytic.serving.solution import PromptPasses
 from costmodel.analytic.serving.token_bill import CACHED, INPUT, OUTPUT, Load, Shares, token_bills
 from costmodel.analytic.serving.waiting import busy_share
 from costmodel.analytic.stream_times import Perturbations, PhaseEvaluation

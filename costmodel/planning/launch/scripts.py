@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from costmodel.planning.launch.benchmark import benchmark, caveats
-from costmodel.planning.launch.deployment import BOTH, Deployment, Pool, described
+from costmodel.planning.launch.deployment import BOTH, Deployment, Pool, benchmark, caveats, described
 from costmodel.planning.launch.layouts import degrees, engine_of, ours, theirs
 from costmodel.planning.launch.options import Engine, Settings, engine
 from costmodel.records import replace

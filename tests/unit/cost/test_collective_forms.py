@@ -22,9 +22,8 @@ from costmodel.hardware import Cluster
 from costmodel.network.expert_all_to_all import token_copies
 from costmodel.network.group_links import require_group_links
 from costmodel.records import replace
-from costmodel.schema.calibration import FitsFile
+from costmodel.schema.calibration import FORM_FILES, FitsFile
 from costmodel.schema.files import load_node
-from costmodel.schema.forms import FORM_FILES
 from costmodel.schema.references import Library
 from costmodel.workload.operators import Collective, ExpertAllToAll, Group
 

@@ -16,7 +16,7 @@ from costmodel.network.simulation import FlowRun, run_collective
 from costmodel.network.topologies import bisection_bandwidth, full_fabric
 from costmodel.records import replace
 from costmodel.schema.build import network as build_network
-from costmodel.schema.cluster import NetworkFile
+from costmodel.schema.device import NetworkFile
 from costmodel.schema.files import load_cluster
 from costmodel.workload.operators import Group
 

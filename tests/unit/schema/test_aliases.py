@@ -9,8 +9,7 @@ from pydantic import ValidationError
 from small_world import edit, problems_of, write
 
 import costmodel
-from costmodel.schema.cluster import ClusterFile, NodeFile
-from costmodel.schema.device import DeviceFile
+from costmodel.schema.device import ClusterFile, DeviceFile, NodeFile
 from costmodel.schema.export import json_schema
 from costmodel.schema.files import load_device, validate
 from costmodel.schema.model import ModelFile, MoeFile

@@ -6,7 +6,7 @@ import pytest
 
 from costmodel import hardware
 from costmodel.records import fields
-from costmodel.schema import cluster, device, framework, mixers, model, patterns, workload
+from costmodel.schema import device, framework, mixers, model, patterns, workload
 from costmodel.schema.strict import Strict
 from costmodel.schema.workload import SimulationFile, SlowdownFile
 from costmodel.workload import architecture, plans, scenario, simulation
@@ -20,11 +20,11 @@ PAIRS: list[tuple[type[Strict], type, set[str]]] = [
     (device.LinkFile, hardware.Link, set()),
     (device.PowerFile, hardware.Power, {"limit"}),  # in place of `tdp`
     (device.PriceFile, hardware.Price, set()),
-    (cluster.NodeFile, hardware.Node, set()),
-    (cluster.NicFile, hardware.Nic, set()),
-    (cluster.HostFile, hardware.Host, {"cpu"}),  # for people
-    (cluster.ClusterFile, hardware.Cluster, set()),
-    (cluster.NetworkFile, hardware.Network, {"latency"}),
+    (device.NodeFile, hardware.Node, set()),
+    (device.NicFile, hardware.Nic, set()),
+    (device.HostFile, hardware.Host, {"cpu"}),  # for people
+    (device.ClusterFile, hardware.Cluster, set()),
+    (device.NetworkFile, hardware.Network, {"latency"}),
     (model.ModelFile, architecture.Architecture, {"quantization"}),
     (model.MtpFile, architecture.Mtp, set()),
     (model.LayerFile, architecture.Layer, set()),

@@ -9,7 +9,7 @@ import pytest
 from small_world import edit, write
 
 from costmodel.errors import InputError
-from costmodel.schema.cluster import NetworkFile
+from costmodel.schema.device import NetworkFile
 from costmodel.schema.files import validate
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.mixers import AttentionFile, HeadRouteFile, KvSourceFile

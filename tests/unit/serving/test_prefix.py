@@ -12,11 +12,11 @@ from serving_engines import POLICY, fleet, new, serve, shared, stream
 
 from costmodel.serving.blocks import take_blocks
 from costmodel.serving.prefix import cached_blocks, free_request, hold_prefix, idle_cached, run_with, share_prefix
-from costmodel.serving.radix import paths_of_blocks
 from costmodel.serving.routing import ROUND_ROBIN, engine_of
 from costmodel.serving.rows import as_objects
 from costmodel.serving.state import Engine
 from costmodel.serving.tiers import from_tiers
+from costmodel.serving.trace_requests import paths_of_blocks
 
 TIMES = (1.0, 100.0)
 

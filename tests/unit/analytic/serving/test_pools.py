@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import costmodel
-from costmodel.analytic.serving.prefill_pool import PromptPasses
+from costmodel.analytic.serving.solution import PromptPasses
 from costmodel.api import Workload
 from costmodel.errors import InputError
 from costmodel.workload.engine_memory import adapter_load
