@@ -35,8 +35,7 @@ import yaml
 from costmodel.declared import Measure
 from costmodel.errors import InputError
 from costmodel.schema.assemble import Assembly
-from costmodel.schema.device import ClusterFile, NodeFile
-from costmodel.schema.device import DeviceFile
+from costmodel.schema.device import ClusterFile, DeviceFile, NodeFile
 from costmodel.schema.framework import FrameworkFile
 from costmodel.schema.plausible import BALANCE, BANDS, FABRIC, FORM, FRAMEWORK, distance_from_whole, values_of
 from costmodel.schema.references import Library, folder_of
