@@ -206,6 +206,7 @@ class Chain:
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self._calls, self._candidates = calls, dict[tuple[int, Any], Call]()
+        self._open: list[tuple[int, Equation]] = []  # from what is asked for to what is followed now
         self._stated: dict[str, list[tuple[Call, Equation]]] = {}
         for call in reversed(calls):
             for each in call.equations:
@@ -272,6 +273,7 @@ class Chain:
         if equation in equations:
             return
         equations.append(equation)
+        self._open.append((id(call.names), equation))
         terms = call.terms(equation)
         for path in _effective(equation, terms):
             read = terms[path]
@@ -282,11 +284,17 @@ class Chain:
             nearest = min(named, key=call.distance, default=None)
             for each in [] if nearest is None else nearest.equations:
                 self._follow(chosen, nearest or call, each)
+        self._open.pop()
 
     def _look_up(self, chosen: _Chosen, name: str, value: Value, reader: Call, equation: Equation) -> None:
-        """Add the equation of a name with this value: the reader's own before others', of zero its own alone."""
+        """Add the equation of a name with this value: the reader's own before others', of zero its own alone.
+
+        What reads the equation itself, on the way to it, states nothing that is read here.
+        """
         own = [(reader, each) for each in reader.equations if each.name == name and reader.at(each, value) is reader]
-        others = [pair for pair in self._where(name, value) if pair[0].names is not reader.names] if value else []
+        stated = self._where(name, value) if value else []
+        closed = [(call, each) for call, each in stated if (id(call.names), each) not in self._open]
+        others = [pair for pair in closed if pair[0].names is not reader.names]
         for call, each in (*own, *sorted(others, key=lambda pair: reader.distance(pair[0]))):
             if each != equation:
                 self._follow(chosen, call, each)
