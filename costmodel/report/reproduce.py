@@ -69,7 +69,10 @@ def _answer(comparisons: Sequence[Comparison]) -> str:
 
 
 def _distance(result: Comparison) -> float:
-    return math.inf if result.error is None else abs(result.error)
+    """Return how far off a result is: last what passes without a figure to compare, first what fails without one."""
+    if result.error is None:
+        return -1.0 if result.verdict == "pass" else math.inf
+    return abs(result.error)
 
 
 def _is_inside(result: Comparison) -> bool:

@@ -168,6 +168,14 @@ def test_parts_of_a_step_have_intervals_too(run):
         assert row["low"] < row["high"]
 
 
+def test_what_is_farthest_off_is_listed_before_what_has_no_error(run):
+    errors = {row["id"]: row["error"] for row in json.loads(run("reproduce", "systems", "--json").out)}
+    listed = run("reproduce", "systems").out
+    known = sorted((abs(error), name) for name, error in errors.items() if error is not None)
+    assert all(f"{name} " in listed for _, name in known[-5:])
+    assert not any(f"\n{name} " in listed for _, name in known[: len(known) // 2])
+
+
 def test_the_terminal_shows_figures_and_a_summary_per_class(run):
     named = "insights_deepseek_v3", "korthikanti_2022", "deepseek_online"
     short = run("reproduce", *named).out.splitlines()
