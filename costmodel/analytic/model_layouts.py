@@ -47,7 +47,7 @@ _INPUT, _OUTPUT = 1024, 1024
 _FRAMEWORKS = {TRAINING: "megatron", "diffusion": "torch-compile"}  # that a phase is taken to run under; others: vLLM
 _MOST_DEVICES = 1024  # of a node instead of a cluster: as many nodes as the layout needs
 _LEAST_BYTES = 0.5  # of a stored weight: layouts that cannot hold even these are not tried
-_PLAIN = re.compile(r"[\w./-]+")  # YAML reads such a name as text
+_PLAIN = re.compile(r"(?!\d+$)[\w./-]+")  # YAML reads such a name as text
 
 
 class Choice(ValueRecord):

@@ -16,7 +16,7 @@ MODEL = "deepseek-v3"
 @click.argument("kind", metavar="KIND[:OPTION,…]")
 @click.option(
     "--cluster", "clusters", required=True, multiple=True, metavar="NAME",
-    shell_complete=names("clusters", "nodes", qualified=True), help="clusters/NAME or nodes/NAME.",
+    shell_complete=names("clusters", "nodes", qualified=True), help="clusters/NAME, nodes/NAME, or as 8xH100.",
 )  # fmt: skip
 @click.option(
     "--ranks", required=True, type=int, metavar="N",

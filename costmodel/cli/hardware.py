@@ -45,10 +45,14 @@ def show_command(*, name: str, as_json: bool, search_path: tuple[str, ...]) -> i
     """
     from costmodel.errors import InputError, suggest
     from costmodel.schema.files import list_names, load_cluster, load_document
-    from costmodel.schema.references import kind_of_file
+    from costmodel.schema.hardware_names import called
+    from costmodel.schema.references import Library, kind_of_file
 
     listed = {kind: list_names(kind, search_path) for kind in KINDS}
     kind = next((kind for kind in KINDS if name.removeprefix(f"{kind}/") in listed[kind]), kind_of_file(name))
+    meant = called(name, Library(search_path)) if kind is None else None
+    if meant is not None:
+        kind, name = "nodes", meant[0]
     if kind not in KINDS:
         hint = suggest(name, [name for kind in KINDS for name in listed[kind]])
         raise InputError.single(f"unknown device, node, cluster or framework `{name}`", hint=hint)

@@ -47,7 +47,7 @@ def unknown_kind(kind: str, kinds: Iterable[str]) -> InputError:
     "clusters",
     multiple=True,
     metavar="NAME",
-    help="With --model: clusters/NAME or nodes/NAME. Repeatable.",
+    help="With --model: clusters/NAME, nodes/NAME, or as 8xH100. Repeatable.",
 )
 @click.option("--phase", "phases", multiple=True, metavar="PHASE", help="With --model: a phase to run. Repeatable.")
 @path_option

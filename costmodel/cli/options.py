@@ -127,8 +127,8 @@ def cluster_option(function: F, *, hidden: bool = False) -> F:
     return click.option(
         "--cluster", "clusters", multiple=True, metavar="NAME", hidden=hidden,
         shell_complete=names("clusters", "nodes", qualified=True),
-        help="Run every scenario on this cluster instead: clusters/NAME, nodes/NAME, or devices/NAME for one alone. "
-        "Repeatable: compares them.",
+        help="Run every scenario on this cluster instead: clusters/NAME, nodes/NAME, devices/NAME for one alone, or as "
+        "8xH100. Repeatable: compares them.",
     )(function)  # fmt: skip
 
 

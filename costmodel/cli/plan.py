@@ -69,7 +69,7 @@ def _text_options(function: F) -> F:
 @click.argument("model", required=False, shell_complete=names("models", files=True))
 @click.option(
     "--cluster", "clusters", multiple=True, metavar="NAME", shell_complete=names("clusters", "nodes", qualified=True),
-    help="Hardware to plan for: nodes/NAME, clusters/NAME, or a device alone. Repeatable: compares them.",
+    help="Hardware to plan for: nodes/NAME, clusters/NAME, or as 8xH100. Repeatable: compares them.",
 )  # fmt: skip
 @_text_options
 @click.option("--train", is_flag=True, help="Plan a training run of MODEL.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
@@ -144,7 +145,7 @@ def _say_next(asked: Asked, loaded: Workload) -> None:
     if loaded.start is None:
         return
     named = [("--cluster", name) for name in asked.clusters] + [("--phase", name) for name in asked.phases]
-    options = " ".join(word for option in named for word in option)
+    options = shlex.join(word for option in named for word in option)
     again = f"costmodel init workload --model {asked.workload} {options}"
     click.echo(f"note: `{again} > {loaded.start.file}` writes this workload to change it", err=True)
     if "training" in asked.phases:

@@ -17,6 +17,7 @@ from costmodel.schema import build
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.device import ClusterFile, DeviceFile, NodeFile
 from costmodel.schema.framework import FrameworkFile
+from costmodel.schema.hardware_names import called
 from costmodel.schema.inputs import record_folder
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.overrides import apply_overrides
@@ -57,8 +58,10 @@ def install(
     ranks: those of the layout. A node instead of a cluster means as many such nodes as hold them.
     limit: the scenario's `devices`: only the first so many are used.
     """
-    ranks = ranks if limit is None else replace(ranks, devices=limit)
     above = f"scenarios.{scenario}.cluster" if scenario else ""
+    reference, most = _as_called(assembly, reference)
+    limit = most if limit is None else limit
+    ranks = ranks if limit is None else replace(ranks, devices=limit)
     document, field, is_node = _cluster_document(assembly, reference, above)
     overrides = assembly.overrides_of("cluster", scenario)
     of_node = [override for override in overrides if override.target.path[0] == "node"]
@@ -164,14 +167,28 @@ def _cluster_document(assembly: Assembly, reference: Tree, above: str) -> tuple[
     return (*assembly.inline_or_named(reference, "cluster", above), False)
 
 
+def _as_called(assembly: Assembly, reference: Tree) -> tuple[Tree, int | None]:
+    """Return a reference, or that of the node which people call so, and the number of devices that they state."""
+    text = reference.value
+    if not isinstance(text, str) or text.startswith("./") or _has(assembly.library, text) is not None:
+        return reference, None
+    meant = called(text, assembly.library)
+    if meant is None:
+        return reference, None
+    node, number = meant
+    of = "" if number is None else f"{number} device{'' if number == 1 else 's'} of "
+    note = f"{text} is read as {of}{node}, by its name"
+    assembly.notes.extend([] if note in assembly.notes else [note])
+    return replace(reference, value=node), number
+
+
 def _kind_of(library: Library, reference: Tree, above: str) -> str:
     """Return of which folder's kind a reference to hardware is: a device stands for a node that holds it alone."""
     text = str(reference.value)
     if text.startswith("./"):
         schema = library.schema_of(library.find(text, "clusters", origin=reference.location, field=above))
         return f"{schema}s" if schema in ("node", "device") else "clusters"
-    readings = (text.partition("/")[::2], *((kind, text) for kind in _HARDWARE))
-    kind = next((kind for kind, name in readings if kind in _HARDWARE and library.has(kind, name)), None)
+    kind = _has(library, text)
     if kind is None:
         known = [f"{kind}/{name}" for kind in _HARDWARE for name in library.names(kind)]
         near = did_you_mean(text, known) or "describe it in a file, as docs/howto/add_a_gpu.md does"
@@ -179,6 +196,12 @@ def _kind_of(library: Library, reference: Tree, above: str) -> str:
         hint = f"{near} (`costmodel hardware list` has all{part})"
         raise reference.error(f"unknown cluster or node {text!r}", hint, above)
     return kind
+
+
+def _has(library: Library, text: str) -> str | None:
+    """Return of which folder's kind a name is, null of none."""
+    readings = (text.partition("/")[::2], *((kind, text) for kind in _HARDWARE))
+    return next((kind for kind, name in readings if kind in _HARDWARE and library.has(kind, name)), None)
 
 
 def install_device(

@@ -1,0 +1,75 @@
+"""What people call machines: `8xH100`, `h100-x8`, `4x RTX 4090`, `h200`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from costmodel.errors import InputError
+from costmodel.records import Record
+from costmodel.schema.references import Library
+from costmodel.schema.tree import Tree
+
+_IGNORED = re.compile(r"\b(?:nvidia|geforce|amd|instinct)\b|[-_. ]")
+_COUNTED = (re.compile(r"(?P<count>\d+) ?[x*] ?(?P<name>.+)"), re.compile(r"(?P<name>.+?)[-_ ]?[x*:](?P<count>\d+)"))
+_SIZE = re.compile(r"-x\d+$")
+
+
+class _Node(Record):
+    """A node's file. names: what it goes by, as `_key` has them."""
+
+    reference: str
+    device: str
+    count: int
+    names: frozenset[str]
+
+
+def called(text: str, library: Library) -> tuple[str, int | None] | None:
+    """Return the node that a name means which is no file's, and how many of its devices; null for an unknown one.
+
+    A node goes by its aliases, and by its file's name without the number of its devices. Of a stated number it is the
+    node that has just as many of this device, else the one that goes by the name, or the smallest that has more.
+    The number is null where nothing or the node's own is stated: what a layout asks for. Raises InputError for more
+    devices than a node has, in no whole nodes.
+    """
+    text = text.removeprefix("nodes/").lower()
+    counted = (found for pattern in _COUNTED if (found := pattern.fullmatch(text)) is not None)
+    readings: list[tuple[str, int | None]] = [
+        (text, None),
+        *((found["name"], int(found["count"])) for found in counted),
+    ]
+    nodes = list(_nodes(library))
+    meant = ((node, number) for name, number in readings for node in nodes if _key(name) in node.names and number != 0)
+    own, number = next(meant, (None, None))
+    if own is None:
+        return None
+    of_device = [node for node in nodes if node.device == own.device]
+    same = next((node for node in of_device if node.count == number), None)
+    if number is None or same is not None:
+        return (same or own).reference, None
+    larger = [node for node in of_device if node.count > number]
+    one = min(larger, key=lambda node: node.count, default=own) if own.count == 1 else own
+    if number > one.count and number % one.count:
+        hint = f"write a number below {one.count}, or a multiple of it"
+        raise InputError.single(f"{text!r}: {one.reference} has {one.count} devices", hint=hint, field="cluster")
+    return one.reference, number
+
+
+def _nodes(library: Library) -> Iterator[_Node]:
+    """Yield the nodes that can be read: those with aliases first, since what goes by one is meant by most."""
+    documents = []
+    for name in library.names("nodes"):
+        try:
+            documents.append((name, library.document(Tree(f"nodes/{name}"), "nodes", "node", "")))
+        except InputError:  # told where it is used
+            continue
+    for name, document in sorted(documents, key=lambda each: each[1].child("aliases") is None):
+        aliases, count = document.child("aliases"), document.child("count")
+        named = (str(each.value) for each in (aliases.value if aliases is not None else ()))
+        whole = count.value if count is not None and isinstance(count.value, int) else 1
+        names = frozenset(map(_key, (_SIZE.sub("", name), *named)))
+        yield _Node(f"nodes/{name}", document.text("device") or "", whole, names)
+
+
+def _key(name: str) -> str:
+    return _IGNORED.sub("", name.lower())

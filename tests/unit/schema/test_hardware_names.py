@@ -1,0 +1,67 @@
+"""What people call machines means the node that they mean, and as many of its devices as they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from costmodel.errors import InputError
+from costmodel.schema.files import list_names, load_cluster
+from costmodel.schema.hardware_names import called
+from costmodel.schema.references import Library
+
+
+@pytest.mark.parametrize(
+    ("text", "node", "number"),
+    [
+        ("h100", "dgx-h100", None),
+        ("8xH100", "dgx-h100", None),
+        ("h100-x8", "dgx-h100", None),
+        ("nodes/h100-x8", "dgx-h100", None),
+        ("8x NVIDIA H100", "dgx-h100", None),
+        ("1xh100", "h100-x1", None),
+        ("4xh100", "dgx-h100", 4),
+        ("h100:16", "dgx-h100", 16),
+        ("4090", "rtx-4090-x1", None),
+        ("RTX 4090", "rtx-4090-x1", None),
+        ("8x RTX 4090", "rtx-4090-x8", None),
+        ("2x4090", "rtx-4090-x8", 2),
+        ("4xL40S", "l40s-x8", 4),
+        ("8xMI300X", "mi300x-x8", None),
+        ("vr-nvl72", "vr-nvl144", None),
+    ],
+)
+def test_a_machine_is_what_people_call_it(text: str, node: str, number: int | None) -> None:
+    assert called(text, Library()) == (f"nodes/{node}", number)
+
+
+@pytest.mark.parametrize("text", ["0xh100", "8xfoo", "foo", "x8", "8x", ""])
+def test_what_nothing_is_called_means_nothing(text: str) -> None:
+    assert called(text, Library()) is None
+
+
+def test_a_stated_number_of_devices_is_all_there_are() -> None:
+    part, two, whole = (load_cluster(name, devices=1) for name in ("4xh100", "16xh100", "nodes/dgx-h100"))
+    assert (part.devices, part.node.count) == (4, 4)
+    assert (two.devices, two.node.count) == (16, 8)
+    assert whole.node.device.name == part.node.device.name == two.node.device.name
+
+
+def test_a_number_that_no_whole_nodes_have_is_refused() -> None:
+    with pytest.raises(InputError, match="dgx-h100 has 8 devices"):
+        load_cluster("12xh100")
+
+
+def test_every_node_goes_by_its_own_file_first() -> None:
+    assert {name for name in list_names("nodes") if load_cluster(f"nodes/{name}").node.name != name} == set()
+
+
+def test_own_nodes_have_names_too(tmp_path: Path) -> None:
+    folder = tmp_path / "hardware/nodes"
+    folder.mkdir(parents=True)
+    (folder / "ours.yaml").write_text(
+        "schema: costmodel/node@1\nextends: nodes/dgx-h100\nname: ours\naliases: [tower]\n"
+    )
+    (folder / "torn.yaml").write_text("schema: [")
+    assert called("tower", Library([tmp_path])) == ("nodes/ours", None)
