@@ -20,11 +20,12 @@ from costmodel.hardware import Cluster
 from costmodel.quantities import is_single
 from costmodel.records import Record, ValueRecord, replace
 from costmodel.schema.files import ModelDocument, load_cluster, read_model
+from costmodel.schema.hardware_names import called
 from costmodel.schema.loader import parse_tree
 from costmodel.schema.model_names import model_reference
 from costmodel.schema.overrides import ON, is_of
 from costmodel.schema.published_tables import TrainingRecipe, nearest_recipe
-from costmodel.schema.references import as_reference
+from costmodel.schema.references import Library, as_reference
 from costmodel.schema.resolve import resolve
 from costmodel.schema.tree import Tree
 from costmodel.workload.architecture import MoeFfn
@@ -80,6 +81,7 @@ class Question(Record):
     phases: name of a scenario -> its phase.
     changes: as for `resolve`.
     learns: whether training is an optimizer step of reinforcement learning.
+    takes_all: whether the cluster's name states how many devices there are, all of which a training step takes.
     """
 
     model: str
@@ -90,6 +92,7 @@ class Question(Record):
     changes: Mapping[str, object]
     search_path: tuple[str | Path, ...]
     learns: bool = False
+    takes_all: bool = False
 
     @property
     def recipe(self) -> TrainingRecipe | None:
@@ -147,7 +150,10 @@ def question_of(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ImplausibleInput)  # who loads the workload warns
         of = load_cluster(cluster, search_path, devices=_MOST_DEVICES, changes=of_hardware)
-    return Question(model, read_model(model, search_path), cluster, of, phases, changes, tuple(search_path))
+    meant = called(cluster, Library(search_path))
+    stated = meant is not None and meant[1] is not None
+    document = read_model(model, search_path)
+    return Question(model, document, cluster, of, phases, changes, tuple(search_path), takes_all=stated)
 
 
 def choose(question: Question) -> Found:
@@ -229,7 +235,8 @@ def _layouts(question: Question) -> Iterator[list[tuple[int, int, int]]]:
     inside, recipe = _powers(question.node), question.recipe
     splits = [*inside, *(inside[-1] * nodes for nodes in _powers(question.nodes)[1:])]
     least = float(parameter_count(question.document.architecture).total) * _LEAST_BYTES
-    sizes = [question.node * nodes for nodes in _powers(question.nodes)] if recipe else [0]
+    counts = [question.nodes] if question.takes_all else _powers(question.nodes)
+    sizes = [question.node * nodes for nodes in counts] if recipe else [0]
     pairs = [(size, split) for size in sizes for split in splits if not recipe or split <= size]
     for at, (size, split) in enumerate(pairs):
         if least / split <= question.capacity or at == len(pairs) - 1:

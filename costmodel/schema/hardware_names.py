@@ -12,6 +12,7 @@ from costmodel.schema.tree import Tree
 
 _IGNORED = re.compile(r"\b(?:nvidia|geforce|amd|instinct)\b|[-_. ]")
 _COUNTED = (re.compile(r"(?P<count>\d+) ?[x*] ?(?P<name>.+)"), re.compile(r"(?P<name>.+?)[-_ ]?[x*:](?P<count>\d+)"))
+HARDWARE = ("clusters", "nodes", "devices")
 _SIZE = re.compile(r"-x\d+$")
 
 
@@ -24,31 +25,34 @@ class _Node(Record):
     names: frozenset[str]
 
 
+def kind_of_name(text: str, library: Library) -> str | None:
+    """Return of which folder's kind a name is, null of none."""
+    readings = (text.partition("/")[::2], *((kind, text) for kind in HARDWARE))
+    return next((kind for kind, name in readings if kind in HARDWARE and library.has(kind, name)), None)
+
+
 def called(text: str, library: Library) -> tuple[str, int | None] | None:
-    """Return the node that a name means which is no file's, and how many of its devices; null for an unknown one.
+    """Return the node that a name means which is no file's, and the stated number of devices; null for an unknown one.
 
     A node goes by its aliases, and by its file's name without the number of its devices. Of a stated number it is the
     node that has just as many of this device, else the one that goes by the name, or the smallest that has more.
-    The number is null where nothing or the node's own is stated: what a layout asks for. Raises InputError for more
-    devices than a node has, in no whole nodes.
+    Raises InputError for more devices than a node has, in no whole nodes.
     """
+    if text.startswith("./") or kind_of_name(text, library) is not None:
+        return None
     text = text.removeprefix("nodes/").lower()
-    counted = (found for pattern in _COUNTED if (found := pattern.fullmatch(text)) is not None)
-    readings: list[tuple[str, int | None]] = [
-        (text, None),
-        *((found["name"], int(found["count"])) for found in counted),
-    ]
+    matches = (found for pattern in _COUNTED if (found := pattern.fullmatch(text)) is not None)
+    counted = ((found["name"], int(found["count"])) for found in matches)
+    readings: list[tuple[str, int | None]] = [(text, None), *counted]
     nodes = list(_nodes(library))
     meant = ((node, number) for name, number in readings for node in nodes if _key(name) in node.names and number != 0)
     own, number = next(meant, (None, None))
-    if own is None:
-        return None
+    if own is None or number is None:
+        return None if own is None else (own.reference, None)
     of_device = [node for node in nodes if node.device == own.device]
-    same = next((node for node in of_device if node.count == number), None)
-    if number is None or same is not None:
-        return (same or own).reference, None
-    larger = [node for node in of_device if node.count > number]
-    one = min(larger, key=lambda node: node.count, default=own) if own.count == 1 else own
+    larger = [node for node in of_device if node.count > number] if own.count == 1 else []
+    one = min(larger, key=lambda node: node.count, default=own)
+    one = next((node for node in of_device if node.count == number), one)
     if number > one.count and number % one.count:
         hint = f"write a number below {one.count}, or a multiple of it"
         raise InputError.single(f"{text!r}: {one.reference} has {one.count} devices", hint=hint, field="cluster")

@@ -17,7 +17,7 @@ from costmodel.schema import build
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.device import ClusterFile, DeviceFile, NodeFile
 from costmodel.schema.framework import FrameworkFile
-from costmodel.schema.hardware_names import called
+from costmodel.schema.hardware_names import HARDWARE, called, kind_of_name
 from costmodel.schema.inputs import record_folder
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.overrides import apply_overrides
@@ -26,7 +26,6 @@ from costmodel.schema.references import Library
 from costmodel.schema.strict import Strict, validate_tree
 from costmodel.schema.tree import KEPT, Tree
 
-_HARDWARE = ("clusters", "nodes", "devices")
 _KINDS: dict[type[Strict], str] = {
     DeviceFile: "device", NodeFile: "node", ClusterFile: "cluster", FrameworkFile: "framework"
 }  # fmt: skip
@@ -170,9 +169,7 @@ def _cluster_document(assembly: Assembly, reference: Tree, above: str) -> tuple[
 def _as_called(assembly: Assembly, reference: Tree) -> tuple[Tree, int | None]:
     """Return a reference, or that of the node which people call so, and the number of devices that they state."""
     text = reference.value
-    if not isinstance(text, str) or text.startswith("./") or _has(assembly.library, text) is not None:
-        return reference, None
-    meant = called(text, assembly.library)
+    meant = called(text, assembly.library) if isinstance(text, str) else None
     if meant is None:
         return reference, None
     node, number = meant
@@ -188,20 +185,14 @@ def _kind_of(library: Library, reference: Tree, above: str) -> str:
     if text.startswith("./"):
         schema = library.schema_of(library.find(text, "clusters", origin=reference.location, field=above))
         return f"{schema}s" if schema in ("node", "device") else "clusters"
-    kind = _has(library, text)
+    kind = kind_of_name(text, library)
     if kind is None:
-        known = [f"{kind}/{name}" for kind in _HARDWARE for name in library.names(kind)]
+        known = [f"{kind}/{name}" for kind in HARDWARE for name in library.names(kind)]
         near = did_you_mean(text, known) or "describe it in a file, as docs/howto/add_a_gpu.md does"
         part = "; layouts of fewer ranks take a part of a node" if re.search(r"-x\d+$", text) else ""
         hint = f"{near} (`costmodel hardware list` has all{part})"
         raise reference.error(f"unknown cluster or node {text!r}", hint, above)
     return kind
-
-
-def _has(library: Library, text: str) -> str | None:
-    """Return of which folder's kind a name is, null of none."""
-    readings = (text.partition("/")[::2], *((kind, text) for kind in _HARDWARE))
-    return next((kind for kind, name in readings if kind in _HARDWARE and library.has(kind, name)), None)
 
 
 def install_device(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from costmodel.analytic.model_start import start_workload
 from costmodel.errors import InputError
 from costmodel.schema.files import list_names, load_cluster
 from costmodel.schema.hardware_names import called
@@ -16,19 +18,20 @@ from costmodel.schema.references import Library
     ("text", "node", "number"),
     [
         ("h100", "dgx-h100", None),
-        ("8xH100", "dgx-h100", None),
-        ("h100-x8", "dgx-h100", None),
-        ("nodes/h100-x8", "dgx-h100", None),
-        ("8x NVIDIA H100", "dgx-h100", None),
-        ("1xh100", "h100-x1", None),
+        ("8xH100", "dgx-h100", 8),
+        ("h100-x8", "dgx-h100", 8),
+        ("nodes/h100-x8", "dgx-h100", 8),
+        ("8x NVIDIA H100", "dgx-h100", 8),
+        ("1xh100", "h100-x1", 1),
         ("4xh100", "dgx-h100", 4),
         ("h100:16", "dgx-h100", 16),
         ("4090", "rtx-4090-x1", None),
         ("RTX 4090", "rtx-4090-x1", None),
-        ("8x RTX 4090", "rtx-4090-x8", None),
+        ("8x RTX 4090", "rtx-4090-x8", 8),
         ("2x4090", "rtx-4090-x8", 2),
         ("4xL40S", "l40s-x8", 4),
-        ("8xMI300X", "mi300x-x8", None),
+        ("8xMI300X", "mi300x-x8", 8),
+        ("72x GB200", "gb200-nvl72", 72),
         ("vr-nvl72", "vr-nvl144", None),
     ],
 )
@@ -36,8 +39,10 @@ def test_a_machine_is_what_people_call_it(text: str, node: str, number: int | No
     assert called(text, Library()) == (f"nodes/{node}", number)
 
 
-@pytest.mark.parametrize("text", ["0xh100", "8xfoo", "foo", "x8", "8x", ""])
-def test_what_nothing_is_called_means_nothing(text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["0xh100", "8xfoo", "foo", "x8", "8x", "", "dgx-h100", "nodes/dgx-h100", "h800-2048-mpft", "./h100"]
+)
+def test_what_nothing_is_called_and_names_of_files_mean_nothing_else(text: str) -> None:
     assert called(text, Library()) is None
 
 
@@ -55,6 +60,12 @@ def test_a_number_that_no_whole_nodes_have_is_refused() -> None:
 
 def test_every_node_goes_by_its_own_file_first() -> None:
     assert {name for name in list_names("nodes") if load_cluster(f"nodes/{name}").node.name != name} == set()
+
+
+def test_a_training_step_takes_the_stated_devices() -> None:
+    for number in (8, 16):
+        start = start_workload("llama-3-8b", [f"{number}xh100"], ["training"])
+        assert re.search(rf"on {number} devices of {number}xh100", start.lines[0])
 
 
 def test_own_nodes_have_names_too(tmp_path: Path) -> None:
