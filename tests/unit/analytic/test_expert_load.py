@@ -16,6 +16,7 @@ from costmodel.analytic.training.step_model import step_model
 from costmodel.cost.calibration import Calibration
 from costmodel.quantities import Array, Quantity
 from costmodel.records import replace
+from costmodel.workload import memory
 from costmodel.workload.architecture import Architecture, Layer, MoeFfn
 from costmodel.workload.context import Context
 from costmodel.workload.engine import Scheduler
@@ -221,6 +222,7 @@ def test_padded_buffers_travel_full_and_once_to_each_expert() -> None:
     sent = next(each for each in model_work(seen).layers[0].forward if isinstance(each, ExpertAllToAll))
     assert not sent.deduplicates
     assert sent.expert_load == pytest.approx(np.ceil(20) * 8 / 128)
+    assert memory._received_bytes(sent) == pytest.approx(sent.tokens * sent.top_k * sent.token_bytes * 1.25)
 
 
 # ---- grids and facts ------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from costmodel.analytic.evaluation import evaluate, ledger_of
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.intervals import RunScatter, intervals
 from costmodel.analytic.reinforcement import ReinforcementEvaluation, new_weights
+from costmodel.analytic.serving import burst
 from costmodel.analytic.serving.burst import BurstRollout, RolloutTimes, burst_profile
 from costmodel.analytic.stream_times import Perturbations
 from costmodel.cost.calibration import Calibration
@@ -220,6 +221,12 @@ def test_a_burst_is_as_long_as_drawn_ones() -> None:
     profile = burst_profile(SPREAD, 64.0, 16.0, 8.0)
     assert profile.steps.sum() == pytest.approx(longest, rel=0.05)
     assert profile.own.sum() == pytest.approx(usual, rel=0.03)
+
+
+def test_the_longest_of_answers_without_a_bound_is_one_that_few_exceed() -> None:
+    """N e^(-t / mean) is RARE at t = mean ln(N / RARE)."""
+    lengths = Lengths(distribution="exponential", mean=300.0)
+    assert burst._longest(lengths, 64.0) + 1.0 == pytest.approx(300.0 * np.log(64.0 / burst.RARE), rel=1e-3)
 
 
 def test_lengths_above_a_bound_are_moved_to_it() -> None:

@@ -44,7 +44,7 @@ def test_only_changes_that_fit_are_named_with_option_memory_and_price() -> None:
     assert f"({NAMED.name}: --narrow)" in reason
 
 
-@pytest.mark.parametrize("degrees", [{"dp": 8.0}, {"dp": 8.0, "tp": 2.0}, {"dp": 1.0}])
+@pytest.mark.parametrize("degrees", [{"dp": 8.0}, {"dp": 8.0, "tp": 2.0}, {"tp": 2.0}, {"dp": 1.0}])
 @pytest.mark.parametrize("gradients", ["fp32", "bf16"])
 def test_no_two_remedies_are_the_same_settings(degrees: dict[str, float], gradients: str) -> None:
     own = replace(RUN, parallel=Parallelism(**degrees), precision=replace(BF16, gradients=gradients))

@@ -61,3 +61,10 @@ def test_a_few_rows_are_looked_up_one_after_the_other() -> None:
     assert seconds(few * 8192, few, form) - seconds(few * 8192, few) == pytest.approx(6e-7 * few, rel=1e-6)
     assert seconds(more * 8192, more, form) == pytest.approx(seconds(more * 8192, more), rel=1e-12)
     assert seconds(1e6, 0.0, form) == seconds(1e6, 0.0)
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(0.0, (0.0, 20.0)), (1.0, (0.0, 20.0)), (16.0, (4.0, 16.0))])
+def test_a_shape_is_its_rows_and_the_bytes_of_one_and_all_is_one_row_where_none_are_stated(
+    rows: float, expected: tuple[float, float]
+) -> None:
+    assert FORM.features(Elementwise("norm", 2.0**20, rows=rows)) == expected

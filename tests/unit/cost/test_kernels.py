@@ -12,6 +12,7 @@ from costmodel.cost.kernels import (
     attention_terms,
     attention_time,
     elementwise_terms,
+    gemm_terms,
     gemm_time,
     mixed_terms,
     tile_terms,
@@ -153,6 +154,16 @@ def test_promotions_go_only_with_full_accumulation_and_native_scaling(
 def test_promotions_hide_behind_the_tensor_cores_of_a_balanced_device() -> None:
     shape = gemm(1280, 1280, 32_768, "fp8")
     assert gemm_time(shape, machine(), ROOFLINE).seconds == pytest.approx(LAUNCH + shape.flop / 2e15)
+
+
+def test_a_cache_without_a_bandwidth_is_no_term_of_a_product() -> None:
+    shape, seen = gemm(128, 128, 128), machine()
+    l2 = seen.device.level("l2")
+    assert l2 is not None
+    memory = tuple(replace(level, bandwidth=None) if level is l2 else level for level in seen.device.memory)
+    unknown = replace(seen, device=replace(seen.device, memory=memory))
+    assert gemm_terms(shape, seen, ROOFLINE)["l2_bandwidth"] == l2.bandwidth
+    assert "l2_bandwidth" not in gemm_terms(shape, unknown, ROOFLINE)
 
 
 @pytest.mark.parametrize(

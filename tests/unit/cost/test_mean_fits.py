@@ -169,6 +169,8 @@ def test_explain_states_the_error_and_the_weight_of_every_fit_of_a_mean(machine,
     assert "(unseen rows 11 %, device 22 %, program 5 %, shape 9 %)" in str(
         Candidate("file", "gemm", "a role", held_out=0.1, unshared=(0.2, 0.05), is_compared=True, shape=0.09)
     )
+    assert str(Candidate("file", "gemm", "a role", weight=0.25)) == "file (a role): gemm, weight 25 %"
+    assert str(Candidate("file", "gemm", "a role", weight=1.0)) == "file (a role): gemm"  # nothing to weigh it against
     with traced() as calls:
         operator_time(operator, machine, None, calibration.fit(operator))
     ((_, mean, first, *_),) = Chain(calls).derivations("seconds", float(seconds(8192.0, machine, calibration)))

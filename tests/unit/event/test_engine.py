@@ -83,6 +83,14 @@ def test_what_memory_binds_takes_as_long_with_more_processors() -> None:
     assert found.makespan == pytest.approx(7.5 + 2.5 * 0.5)
 
 
+def test_only_what_processors_bind_can_change_its_speed() -> None:
+    graph = _graph()
+    graph.add(Task("of memory", 0, 1.0, processor_bound_share=0.0))
+    graph.add(Task("of both", 0, 1.0, processor_bound_share=0.5))
+    assert Conditions(processors=(100.0, 50.0)).varying(graph) == [False, True]
+    assert Conditions().varying(graph) == [False, False]
+
+
 def test_a_kernel_stands_still_where_communication_holds_every_processor() -> None:
     graph = _graph()
     graph.add(Task("kernel", 0, 1.0, processor_bound_share=1.0))

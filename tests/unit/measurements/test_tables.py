@@ -10,6 +10,7 @@ import pytest
 from small_world import write
 
 from costmodel.errors import MeasurementError
+from costmodel.measurements.raw_tables import MOST_COLUMNS
 from costmodel.measurements.row_mapping import OPERATIONS
 from costmodel.measurements.tables import NUMBERS, TEXTS, read_tables
 
@@ -52,6 +53,13 @@ def test_a_table_that_names_its_own_kernel_keeps_it(tmp_path):
     text = "device,op,dtype_in,time_us,meta_id,kernel\nCHIP,gemm,bf16,1,3,mine\n"
     table = read_tables(write(tmp_path, "t.csv", text))
     assert (table.text("kernel")[0], table.text("framework")[0]) == ("mine", "vllm")
+
+
+def test_a_table_has_as_many_columns_as_are_allowed_and_no_more(tmp_path):
+    wide = [HEADER.strip(), *(f"x{number}" for number in range(MOST_COLUMNS - HEADER.count(",") - 1))]
+    row = "1,CHIP,gemm,bf16,8,4,16,1,," + "," * (len(wide) - 1)
+    assert len(read_tables(write(tmp_path, "t.csv", ",".join(wide) + f"\n{row}\n"))) == 1
+    assert "2,001 columns" in problem_of(write(tmp_path, "u.csv", ",".join([*wide, "y"]) + f"\n{row},\n")).message
 
 
 def test_a_missing_column_is_named_with_what_it_may_be_called(tmp_path):

@@ -15,7 +15,7 @@ import costmodel
 from benchmarks.plans import every_layout, shown
 from costmodel.errors import ImplausibleInput, InputError
 from costmodel.event.goodput import simulate_goodput
-from costmodel.planning.goodput import DAY, TrainingRun, best_goodput
+from costmodel.planning.goodput import DAY, TrainingRun, best_goodput, goodput_of
 from costmodel.planning.money import Prices
 from costmodel.planning.request import PlanRequest, read_request
 from costmodel.planning.structures import training_formats
@@ -154,6 +154,14 @@ def test_a_low_mfu_is_said_with_its_cause() -> None:
     low = planned(devices=(8,), changes=(*FIXED, ("scenarios.training.global_batch", "8"), SHORT)).runs[0]
     assert low.point.metrics["mfu"] < 0.415 / 3
     assert any("below a third of the 42% of Megatron 22B: bound by" in note for note in low.notes)
+
+
+def test_stated_failures_of_a_device_are_as_many_times_those_of_a_run_as_it_has_devices() -> None:
+    stated = "{interval: 30 min, write: 10 s, restart: 5 min, device_mtbf: 50000 h}"
+    changes = {"scenarios.training.simulation": f"{{checkpoints: {stated}}}"}
+    workload = costmodel.load("mpt-125m", changes, cluster=EIGHT, phases=["training"])
+    found = goodput_of(workload.scenario("training"), workload.points()["training"])
+    assert found == best_goodput(50_000 * 3600.0 / 8, 10.0, 300.0)
 
 
 def test_goodput_is_largest_at_its_interval_and_that_of_young_where_failures_are_rare() -> None:

@@ -42,6 +42,12 @@ def test_a_switch_saves_one_less_after_over_before_within_interval_and_ceiling()
     assert one.section == "5.1"
 
 
+def test_progress_is_the_share_of_switches_that_are_done() -> None:
+    shares: list[float] = []
+    worths_of(costmodel.load("deepseek_v3"), "decode", FILE, ["stacked-memory", "multi-port"], shares.append)
+    assert shares == [0.0, 0.5]
+
+
 def test_a_chain_ends_where_all_its_changes_together_do() -> None:
     found = worths(["stacked-memory", "multi-port"])
     both = {"hardware.memory.hbm.bandwidth": "6.7 TB/s", "hardware.node.nic.bandwidth": "100 GB/s"}
