@@ -43,9 +43,9 @@ def show_command(*, name: str, as_json: bool, search_path: tuple[str, ...]) -> i
     """Show a device, node, cluster or framework, by name or file, with the source of every value. For a cluster, also
     its cost.
     """
-    from costmodel.errors import InputError, suggest
+    from costmodel.errors import InputError, available, did_you_mean
     from costmodel.schema.files import list_names, load_cluster, load_document
-    from costmodel.schema.hardware_names import called
+    from costmodel.schema.hardware_names import called, nearest
     from costmodel.schema.references import Library, kind_of_file
 
     listed = {kind: list_names(kind, search_path) for kind in KINDS}
@@ -54,7 +54,8 @@ def show_command(*, name: str, as_json: bool, search_path: tuple[str, ...]) -> i
     if meant is not None:
         kind, name = "nodes", meant[0]
     if kind not in KINDS:
-        hint = suggest(name, [name for kind in KINDS for name in listed[kind]])
+        names = [name for kind in KINDS for name in listed[kind]]
+        hint = did_you_mean(name, names) or nearest(name, Library(search_path)) or available(names)
         raise InputError.single(f"unknown device, node, cluster or framework `{name}`", hint=hint)
     document, cost = load_document(kind, name, search_path), {}
     if kind == "clusters":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from costmodel.errors import InputError
+from costmodel.errors import InputError, did_you_mean
 from costmodel.records import Record
 from costmodel.schema.references import Library
 from costmodel.schema.tree import Tree
@@ -40,12 +40,8 @@ def called(text: str, library: Library) -> tuple[str, int | None] | None:
     """
     if text.startswith("./") or kind_of_name(text, library) is not None:
         return None
-    text = text.removeprefix("nodes/").lower()
-    matches = (found for pattern in _COUNTED if (found := pattern.fullmatch(text)) is not None)
-    counted = ((found["name"], int(found["count"])) for found in matches)
-    readings: list[tuple[str, int | None]] = [(text, None), *counted]
-    nodes = list(_nodes(library))
-    meant = ((node, number) for name, number in readings for node in nodes if _key(name) in node.names and number != 0)
+    nodes, readings = list(_nodes(library)), _readings(text)
+    meant = ((node, number) for name, number in readings for node in nodes if name in node.names and number != 0)
     own, number = next(meant, (None, None))
     if own is None or number is None:
         return None if own is None else (own.reference, None)
@@ -57,6 +53,21 @@ def called(text: str, library: Library) -> tuple[str, int | None] | None:
         hint = f"write a number below {one.count}, or a multiple of it"
         raise InputError.single(f"{text!r}: {one.reference} has {one.count} devices", hint=hint, field="cluster")
     return one.reference, number
+
+
+def nearest(text: str, library: Library) -> str:
+    """Return a hint with the hardware whose names are nearest to a text, empty if none is near."""
+    files = did_you_mean(text, [f"{kind}/{name}" for kind in HARDWARE for name in library.names(kind)])
+    return files or did_you_mean(
+        _readings(text)[-1][0], sorted({name for node in _nodes(library) for name in node.names})
+    )
+
+
+def _readings(text: str) -> list[tuple[str, int | None]]:
+    """Return the names, as `_key` has them, and numbers of devices that a text may state."""
+    text = text.removeprefix("nodes/").lower()
+    matches = (found for pattern in _COUNTED if (found := pattern.fullmatch(text)) is not None)
+    return [(_key(text), None), *((_key(found["name"]), int(found["count"])) for found in matches)]
 
 
 def _nodes(library: Library) -> Iterator[_Node]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from costmodel.declared import SI
-from costmodel.errors import InputError, Problem, did_you_mean, suggest
+from costmodel.errors import InputError, Problem, suggest
 from costmodel.hardware import Cluster, Device, Node
 from costmodel.quantities import Count, ceil, is_single, minimum
 from costmodel.records import Record, replace
@@ -17,7 +17,7 @@ from costmodel.schema import build
 from costmodel.schema.assemble import Assembly, DocumentPart, Stop
 from costmodel.schema.device import ClusterFile, DeviceFile, NodeFile
 from costmodel.schema.framework import FrameworkFile
-from costmodel.schema.hardware_names import HARDWARE, called, kind_of_name
+from costmodel.schema.hardware_names import called, kind_of_name, nearest
 from costmodel.schema.inputs import record_folder
 from costmodel.schema.kernel_names import unknown_names
 from costmodel.schema.overrides import apply_overrides
@@ -187,8 +187,7 @@ def _kind_of(library: Library, reference: Tree, above: str) -> str:
         return f"{schema}s" if schema in ("node", "device") else "clusters"
     kind = kind_of_name(text, library)
     if kind is None:
-        known = [f"{kind}/{name}" for kind in HARDWARE for name in library.names(kind)]
-        near = did_you_mean(text, known) or "describe it in a file, as docs/howto/add_a_gpu.md does"
+        near = nearest(text, library) or "describe it in a file, as docs/howto/add_a_gpu.md does"
         part = "; layouts of fewer ranks take a part of a node" if re.search(r"-x\d+$", text) else ""
         hint = f"{near} (`costmodel hardware list` has all{part})"
         raise reference.error(f"unknown cluster or node {text!r}", hint, above)

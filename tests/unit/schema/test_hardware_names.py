@@ -10,7 +10,7 @@ import pytest
 from costmodel.analytic.model_start import start_workload
 from costmodel.errors import InputError
 from costmodel.schema.files import list_names, load_cluster
-from costmodel.schema.hardware_names import called
+from costmodel.schema.hardware_names import called, nearest
 from costmodel.schema.references import Library
 
 
@@ -44,6 +44,22 @@ def test_a_machine_is_what_people_call_it(text: str, node: str, number: int | No
 )
 def test_what_nothing_is_called_and_names_of_files_mean_nothing_else(text: str) -> None:
     assert called(text, Library()) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("RTX 490", "rtx4090"), ("8xH10", "h100"), ("h210", "h200"), ("4xl40x", "l40s"), ("dgx-h1000", "nodes/dgx-h100")],
+)
+def test_a_name_that_nothing_has_is_answered_with_those_near_it(text: str, meant: str) -> None:
+    assert f"`{meant}`" in nearest(text, Library())
+    with pytest.raises(InputError, match=meant):
+        load_cluster(text)
+
+
+def test_a_name_that_is_near_nothing_is_answered_with_where_to_describe_it() -> None:
+    assert nearest("toaster", Library()) == ""
+    with pytest.raises(InputError, match="add_a_gpu"):
+        load_cluster("toaster")
 
 
 def test_a_stated_number_of_devices_is_all_there_are() -> None:
