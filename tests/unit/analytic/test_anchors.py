@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from builders import DECODE, GENERATE, SERVING, STEP, scenario
 
+import costmodel
 from costmodel.analytic.anchors import Predicted, anchored, separation
 from costmodel.analytic.grid import evaluate_grid, evaluate_point
 from costmodel.analytic.intervals import NORMAL_90
@@ -183,3 +184,15 @@ def test_twice_the_devices_with_twice_the_load_do_the_same_work_each(plan: Plan,
     twice = replace(plan, **{name: 2.0 * getattr(plan, name) for name in loads})
     one, other = (scenario(each, parallel=Parallelism(dp=dp)) for each, dp in ((plan, 2.0), (twice, 4.0)))
     assert float(separation(one, other).sizes) == pytest.approx(math.log(2.0) ** 2)
+
+
+def test_a_measured_step_is_used_on_its_own_cluster_and_said_to_be_useless_on_another() -> None:
+    own = "{metric: step_time, value: 30 s%s}"
+    used, elsewhere = (
+        costmodel.load("deepseek_v3", set={"scenarios.training.anchor": own % more}).scenario("training")
+        for more in ("", ", set: {cluster: clusters/h800-2048-mrft}")
+    )
+    assert used.anchor is not None
+    assert elsewhere.anchor is None
+    said = [any(note.startswith("anchor: not used") for note in one.notes) for one in (used, elsewhere)]
+    assert said == [False, True]

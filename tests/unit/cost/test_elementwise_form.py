@@ -63,8 +63,11 @@ def test_a_few_rows_are_looked_up_one_after_the_other() -> None:
     assert seconds(1e6, 0.0, form) == seconds(1e6, 0.0)
 
 
-@pytest.mark.parametrize(("rows", "expected"), [(0.0, (0.0, 20.0)), (1.0, (0.0, 20.0)), (16.0, (4.0, 16.0))])
+@pytest.mark.parametrize(
+    ("traffic", "rows", "expected"),
+    [(2.0**20, 0.0, (0.0, 20.0)), (2.0**20, 16.0, (4.0, 16.0)), (0.0, 1.0, (0.0, 0.0))],
+)
 def test_a_shape_is_its_rows_and_the_bytes_of_one_and_all_is_one_row_where_none_are_stated(
-    rows: float, expected: tuple[float, float]
+    traffic: float, rows: float, expected: tuple[float, float]
 ) -> None:
-    assert FORM.features(Elementwise("norm", 2.0**20, rows=rows)) == expected
+    assert FORM.features(Elementwise("norm", traffic, rows=rows)) == expected

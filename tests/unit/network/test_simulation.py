@@ -134,6 +134,8 @@ def test_symmetry_is_not_claimed_where_it_does_not_hold() -> None:
     assert uniform_flow_classes(MRFT, uneven, capacity, "spray") is None
     apart = layout(with_network(MRFT, topology="ft2"), 128)
     assert uniform_flow_classes(with_network(MRFT, topology="ft2"), apart, capacity, "ecmp") is None
+    together = layout(with_network(MRFT, topology="ft2"), 16)  # two nodes on one leaf: no path to draw
+    assert uniform_flow_classes(with_network(MRFT, topology="ft2"), together, capacity, "ecmp") is not None
     small = with_network(replace(MPFT, count=64.0), radix=4.0)  # planes of four leaves with two ports each: 8 nodes
     assert uniform_flow_classes(small, layout(small, 64), capacity, "spray") is not None
     assert uniform_flow_classes(small, layout(small, 128), capacity, "spray") is None

@@ -11,7 +11,7 @@ import pytest
 import costmodel
 from costmodel.planning import playing, sizing, structures
 from costmodel.planning.deployments import Deployment, command_of, pools
-from costmodel.planning.pools import Grid, dearest, longest_mean, with_engines
+from costmodel.planning.pools import Grid, _least_cost, dearest, longest_mean, with_engines
 from costmodel.planning.request import Limit, PlanRequest
 from costmodel.planning.servers import plan_servers
 from costmodel.planning.sizing import engines
@@ -56,6 +56,10 @@ def test_two_pools_that_cost_less_hold_when_played_and_none_of_their_engines_is_
         less = with_engines(two, pool, -1)
         assert number == 1 or not less.player.holds(less.replicas)
     assert all(entry is not None and entry["instances"] > 0 for entry in pools(two))
+    unpriced = replace(other, player=replace(other.player, engine=replace(other.engine, rental=None)))
+    pair = ([two.prefill.engine], [two.engine])  # a node of eight devices each
+    assert _least_cost(pair, other) == pytest.approx(16.0 * (two.engine.rental or 0.0))
+    assert _least_cost(pair, unpriced) == 16.0
     assert dearest(REQUEST, other) == pytest.approx(1.25 * other.cost)
     assert dearest(replace(REQUEST, budget=1.01 * other.cost), other) == pytest.approx(1.01 * other.cost)
 
