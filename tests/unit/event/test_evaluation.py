@@ -163,7 +163,10 @@ def test_an_overlapped_pair_is_never_shorter_than_its_computation_or_its_exchang
 def test_decoding_with_and_without_a_cut_through_attention_is_that_of_the_closed_form(split: bool) -> None:
     talk = Communication(mode="low_latency", split_attention=split)
     of = scenario(DECODE, MOE_MODEL, Parallelism(dp=8.0, ep=8.0), communication=talk)
-    assert headline(simulated(of)) == pytest.approx(headline(evaluate_point(of, Calibration())), rel=1e-6)
+    found, closed = simulated(of), evaluate_point(of, Calibration())
+    assert headline(found) == pytest.approx(headline(closed), rel=1e-6)
+    assert {one.name for one in found.breakdown} == {one.name for one in closed.breakdown}
+    assert found.metrics["energy_per_token"] == pytest.approx(closed.metrics["energy_per_token"], rel=1e-6)
 
 
 def test_kernels_that_exchanges_slow_down_make_a_pair_as_much_longer_as_in_the_closed_form() -> None:

@@ -105,3 +105,11 @@ def test_as_many_ladders_begin_as_are_asked_for_within_an_octave_of_what_was_mea
             kernel = kernels("elementwise/norm", DEVICE, sizes)
             assert isinstance(kernel, Elementwise)
             assert made.domain.beyond(FORM.features(kernel)) <= NEAR
+
+
+def test_two_halves_of_a_kernel_weigh_what_it_weighs() -> None:
+    made = fit(0.0, 0.8, 0.0, 0.0, 0.3)
+    whole = replace(rows_of(made), other_times=np.full(len(ROWS), 1e-6))
+    halves = replace(whole, features=[*whole.features] * 2, times=[0.5 * whole.times[0]] * 2)
+    assert made.residual is not None
+    assert halves.curvature(made.residual, 0.1) == pytest.approx(whole.curvature(made.residual, 0.1), rel=1e-9)

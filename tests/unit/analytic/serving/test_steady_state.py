@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import SERVING
 from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState, budgeted, chunked, separate
-from costmodel.records import fields
+from costmodel.analytic.serving.token_bill import token_shares
+from costmodel.records import fields, replace
 
 COUNTS = st.integers(1, 3000).map(float)
 SECONDS = st.sampled_from([1e-3, 0.02, 0.5])
@@ -203,3 +205,21 @@ def test_requests_that_start_at_random_share_steps_as_often_as_drawn(requests: i
     alone = separate(float(requests), demand, None, random)
     assert alone.prompts * alone.prompt_steps == pytest.approx(alone.rate)
     assert alone.prompts >= separate(float(requests), demand).prompts
+
+
+def test_a_bill_splits_time_and_joules_of_steps_between_what_prompts_add_and_what_decoding_takes() -> None:
+    """Steps with prompts take 2 s and 30 J, 1.5 s and 22 J where nothing is cached before them, others 1 s and 20 J."""
+    state, plan = chunked(8.0, Demand(1000.0, 99.0), 250.0), replace(SERVING, prefix_hit_rate=0.5)
+    assert plan.scheduler.mixes
+    found = token_shares(
+        plan,
+        state,
+        lambda one: ((2.0 if one.prefix_hit_rate else 1.5, 1.0), (30.0 if one.prefix_hit_rate else 22.0, 20.0)),
+    )
+    with_prompts, others = float(state.prompt_steps), float(state.decode_only_steps)
+    seconds, joules = with_prompts * 2.0 + others, with_prompts * 30.0 + others * 20.0
+    assert found["input"] == pytest.approx((with_prompts * 0.5 / seconds, with_prompts * 2.0 / joules))
+    assert found["cached"] == pytest.approx((with_prompts * 0.5 / seconds, with_prompts * 8.0 / joules))
+    assert found["output"] == pytest.approx(
+        ((with_prompts + others) / seconds, (with_prompts + others) * 20.0 / joules)
+    )
