@@ -202,6 +202,7 @@ def test_a_step_of_reinforcement_learning_is_a_phase_of_a_model():
     assert train.plan.sequence == rollout.plan.input_tokens + rollout.plan.requests.output.mean
     assert "8 engines of nodes/dgx-h100 (tp 1, pp 1)" in told.lines[0]
     assert "as GRPO of NeMo RL was trained" in told.lines[1]
+    assert "on 1 engine of" in start_workload("mpt-125m", ["nodes/h100-x1"], ["rl"]).lines[0]
 
 
 def test_a_step_of_reinforcement_learning_runs_on_each_cluster_and_takes_what_is_set():

@@ -15,7 +15,7 @@ from costmodel.fitting.growth import FALLS, NEAR, WORTH, FittedRows, bases, bump
 from costmodel.quantities import Array
 from costmodel.records import replace
 from costmodel.schema.files import load_device
-from costmodel.workload.operators import Elementwise
+from costmodel.workload.operators import AttentionKernel, Elementwise
 
 DEVICE = load_device("h800-sxm")
 MACHINE = Machine(DEVICE, default_framework(), DEVICE.processors)
@@ -113,3 +113,18 @@ def test_two_halves_of_a_kernel_weigh_what_it_weighs() -> None:
     halves = replace(whole, features=[*whole.features] * 2, times=[0.5 * whole.times[0]] * 2)
     assert made.residual is not None
     assert halves.curvature(made.residual, 0.1) == pytest.approx(whole.curvature(made.residual, 0.1), rel=1e-9)
+
+
+def test_decoding_kernels_have_one_query_and_prompts_as_many_as_new_tokens() -> None:
+    """100 tokens before 7 new ones. Decoding reads one latent for all heads."""
+    sizes = {
+        name: np.array([value]) for name, value in {"m": 7.0, "keys": 100.0, "groups": 6.0, "sequences": 2.0}.items()
+    }
+    of = {}
+    for family in ("attention_prefill", "attention_decode", "mla_prefill", "mla_decode"):
+        kernel = kernels(f"{family}/bf16", DEVICE, sizes)
+        assert isinstance(kernel, AttentionKernel)
+        of[family] = tuple(float(each[0]) for each in (kernel.q_len, kernel.kv_len, kernel.kv_heads, kernel.qk_pairs))
+    assert of["attention_prefill"] == of["mla_prefill"] == (7.0, 107.0, 6.0, 7 * 100 + 7 * 8 / 2)
+    assert of["attention_decode"] == (1.0, 101.0, 6.0, 101.0)
+    assert of["mla_decode"] == (1.0, 101.0, 1.0, 101.0)

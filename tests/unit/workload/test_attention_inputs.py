@@ -12,6 +12,7 @@ from costmodel.workload.layers import model_work
 from costmodel.workload.mixers import MilPool
 from costmodel.workload.operators import AttentionKernel, Elementwise, Gemm, Operator
 from costmodel.workload.patterns import Chunked
+from costmodel.workload.scenario import Parallelism
 from costmodel.workload.work import LayerWork
 
 HEADS, WIDTH, HIDDEN, TOKENS = 4.0, 8.0, 32.0, 10.0
@@ -120,9 +121,11 @@ def test_one_by_one_convolutions_of_channels_first_tensors_are_transposed() -> N
 def test_so_are_those_of_an_ffn() -> None:
     layer = Layer(1, PLAIN, DenseFfn(64.0, gated=False, channels_first=True))
     model = replace(DENSE_MODEL, hidden=HIDDEN, layers=(layer,))
-    found = model_work(context(model, phase="prefill", new_tokens=TOKENS, kv_len=TOKENS, sequences=2.0)).layers[0]
-    sizes = [one.traffic for one in found.forward if one.name == "channel transposition"]
-    assert sizes == [2 * 20 * (32 + 64) * 2] * 2
+    for tp in (1.0, 2.0):  # ranks split the inner channels, and each has all of the input and of the result
+        parts = context(model, Parallelism(tp=tp), phase="prefill", new_tokens=TOKENS, kv_len=TOKENS, sequences=2.0)
+        found = model_work(parts).layers[0].forward
+        sizes = [one.traffic for one in found if one.name == "channel transposition"]
+        assert sizes == [2 * 20 * (32 + 64 / tp) * 2] * 2
 
 
 def test_a_layer_without_norms_has_no_residual_sums() -> None:
