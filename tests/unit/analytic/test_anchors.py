@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from costmodel.analytic.intervals import NORMAL_90
 from costmodel.analytic.training_evaluation import TrainingEvaluation
 from costmodel.cost.calibration import Calibration, FamilyFit
 from costmodel.cost.spread import Spread
+from costmodel.errors import InputError
 from costmodel.records import replace
 from costmodel.schema.anchor import ScatterFile
 from costmodel.workload.requests import Replicas
@@ -196,3 +198,29 @@ def test_a_measured_step_is_used_on_its_own_cluster_and_said_to_be_useless_on_an
     assert elsewhere.anchor is None
     said = [any(note.startswith("anchor: not used") for note in one.notes) for one in (used, elsewhere)]
     assert said == [False, True]
+
+
+SITE = """
+schema: costmodel/anchor@1
+name: mine
+steps:
+  - name: one
+    scenario: {workload: deepseek_v3, scenario: training}
+    metric: step_time
+    value: 30 s
+"""
+
+
+def test_a_file_of_measured_steps_is_for_any_cluster_of_its_framework_and_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(SITE, encoding="utf-8")
+
+    def anchored_on(cluster: str) -> Scenario:
+        anchor = {"scenarios.training.anchor": "./mine.yaml", "scenarios.training.cluster": cluster}
+        return costmodel.load("deepseek_v3", set=anchor, scenarios=["training"]).scenario("training")
+
+    assert anchored_on("clusters/h800-2048-mrft").anchor is not None
+    with pytest.raises(InputError, match=r"was measured with .* on h800-sxm, this scenario has .* on h100-sxm"):
+        anchored_on("clusters/h100-superpod")

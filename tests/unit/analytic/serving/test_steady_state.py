@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.analytic.serving.steady_state import Arrival, Demand, SteadyState, budgeted, chunked, separate
-from costmodel.analytic.serving.token_bill import token_shares
+from costmodel.analytic.serving.token_bill import Load, token_bill, token_shares
 from costmodel.records import fields, replace
+from costmodel.schema.files import load_cluster
 
 COUNTS = st.integers(1, 3000).map(float)
 SECONDS = st.sampled_from([1e-3, 0.02, 0.5])
@@ -223,3 +224,13 @@ def test_a_bill_splits_time_and_joules_of_steps_between_what_prompts_add_and_wha
     assert found["output"] == pytest.approx(
         ((with_prompts + others) / seconds, (with_prompts + others) * 20.0 / joules)
     )
+
+
+def test_a_node_s_host_is_paid_for_once_whatever_its_devices_do() -> None:
+    node = load_cluster("nodes/dgx-h100").node
+    load = Load(devices=node.count, rates={}, busy=0.0, work=0.0)
+    idle = [
+        token_bill(replace(node, host=replace(node.host, power=power)), load, {})["tokens"]["idle"]["power"]
+        for power in (None, 1600.0)
+    ]
+    assert idle[1] - idle[0] == pytest.approx(1600.0 * node.facility.pue)
