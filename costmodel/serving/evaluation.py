@@ -395,7 +395,7 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         served, stable = self.times()["requests_per_second"], self.times()["highest_stable_rate"]
         assert served is not None
         load = self._of_load(float(served), None if stable is None else float(stable))
-        notes = [*why, *self._of_histograms(), *load, *self._of_fleet(), *without_effect(self._plan)]
+        notes = [*why, *self._of_histograms(), *load, *self._of_fleet(), *self._of_lengths(), *without_effect(self._plan)]
         if stable is not None and served > stable and self._scenario.parallel.lockstep > 1:
             notes.append(
                 f"this run served {float(served):.3g} requests/s, more than the highest stable rate: prompts of ranks "
@@ -429,6 +429,17 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
             yield (
                 f"overloaded: {arriving:.3g} requests/s arrive, {can}; the queue only grows, and times with the length "
                 "of the run; rates, cost and energy are of what is served"
+            )
+
+    def _of_lengths(self) -> Iterator[str]:
+        """Yield that users whose requests are all alike stay in step."""
+        stream = self.simulation.stream
+        drawn = (stream.trace, stream.pairs, stream.sessions, *(each for each in (stream.input, stream.output) if each))
+        is_alike = not any(drawn) and stream.arrivals == "closed_loop" and stream.ramp == 0.0
+        if is_alike and not self._plan.classes and float(self._plan.concurrency or 0) > 1:
+            yield (
+                "requests are all alike, so those that start together end together and their prompts wait for each "
+                "other; `requests.ramp`, or `requests.output` with a distribution, spreads them as users' are"
             )
 
     def _of_fleet(self) -> Iterator[str]:

@@ -14,8 +14,8 @@ SERVER = {
 }  # fmt: skip
 
 
-def served(rate: float, drafts: dict[str, Any] | None = None, **more: Any) -> Any:
-    run = SERVER | {"rate": f"{rate} /s", "requests": {"count": REQUESTS}} | more
+def served(rate: float | None, drafts: dict[str, Any] | None = None, **more: Any) -> Any:
+    run = SERVER | ({} if rate is None else {"rate": f"{rate} /s"}) | {"requests": {"count": REQUESTS}} | more
     run |= {} if drafts is None else {"speculative": drafts}
     document = {"schema": "costmodel/workload@1", "model": "models/llama-3-8b", "scenarios": {"run": run}}
     return costmodel.load(document).simulate(engine="event")["scenarios"]["run"]
@@ -49,3 +49,15 @@ def test_a_looser_limit_never_lowers_the_goodput() -> None:
     assert good == sorted(good)
     assert good[0] < good[-1]
     assert good[-1] == pytest.approx(served(20.0)["metrics"]["requests_per_second"], rel=1e-9)
+
+
+def test_users_whose_requests_are_all_alike_stay_in_step_and_a_note_says_so() -> None:
+    spread = {"distribution": "uniform", "low": 0.75 * OUTPUT, "high": 1.25 * OUTPUT}
+    loop = {"arrivals": "closed_loop", "count": 320}
+    runs = [
+        served(None, concurrency=users, requests=loop | more)
+        for users, more in ((16, {}), (16, {"ramp": "3 s"}), (16, {"output": spread}), (1, {}))
+    ]
+    in_step, *others = [run["percentiles"]["ttft"]["p50"] for run in runs]
+    assert in_step > 2.0 * max(others)
+    assert ["alike" in "".join(run["notes"]) for run in runs] == [True, False, False, False]
