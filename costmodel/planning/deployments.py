@@ -255,7 +255,7 @@ def command_of(one: Deployment) -> str:
         settings["requests.ramp"] = f"{ramp_of(one.engine, request):g} s"
     settings |= _realisation(one, settings.get("requests"))
     options = ["--phase", "serving", *([] if one.played is None else ["--engine", "event"])]
-    paths = {HEAD + key: text for key, text in settings.items()} | dict(structure.choices)
+    paths = {HEAD + key: text for key, text in settings.items()} | dict(structure.choices) | request.of_hardware
     return commands.simulate(str(request.model), structure.cluster, "serving", paths, options)
 
 
@@ -300,8 +300,10 @@ def _simulate_pools(one: Deployment) -> str:
         settings[role] = f"{{cluster: {cluster}, instances: {entry['instances']}, parallel: {{{degrees}}}}}"
     own = [f"    {key}: {text}" for key, text in settings.items()]
     lines = workload_lines(request, structure.cluster, structure.framework, structure.precision, own)
-    plays = "" if one.played is None else " --engine event"
-    return f"printf '%s\\n' {shlex.join(lines)} > two_pools.yaml && costmodel simulate two_pools.yaml{plays}"
+    options = [part for path, text in request.of_hardware.items() for part in ("--set", f"{path}={text}")]
+    options += [] if one.played is None else ["--engine", "event"]
+    command = shlex.join(["costmodel", "simulate", "two_pools.yaml", *options])
+    return f"printf '%s\\n' {shlex.join(lines)} > two_pools.yaml && {command}"
 
 
 def pools(one: Deployment) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:

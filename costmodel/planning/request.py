@@ -83,6 +83,11 @@ class PlanRequest(ValueRecord):
         return dict(self.changes)
 
     @property
+    def of_hardware(self) -> dict[str, str]:
+        """Return those of them that are of the hardware, of each cluster."""
+        return {path: text for path, text in self.changes if path.startswith("hardware.")}
+
+    @property
     def classes(self) -> str | None:
         """Return the kinds of requests as a scenario has them, null where all are the same."""
         return self.settings.get(CLASSES)
@@ -98,6 +103,7 @@ class PlanRequest(ValueRecord):
             "isl": self.isl, "osl": self.osl, "trace": self.trace, "ttft": _text(self.ttft), "tpot": _text(self.tpot),
             "budget": self.budget, "confidence": self.confidence, "anchors": list(self.anchors) or None,
             "train": self.train or None, "tokens": self.tokens, "days": self.days,
+            "set": self.settings or None,
         }  # fmt: skip
         return {name: value for name, value in values.items() if value is not None}
 

@@ -184,7 +184,7 @@ def loaded(
     if own is None:
         own = ["    parallel: {tp: 1}", *(f"    {key}: {value}" for key, value in load_settings(request).items())]
     lines = workload_lines(request, cluster, framework, precision, own)
-    return load(workload_tree(lines, str(request.model)), search_path=request.search_path)
+    return load(workload_tree(lines, str(request.model)), set=request.of_hardware, search_path=request.search_path)
 
 
 def workload_lines(
@@ -305,7 +305,7 @@ def unknown_clusters(request: PlanRequest) -> Iterator[Problem]:
     """Yield what is wrong with the names and files of clusters."""
     for cluster in dict.fromkeys(request.clusters):
         try:
-            load_cluster(cluster, request.search_path)
+            load_cluster(cluster, request.search_path, changes=request.of_hardware)
         except InputError as error:
             yield from (each if each.location else replace(each, field="--cluster") for each in error.problems)
 
@@ -337,11 +337,11 @@ def _refused(request: PlanRequest) -> Iterator[tuple[str, str, str]]:
     """Yield option, message and hint of settings that a plan of servers does not take."""
     for path, text in request.changes:
         below = path.removeprefix(HEAD)
-        if below not in ("precision", "framework") and path != CLASSES:
+        if below not in ("precision", "framework") and path != CLASSES and path not in request.of_hardware:
             yield (
-                f"--set {path}", "`plan` takes no other setting of a server than precision, framework and "
-                "requests.classes",
-                "state other hardware in a file and name it with --cluster; `costmodel simulate` takes all settings",
+                f"--set {path}", "`plan` takes no other setting of a server than precision, framework, "
+                "requests.classes and hardware",
+                "`costmodel simulate` takes all settings",
             )  # fmt: skip
         elif below == "framework" and text not in ENGINES:
             yield f"--set {path}", f"{text!r} is no engine that serves", f"write one of {', '.join(ENGINES)}"

@@ -395,7 +395,8 @@ class RequestEvaluation(PhaseEvaluation[Metrics]):
         served, stable = self.times()["requests_per_second"], self.times()["highest_stable_rate"]
         assert served is not None
         load = self._of_load(float(served), None if stable is None else float(stable))
-        notes = [*why, *self._of_histograms(), *load, *self._of_fleet(), *self._of_lengths(), *without_effect(self._plan)]
+        notes = [*why, *self._of_histograms(), *load, *self._of_fleet(), *self._of_lengths()]
+        notes += without_effect(self._plan)
         if stable is not None and served > stable and self._scenario.parallel.lockstep > 1:
             notes.append(
                 f"this run served {float(served):.3g} requests/s, more than the highest stable rate: prompts of ranks "

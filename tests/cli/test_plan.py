@@ -27,6 +27,8 @@ pytestmark = pytest.mark.usefixtures("small_plans")
             ["--set", "scenarios.serving.parallel.tp=2"],
             "--set scenarios.serving.parallel.tp: `plan` takes no other setting of a server than precision, framework",
         ),
+        (["--rate", "5", "--isl", "9", "--osl", "9", "--set", "hardware.memory.hbm.bandwidth=2 GB"], "--set hardware"),
+        (["--rate", "5", "--isl", "9", "--osl", "9", "--set", "hardware.speed=2"], "--set hardware.speed=2: speed: "),
         (["--budget", "0 $/h"], "--budget: '0 $/h' is not above zero"),
         (["--rate", "5", "--isl", "100", "--osl", "1"], "--osl: 1 is too small; write at least 2"),
         (["--rate", "0"], "--rate: '0/s' is not above zero"),

@@ -36,16 +36,20 @@ def simulated(one: Deployment, folder: Path) -> dict[str, float]:
     """Return the 99th percentiles of the run that a plan's command writes and plays."""
     write, _, simulate = command_of(one).partition(" > ")
     name, _, rest = simulate.partition(" && ")
-    assert rest == f"costmodel simulate {name} --engine event"
+    changes = [part for change in one.player.request.of_hardware.items() for part in ("--set", "=".join(change))]
+    assert shlex.split(rest) == ["costmodel", "simulate", name, *changes, "--engine", "event"]
     path = folder / name
     path.write_text("\n".join(shlex.split(write)[2:]), "utf-8")
-    known = costmodel.load(path).points(engine="event")["serving"].percentiles
+    known = costmodel.load(path, set=one.player.request.of_hardware).points(engine="event")["serving"].percentiles
     assert known is not None
     return {name: known[name]["p99"] for name in ("ttft", "tpot")}
 
 
-def test_two_pools_that_cost_less_hold_when_played_and_none_of_their_engines_is_spare(tmp_path: Path) -> None:
-    plans = plan_servers(REQUEST, lambda _: None)
+@pytest.mark.parametrize("changes", [(), (("hardware.memory.hbm.bandwidth", "-1%"),)], ids=str)
+def test_two_pools_that_cost_less_hold_when_played_and_none_of_their_engines_is_spare(
+    changes: tuple[tuple[str, str], ...], tmp_path: Path
+) -> None:
+    plans = plan_servers(replace(REQUEST, changes=changes), lambda _: None)
     two, other = plans.best[0], min((one for one in plans.best if one.prefill is None), key=lambda one: one.cost)
     assert two.prefill is not None
     assert two.played is not None

@@ -352,7 +352,12 @@ def test_sizes_that_were_not_looked_at_are_not_said_to_lack_memory() -> None:
     )
 
 
-@pytest.mark.parametrize("load", [{"rate": 12.0}, {"rate": None, "users": 12}])
+FASTER = (("hardware.memory.hbm.bandwidth", "2x"), ("hardware.math.bf16.peak", "+50%"))
+
+
+@pytest.mark.parametrize(
+    "load", [{"rate": 12.0}, {"rate": None, "users": 12}, {"rate": 12.0, "changes": FASTER}], ids=str
+)
 def test_the_command_that_comes_next_plays_the_same_requests(load: dict[str, float]) -> None:
     """Near saturation a shorter run would not show the queue."""
     best = planned(replace(REQUEST, **load)).best[0]
@@ -361,6 +366,13 @@ def test_the_command_that_comes_next_plays_the_same_requests(load: dict[str, flo
     (again,) = json.loads(result.stdout)["scenarios"].values()
     for name in ("ttft", "tpot"):
         assert again["percentiles"][name]["p99"] == pytest.approx(best.played.times[name, "p99"], rel=1e-9)
+
+
+def test_faster_hardware_never_costs_more_and_a_dearer_one_costs_what_it_says() -> None:
+    best = planned(REQUEST).best[0]
+    assert all(planned(replace(REQUEST, changes=(one,))).best[0].cost <= best.cost for one in FASTER)
+    dearer = planned(replace(REQUEST, changes=(("hardware.price.rental", "7 $/h"),))).best[0]
+    assert dearer.cost == pytest.approx(7.0 / 3600.0 * dearer.devices)
 
 
 def test_an_interval_within_the_limits_is_at_least_nine_to_one_and_confidence_asks_for_no_more() -> None:
