@@ -20,6 +20,7 @@ from costmodel.planning.deployments import (
     benchmark_line,
     command_of,
     failing,
+    in_order,
     intervals,
     metrics,
     plan_document,
@@ -316,6 +317,14 @@ def test_of_what_is_not_played_no_least_number_is_claimed() -> None:
     closed = replace(best, player=Player(pipeline, REQUEST), played=None, fewer=None, replicas=3)
     assert plan_document(closed)["holds"] is None
     assert why_not_less(closed) == "sized in closed form: the request engine does not simulate pipeline stages"
+
+
+def test_what_holds_comes_before_what_was_not_played_and_that_before_what_fails_whatever_they_cost() -> None:
+    best = planned(REQUEST).best[0]
+    holding, unplayed = replace(best, replicas=9), replace(best, played=None, replicas=5)
+    failing_ones = [replace(best, played=replace(best.played, keeps_up=False), replicas=number) for number in (1, 2)]
+    some = [*failing_ones, unplayed, holding]
+    assert sorted(some, key=in_order(some)) == [holding, unplayed, *failing_ones]
 
 
 def test_a_limit_that_only_more_replicas_keep_is_not_one_that_no_number_keeps() -> None:
