@@ -250,3 +250,8 @@ def test_decoding_needs_keys_that_are_kept() -> None:
     broken = [rule.message for rule in rules(scenario(plan, model(both))) if not rule.holds]
     assert ["keeps no keys" in message for message in broken] == [True]
     assert all(rule.holds for rule in rules(scenario(plan, model(replace(both, keeps=True)))))
+
+
+def test_a_norm_that_is_made_again_reads_the_sum_that_was_kept_and_writes_its_result() -> None:
+    again = model_work(replace(context(), recompute=frozenset(["norm"]))).layers[0].input_gradient
+    assert traffic(again, "attention norm") == 2 * 1024 * DENSE_MODEL.hidden * E
