@@ -156,6 +156,15 @@ def test_a_low_mfu_is_said_with_its_cause() -> None:
     assert any("below a third of the 42% of Megatron 22B: bound by" in note for note in low.notes)
 
 
+def test_progress_rises_to_one_over_all_clusters() -> None:
+    shares: list[float] = []
+    request = PlanRequest("mpt-125m", (ONE, EIGHT), train=True, tokens=2e9, changes=FIXED, devices=(1,))
+    plan_training(request, shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert any(0.0 < share <= 0.5 for share in shares)
+
+
 def test_stated_failures_of_a_device_are_as_many_times_those_of_a_run_as_it_has_devices() -> None:
     stated = "{interval: 30 min, write: 10 s, restart: 5 min, device_mtbf: 50000 h}"
     changes = {"scenarios.training.simulation": f"{{checkpoints: {stated}}}"}
