@@ -123,7 +123,8 @@ class Player(Record):
         least = pace * slowest_alone(simulation.requests, simulation.policy, simulation.times, share)
         if least <= limit.seconds:
             return None
-        return f"a prompt of the slowest {share:.0%} takes {render(least, 'time')} by itself, on any number of replicas"
+        alone = render(float(f"{least:.3g}"), "duration")
+        return f"a prompt of the slowest {share:.0%} takes {alone} by itself, on any number of replicas"
 
     def scenario(self, replicas: int) -> Scenario:
         """Return the scenario of so many replicas."""

@@ -203,15 +203,15 @@ def lacking(structure: Structure, request: PlanRequest, largest: int, *, fits: b
     has = f"{gib(weights)}, an engine has at most {gib(most * capacity)} on {most} x {gib(capacity)}"
     if weights > most * capacity:
         return (
-            f"no layout fits in memory: weights alone take {has}; name a --cluster of larger devices, or one whose "
-            f"engines have {int(weights / capacity) + 1} devices"
+            f"no layout fits in memory: weights alone take at least {has}; name a --cluster of larger devices, or one "
+            f"whose engines have {int(weights / capacity) + 1} devices"
         )
     if largest < most:
         return f"an engine takes over {largest} devices, which cannot cost less than what holds"
     tokens = (request.isl or 0.0) + (request.osl or 0.0)
     of_tokens = f" of {tokens:,.0f} tokens" if tokens else ""
     within = " within the budget" if request.budget is not None else ""
-    return f"no layout has room for a request{of_tokens}{within}: weights take {has}"
+    return f"no layout has room for a request{of_tokens}{within}: weights take at least {has}"
 
 
 def _budgets(structure: Structure) -> tuple[float, ...]:
