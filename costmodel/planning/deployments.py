@@ -124,6 +124,12 @@ class Deployment(Record):
         return None if self.played is None else self.played.holds
 
     @property
+    def load(self) -> float:
+        """Return its requests a second over the highest rate that is stable, zero of users who wait for answers."""
+        rate, highest = (self.point.metrics.get(name) for name in ("requests_per_second", "highest_stable_rate"))
+        return rate / highest if rate and highest else 0.0
+
+    @property
     def probability(self) -> float | None:
         """Return the probability that it holds, by playing slower steps.
 

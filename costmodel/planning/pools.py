@@ -359,12 +359,13 @@ def dearest(request: PlanRequest, played: Deployment) -> float:
 
 
 def _least_cost(pair: tuple[list[Engine], list[Engine]], played: Deployment) -> float:
-    """Return what a node for each pool costs, in the unit of what was played: rent [$/s], else devices."""
+    """Return what a node for each pool costs, in the unit of what was played: rent [$/s], else devices.
+
+    Infinite where that is rent, and a pool's is unknown.
+    """
     nodes = [min(each.nodes(1) for each in some) * some[0].node for some in pair]
-    rents = [some[0].rental for some in pair]
-    if played.rent is None or None in rents:
-        return float(sum(nodes)) if played.rent is None else 0.0
-    return float(sum(number * (rent or 0.0) for number, rent in zip(nodes, rents, strict=True)))
+    rents = [1.0 if played.rent is None else some[0].rental for some in pair]
+    return float(sum(number * (np.inf if rent is None else rent) for number, rent in zip(nodes, rents, strict=True)))
 
 
 def _pairs(

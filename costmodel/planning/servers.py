@@ -191,13 +191,12 @@ class _Race(Record):
         """Return what is kept, before it the engine that on as many nodes is of the format that the model has.
 
         Else, or of the same format, the one farthest below its limits. The most promising is played of each format, of
-        the checkpoint's of each engine, but for those that were before the best: they take more nodes. Of one node the
-        fastest are played first.
+        the checkpoint's of each engine, but for those that were before the best: they take more nodes.
         """
         if not kept or not kept[0].holds:
             return kept
         best, nodes = kept[0], kept[0].nodes
-        rank = {one: (one.is_other, one.margin if nodes > 1 else 0.0) for one in (best.engine, *candidates)}
+        rank = {one: (one.is_other, one.margin) for one in (best.engine, *candidates)}
         more = self.tried[: self.tried.index(best.engine)]
         same = [one for one in candidates if one.nodes(one.likely) <= nodes and rank[one] < rank[best.engine]]
         kinds: set[str] = set()
@@ -336,13 +335,14 @@ def _beyond(one: Deployment) -> tuple[float, float]:
 
 
 def _slow(one: Deployment) -> tuple[float, float]:
-    """Return how near a deployment is to its limits, then its devices.
+    """Return how near a deployment is to its limits, or to the highest stable rate, then its devices.
 
     Of a request that leaves a time without a limit how long a whole answer takes: what is far below one limit may wait
     for its first token without end.
     """
     if is_limited(one.player.request) or one.played is None:
-        return _beyond(one)
+        ratio, devices = _beyond(one)
+        return max(ratio, one.load), devices
     return one.played.times.get(("latency", "mean"), np.inf), one.devices
 
 

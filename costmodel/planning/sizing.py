@@ -19,7 +19,7 @@ from costmodel.errors import InfeasibleError
 from costmodel.planning.launch.layouts import layout_words
 from costmodel.planning.launch.scripts import can_start
 from costmodel.planning.request import Limit, PlanRequest
-from costmodel.planning.structures import HEAD, SCENARIO, Structure, counts
+from costmodel.planning.structures import HEAD, MOST_DEVICES, SCENARIO, Structure, counts
 from costmodel.quantities import Array
 from costmodel.records import Record, field, replace
 from costmodel.result import Point
@@ -39,7 +39,6 @@ NAMED = {
 _FEW_LAYOUTS = 4  # which are tried at every budget
 _BUDGET = "scheduler.token_budget"
 _NODES = (2, 4, 8)  # whole nodes of an engine, where no smaller one holds the model or experts spread
-_MOST_DEVICES = 8192  # of all replicas, where the cluster names no number of its own
 NEVER = 10**9  # replicas, where no number holds
 FLAT = 1.1  # times the shortest times, which more replicas hardly improve
 Mask = npt.NDArray[np.bool_]
@@ -54,8 +53,9 @@ class Engine(Record, dict=True):
     most: replicas that the cluster, or the budget, has.
     promise: that number over the replicas with which the rough closed form is within the limits, zero where none are.
     beyond: least of the largest ratio of the closed form's times to their limits, over numbers of replicas.
-    margin: that ratio where the nodes of the likely replicas are full; of a request that leaves a time without a limit
-    a whole answer's mean time [s], which queues of the other time are in.
+    margin: that ratio, or the share of its capacity that the load takes, whichever is larger, where the nodes of the
+    likely replicas are full: steps that are longer by its inverse are beyond. Of a request that leaves a time without a
+    limit a whole answer's mean time [s], which queues of the other time are in.
     nearest: time -> the least ratio to its own limit, and with how many replicas.
     points: results in full by their number of replicas, as they are asked for.
     """
@@ -230,13 +230,8 @@ def sizes_of(structure: Structure) -> list[list[int]]:
     """
     cluster = structure.scenario.cluster
     node, has_network = int(cluster.node.count), cluster.network is not None or cluster.node.nic is not None
-    able = [node * nodes for nodes in _NODES if has_network and node * nodes <= _available(structure)]
+    able = [node * nodes for nodes in _NODES if has_network and node * nodes <= structure.most]
     return [divisors(node), *([size] for size in able)]
-
-
-def _available(structure: Structure) -> int:
-    named = structure.cluster.startswith("nodes/")
-    return _MOST_DEVICES if named else int(np.max(structure.scenario.cluster.devices))
 
 
 def _of(structure: Structure, request: PlanRequest, layouts: Space, budgets: Sequence[float]) -> list[Engine]:
@@ -246,7 +241,7 @@ def _of(structure: Structure, request: PlanRequest, layouts: Space, budgets: Seq
     columns = {name: np.repeat(column, len(budgets)) for name, column in layouts.columns.items()}
     columns[_BUDGET] = np.tile(budgets, layouts.size)
     devices = columns["parallel.tp"] * columns["parallel.pp"] * columns["parallel.dp"]
-    axis = counts(int(_MOST_DEVICES // devices.min()))
+    axis = counts(int(MOST_DEVICES // devices.min()))
     vary: dict[str | tuple[str, ...], tuple[Array, ...]] = {
         tuple(HEAD + name for name in columns): tuple(columns.values()),
         (HEAD + REPLICAS,): (axis,),
@@ -275,12 +270,14 @@ def _closed_loop(
 class _Judged(Record):
     """Where a layout fits, and ratios of its times to their limits: the largest of means, rough quantiles by name.
 
-    latency: mean time of a whole answer [s]. Infinite where a queue grows, as all ratios are.
+    latency: mean time of a whole answer [s]. load: rate of requests over the highest stable one.
+    Infinite where a queue grows, as all ratios are.
     """
 
     fits: Mask
     means: Array
     latency: Array
+    load: Array
     each: dict[str, Array]
 
     @property
@@ -290,7 +287,8 @@ class _Judged(Record):
 
     def reshaped(self, *shape: int) -> _Judged:
         each = {name: ratio.reshape(shape) for name, ratio in self.each.items()}
-        return _Judged(self.fits.reshape(shape), self.means.reshape(shape), self.latency.reshape(shape), each)
+        means, latency, load = (own.reshape(shape) for own in (self.means, self.latency, self.load))
+        return _Judged(self.fits.reshape(shape), means, latency, load, each)
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")  # points that are masked
@@ -300,23 +298,25 @@ def _judged(structure: Structure, request: PlanRequest, scenario: Scenario, shap
         evaluation = evaluate(scenario, structure.workload.calibration(scenario))
     except InfeasibleError:
         never = np.full(shape, np.inf)
-        return _Judged(np.zeros(shape, dtype=bool), never, never, {"": never})
+        return _Judged(np.zeros(shape, dtype=bool), never, never, never, {"": never})
     ledger = evaluation.ledger
     assert ledger is not None, "an engine holds a model"
     metrics = evaluation.metrics(None)
     fits = feasible_layout(scenario) & (ledger.total <= scenario.cluster.device.device_memory.capacity)
     rate = None if not isinstance(scenario.plan, Serving) else scenario.plan.rate
-    keeps_up = np.True_ if rate is None else np.asarray(metrics["highest_stable_rate"]) > rate
+    load = np.zeros(()) if rate is None else rate / np.asarray(metrics["highest_stable_rate"])
+    keeps_up = load < 1.0
     latency = np.asarray(metrics["latency"], dtype=np.float64)
-    ratios = {"means": np.zeros(shape), "": np.zeros(shape), "latency": np.broadcast_to(latency, shape)}
+    ratios = {"means": np.zeros(shape), "": np.zeros(shape)}
+    ratios |= {name: np.broadcast_to(own, shape) for name, own in (("latency", latency), ("load", load))}
     for name, limit in limits(request):
         mean = np.asarray(metrics[name], dtype=np.float64)
         if limit.statistic != "p50":  # a median may be below the mean
             ratios["means"] = np.maximum(ratios["means"], mean / limit.seconds)
         ratios[name] = _statistic(evaluation, name, limit, mean) / limit.seconds
     ratios = {name: np.where(keeps_up & fits & np.isfinite(each), each, np.inf) for name, each in ratios.items()}
-    means, latency = ratios.pop("means"), ratios.pop("latency")
-    return _Judged(np.broadcast_to(np.asarray(fits, dtype=bool), shape), means, latency, ratios)
+    means, latency, load = (ratios.pop(name) for name in ("means", "latency", "load"))
+    return _Judged(np.broadcast_to(np.asarray(fits, dtype=bool), shape), means, latency, load, ratios)
 
 
 def means_hold(engine: Engine, request: PlanRequest, replicas: int) -> bool:
@@ -356,7 +356,7 @@ def _collected(
     fitting, rough = [], judged.rough
     for row in np.flatnonzero(judged.fits.any(axis=1)).tolist():
         size = int(devices[row])
-        most = _available(structure) // size
+        most = structure.most // size
         if request.budget is not None and rental is not None:
             most = min(most, int(request.budget / (node * rental)) * node // size)
         if most < 1:
@@ -370,7 +370,7 @@ def _collected(
         nearest = {name: (ratio, min(int(axis[number]), most)) for name, (number, ratio) in flats.items()}
         likely = min(about, most)
         full = min(-(-likely * size // node) * node // size, most)
-        order = rough if is_limited(request) else judged.latency
+        order = np.maximum(rough, judged.load) if is_limited(request) else judged.latency
         margin = float(order[row][np.searchsorted(axis, full, side="right") - 1])
         promise = 0.0 if enough is None else most / float(axis[enough])
         fitting.append(Engine(structure, at, size, rental, lower, likely, most, promise, beyond, margin, nearest))

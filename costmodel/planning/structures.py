@@ -37,6 +37,7 @@ MOST_OF_TRACE = {True: 20_000, False: 2_000}  # requests of a trace that are pla
 
 
 DRAFTS = f"{HEAD}speculative"
+MOST_DEVICES = 8192  # of all replicas, where the cluster names no number of its own
 LONGEST = 2**20  # tokens of a context at most
 _EIGHT = 8  # bits of a number of the formats that are tried; narrower ones keep layers in 16 that are not counted so
 
@@ -46,6 +47,7 @@ class Structure(Record):
 
     precision: null where it is the checkpoint's own.
     choices: further paths of the workload -> their text.
+    most: devices that the cluster has, as many as a deployment may take where it is named by its node.
     """
 
     cluster: str
@@ -53,6 +55,7 @@ class Structure(Record):
     precision: str | None
     workload: Workload
     choices: Mapping[str, str]
+    most: int
 
     @property
     def scenario(self) -> Scenario:
@@ -103,7 +106,8 @@ def structures(request: PlanRequest, cluster: str, left_out: list[str]) -> Itera
     asked = (request.emit,) if request.emit in ENGINES else tuple(ENGINES)
     named = stated.get("precision")
     tried = (stated["framework"],) if "framework" in stated else asked
-    refused = 0
+    has = load_cluster(cluster, request.search_path, devices=MOST_DEVICES, changes=request.of_hardware).devices
+    most, refused = int(np.max(has)), 0
     for framework in tried:
         try:
             own = loaded(request, cluster, framework, named)
@@ -113,7 +117,7 @@ def structures(request: PlanRequest, cluster: str, left_out: list[str]) -> Itera
                 raise
             left_out.append(f"{cluster}: {ENGINES[framework]}: {error.problems[0].message}")
             continue
-        yield from _exchanges(cluster, framework, named, own)
+        yield from _exchanges(cluster, most, framework, named, own)
         for precision in () if named else _narrower(own.scenario(SCENARIO), request.search_path):
             try:
                 workload = loaded(request, cluster, framework, precision)
@@ -121,7 +125,7 @@ def structures(request: PlanRequest, cluster: str, left_out: list[str]) -> Itera
                 line = f"{cluster}: {precision.upper()}: {error.problems[0].message}"
                 left_out += [] if line in left_out else [line]
                 continue
-            yield from _exchanges(cluster, framework, precision, workload)
+            yield from _exchanges(cluster, most, framework, precision, workload)
 
 
 def drafted(structure: Structure) -> Structure | None:
@@ -165,16 +169,18 @@ def is_unfitted(point: Point) -> bool:
     return known > 0.0 and 2.0 * sum(entry.by_basis.get("roofline", 0.0) for entry in point.breakdown) > known
 
 
-def _exchanges(cluster: str, framework: str, precision: str | None, workload: Workload) -> Iterator[Structure]:
+def _exchanges(
+    cluster: str, most: int, framework: str, precision: str | None, workload: Workload
+) -> Iterator[Structure]:  # fmt: skip
     """Yield a workload with each exchange of experts that its framework may choose."""
     axis = exchange_axis(workload, SCENARIO)
     if axis is None:
-        yield Structure(cluster, framework, precision, workload, {})
+        yield Structure(cluster, framework, precision, workload, {}, most)
         return
     for one in plan_sweep(workload, [axis], every=True).structures:
         if one.workload is not None:
             differs = {path: text for path, text in one.choices.items() if "gather" not in one.choices.values()}
-            yield Structure(cluster, framework, precision, one.workload, differs)
+            yield Structure(cluster, framework, precision, one.workload, differs, most)
 
 
 def loaded(

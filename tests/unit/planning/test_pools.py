@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from pathlib import Path
 
@@ -64,6 +65,7 @@ def test_two_pools_that_cost_less_hold_when_played_and_none_of_their_engines_is_
     pair = ([two.prefill.engine], [two.engine])  # a node of eight devices each
     assert _least_cost(pair, other) == pytest.approx(16.0 * (two.engine.rental or 0.0))
     assert _least_cost(pair, unpriced) == 16.0
+    assert _least_cost(([replace(two.prefill.engine, rental=None)], [two.engine]), other) == math.inf
     assert dearest(REQUEST, other) == pytest.approx(1.25 * other.cost)
     assert dearest(replace(REQUEST, budget=1.01 * other.cost), other) == pytest.approx(1.01 * other.cost)
 

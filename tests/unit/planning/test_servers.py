@@ -204,7 +204,14 @@ def test_of_plans_that_cost_as_much_one_without_a_limit_on_first_tokens_answers_
     assert servers._by_rent(one) < servers._by_rent(later)
     assert servers._dearer(later, one) == "costs as much, whole answers take longer"
     asked = replace(later.player, request=REQUEST)
-    assert servers._by_rent(replace(later, player=asked)) < servers._by_rent(replace(one, player=asked))
+    limited, fuller = (replace(one, player=asked, played=replace(one.played, ratio=each)) for each in (ratio, 0.9))
+    assert servers._by_rent(limited) < servers._by_rent(fuller)
+    metrics_of_busy = {
+        **one.point.metrics,
+        "highest_stable_rate": (one.point.metrics["requests_per_second"] or 0.0) / 0.95,
+    }
+    busy = replace(limited, point=replace(one.point, metrics=metrics_of_busy))
+    assert (busy.load, servers._slow(busy)[0]) == (pytest.approx(0.95), pytest.approx(0.95))
     unbound = headline(replace(one, fewer=None, replicas=1))
     assert "; nothing binds: TTFT has no limit (--ttft)" in unbound
 
@@ -411,6 +418,31 @@ def test_what_costs_as_much_is_in_order_of_how_far_it_is_from_its_limits() -> No
     assert sorted([near, far], key=servers._by_rent) == [far, near]
     assert servers._dearer(near, far) == "costs as much, nearer to its limits"
     assert "nearer" not in servers._dearer(far, near)
+
+
+def test_a_node_by_its_device_is_as_many_nodes_as_are_needed_and_a_stated_number_is_all_there_are() -> None:
+    bare, named = (planned(replace(REQUEST, clusters=(name,))) for name in ("rtx-4090", "nodes/rtx-4090-x1"))
+    assert bare.best[0].devices == named.best[0].devices > 1
+    assert planned(replace(REQUEST, clusters=("1x RTX 4090",))).best[0].devices == 1
+
+
+def test_on_one_node_the_layout_that_bears_the_slowest_steps_comes_first() -> None:
+    """Of 4 x TP 2 and 2 x TP 4 that cost as much, the latter's tokens are as soon and its queue nearly grows."""
+    request = PlanRequest(
+        model="qwen3-32b",
+        clusters=("nodes/dgx-h100",),
+        rate=20.0,
+        isl=2000.0,
+        osl=300.0,
+        ttft=Limit(1.0),
+        tpot=Limit(0.05),
+    )
+    best, *_ = planned(request).best
+    assert best.nodes == 1
+    others = [one for one in planned(request).engines if one.nodes(one.likely) == 1 and not one.is_other]
+    assert best.probability is not None
+    assert all(one.margin >= best.engine.margin for one in others)
+    assert best.load < 0.8
 
 
 def test_a_budget_below_the_rent_of_a_node_is_said_at_once() -> None:
