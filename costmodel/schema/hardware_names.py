@@ -17,11 +17,12 @@ _SIZE = re.compile(r"-x\d+$")
 
 
 class _Node(Record):
-    """A node's file. names: what it goes by, as `_key` has them."""
+    """A node's file. aliases: what it says that it goes by; names: these, and its own, as `_key` has them."""
 
     reference: str
     device: str
     count: int
+    aliases: frozenset[str]
     names: frozenset[str]
 
 
@@ -34,14 +35,18 @@ def kind_of_name(text: str, library: Library) -> str | None:
 def called(text: str, library: Library) -> tuple[str, int | None] | None:
     """Return the node that a name means which is no file's, and the stated number of devices; null for an unknown one.
 
-    A node goes by its aliases, and by its file's name without the number of its devices. Of a stated number it is the
+    A node goes by its aliases, and by its file's name without the number of its devices. What a device is called too
+    (`gb200`) is a node's alias first: `devices/gb200` is the device by itself. Of a stated number it is the
     node that has just as many of this device, else the one that goes by the name, or the smallest that has more.
     Raises InputError for more devices than a node has, in no whole nodes.
     """
-    if text.startswith("./") or kind_of_name(text, library) is not None:
+    kind = kind_of_name(text, library)
+    is_of_device = kind == "devices" and "/" not in text
+    if text.startswith("./") or (kind is not None and not is_of_device):
         return None
-    nodes, readings = list(_nodes(library)), _readings(text)
-    meant = ((node, number) for name, number in readings for node in nodes if name in node.names and number != 0)
+    nodes, readings = list(_nodes(library)), _readings(text)[: 1 if is_of_device else None]
+    known = [(node, node.aliases if is_of_device else node.names) for node in nodes]
+    meant = ((node, number) for name, number in readings for node, names in known if name in names and number != 0)
     own, number = next(meant, (None, None))
     if own is None or number is None:
         return None if own is None else (own.reference, None)
@@ -71,19 +76,29 @@ def _readings(text: str) -> list[tuple[str, int | None]]:
 
 
 def _nodes(library: Library) -> Iterator[_Node]:
-    """Yield the nodes that can be read: those with aliases first, since what goes by one is meant by most."""
+    """Yield the nodes that can be read: those with aliases first, since what goes by one is meant by most.
+
+    Aliases of a file that a node extends are that file's own.
+    """
     documents = []
     for name in library.names("nodes"):
         try:
             documents.append((name, library.document(Tree(f"nodes/{name}"), "nodes", "node", "")))
         except InputError:  # told where it is used
             continue
-    for name, document in sorted(documents, key=lambda each: each[1].child("aliases") is None):
-        aliases, count = document.child("aliases"), document.child("count")
-        named = (str(each.value) for each in (aliases.value if aliases is not None else ()))
+    for name, document in sorted(documents, key=lambda each: not _aliases(each[1])):
+        count, named = document.child("count"), _aliases(document)
         whole = count.value if count is not None and isinstance(count.value, int) else 1
-        names = frozenset(map(_key, (_SIZE.sub("", name), *named)))
-        yield _Node(f"nodes/{name}", document.text("device") or "", whole, names)
+        names = named | {_key(_SIZE.sub("", name))}
+        yield _Node(f"nodes/{name}", document.text("device") or "", whole, named, names)
+
+
+def _aliases(document: Tree) -> frozenset[str]:
+    aliases = document.child("aliases")
+    if aliases is None or aliases.location is None or document.location is None:
+        return frozenset()
+    is_own = aliases.location.source == document.location.source
+    return frozenset(_key(str(each.value)) for each in aliases.value) if is_own else frozenset()
 
 
 def _key(name: str) -> str:

@@ -33,6 +33,9 @@ from costmodel.schema.references import Library
         ("8xMI300X", "mi300x-x8", 8),
         ("72x GB200", "gb200-nvl72", 72),
         ("vr-nvl72", "vr-nvl144", None),
+        ("gb200", "gb200-nvl72", None),
+        ("h20", "hgx-h20", None),
+        ("mi300x", "mi300x-x8", None),
     ],
 )
 def test_a_machine_is_what_people_call_it(text: str, node: str, number: int | None) -> None:
@@ -40,7 +43,21 @@ def test_a_machine_is_what_people_call_it(text: str, node: str, number: int | No
 
 
 @pytest.mark.parametrize(
-    "text", ["0xh100", "8xfoo", "foo", "x8", "8x", "", "dgx-h100", "nodes/dgx-h100", "h800-2048-mpft", "./h100"]
+    "text",
+    [
+        "0xh100",
+        "8xfoo",
+        "foo",
+        "x8",
+        "8x",
+        "",
+        "dgx-h100",
+        "nodes/dgx-h100",
+        "h800-2048-mpft",
+        "./h100",
+        "l40s",
+        "devices/h20",
+    ],
 )
 def test_what_nothing_is_called_and_names_of_files_mean_nothing_else(text: str) -> None:
     assert called(text, Library()) is None
@@ -82,6 +99,12 @@ def test_a_training_step_takes_the_stated_devices() -> None:
     for number in (8, 16):
         start = start_workload("llama-3-8b", [f"{number}xh100"], ["training"])
         assert re.search(rf"on {number} devices of {number}xh100", start.lines[0])
+
+
+def test_a_device_by_itself_has_its_folder_before_it() -> None:
+    alone, node = (load_cluster(name, devices=8) for name in ("devices/gb200", "gb200"))
+    assert (alone.node.count, node.node.count) == (1, 72)
+    assert alone.node.device.name == node.node.device.name
 
 
 def test_own_nodes_have_names_too(tmp_path: Path) -> None:
